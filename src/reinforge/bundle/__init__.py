@@ -1,0 +1,1 @@
+"""The artifact: everything needed to predict, verify, fine-tune and deploy, and no code."""

@@ -1,0 +1,1 @@
+"""Tensor vocabulary shared by every room above: batches, ragged values, random generators, state trees, contracts."""

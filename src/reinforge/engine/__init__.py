@@ -1,0 +1,1 @@
+"""The loop: updates, precision, schedules, stopping, checkpoints, distribution."""

@@ -1,0 +1,1 @@
+"""Options of the components of this room, free of torch."""

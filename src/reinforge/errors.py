@@ -1,0 +1,68 @@
+"""Every error Reinforge raises on purpose: what is wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+
+class ReinforgeError(Exception):
+    """Base of all deliberate errors.
+
+    `problem` is one sentence; `where` names file, line, key, row or component; `remedy` says what to do.
+    `exit_status` is what a command ends with: 2 for a user's mistake, 1 for a fault of ours or of the machine.
+    """
+
+    exit_status = 2
+
+    def __init__(self, problem: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        self.problem, self.where, self.remedy = problem, where, remedy
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.problem}" if self.where else self.problem
+        return f"{head}\n  {self.remedy}" if self.remedy else head
+
+
+class RecipeError(ReinforgeError):
+    """A recipe, an override or an option is wrong."""
+
+
+class DataError(ReinforgeError):
+    """Input data break the schema or a stated policy."""
+
+
+class ComponentError(ReinforgeError):
+    """A name is not in its registry, or a component breaks its contract."""
+
+
+class EnvironmentFault(ReinforgeError):
+    """An environment breaks Gymnasium's contract."""
+
+
+class MissingExtra(ReinforgeError):
+    """An optional dependency is not installed; the remedy is the one command that installs it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs the package {package!r}", remedy=f"pip install 'reinforge[{extra}]'")
+
+
+class StorageError(ReinforgeError):
+    """A folder could not be written or read: full disk, no permission, not there."""
+
+    exit_status = 1
+
+
+class IntegrityError(StorageError):
+    """Stored content differs from its manifest, or is malformed or hostile. Nothing of it was used."""
+
+
+class CheckpointError(IntegrityError):
+    """A checkpoint is damaged or does not belong to this run."""
+
+
+class BundleError(IntegrityError):
+    """A bundle is damaged, unsupported, or does not reproduce its golden outputs."""
+
+
+class TrainingDiverged(ReinforgeError):
+    """Several updates in a row had non-finite gradients; the last good checkpoint is named."""
+
+    exit_status = 1

@@ -1,0 +1,1 @@
+"""Encoders, bodies, heads, composed models and the decoder."""

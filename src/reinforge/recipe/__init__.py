@@ -1,0 +1,1 @@
+"""What to do, as typed data: sections, loading, overrides, errors; free of torch."""

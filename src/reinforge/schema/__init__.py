@@ -1,0 +1,1 @@
+"""Typed fields of a model's inputs and outputs; free of torch."""

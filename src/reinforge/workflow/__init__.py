@@ -1,0 +1,1 @@
+"""The verbs, as functions over the nouns."""
