@@ -89,3 +89,29 @@ def concatenate(batches: Sequence[Batch]) -> dict[str, Leaf | Batch]:
         else:
             out[key] = torch.cat([p for p in parts if isinstance(p, Tensor)])
     return out
+
+
+def to_state(batch: Batch) -> dict[str, object]:
+    """A batch as a state tree (see `core.contracts.State`)."""
+    out: dict[str, object] = {}
+    for key, value in batch.items():
+        if isinstance(value, Ragged):
+            out[key] = {"ragged": [value.values, value.offsets]}
+        else:
+            out[key] = {"batch": to_state(value)} if isinstance(value, Mapping) else value
+    return out
+
+
+def from_state(state: Mapping[str, object]) -> dict[str, Leaf | Batch]:
+    """The batch that `to_state` described."""
+    out: dict[str, Leaf | Batch] = {}
+    for key, value in state.items():
+        if isinstance(value, Tensor):
+            out[key] = value
+        elif isinstance(value, Mapping) and isinstance(value.get("ragged"), list):
+            out[key] = Ragged(*value["ragged"])
+        elif isinstance(value, Mapping) and isinstance(value.get("batch"), Mapping):
+            out[key] = from_state(value["batch"])
+        else:
+            raise ValueError(f"the stored batch has no readable value under {key!r}")
+    return out

@@ -1,0 +1,310 @@
+"""One update: every step's gradients over all microbatches and ranks, one exchange, clipping, the optimiser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from reinforge.core import batch as batches
+from reinforge.core.batch import Batch
+from reinforge.core.contracts import Clock, Loss, LossFunction, Objective, Outcome, State, Step
+from reinforge.engine.arena import Arena
+from reinforge.engine.distributed import World
+from reinforge.engine.options import AdamWOptions, OptimizerOptions
+from reinforge.errors import CheckpointError, ComponentError, TrainingDiverged
+from reinforge.recipe.sections import Learn
+from reinforge.registry import REGISTRY
+
+# Scalars that ride behind the gradients in the one exchange: decisions of rank 0 or of any rank, then term sums.
+FLAGS = 3
+TERMS = 61
+
+
+@dataclass
+class _Step:
+    """A step with its arena, its optimiser and what its terms were called."""
+
+    step: Step
+    arena: Arena
+    optimizer: torch.optim.Optimizer
+    loss: LossFunction
+    lr: float
+    alone: bool
+    names: list[str] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    norm: Tensor | float = 0.0
+    skipped: int = 0
+
+
+class Updater:
+    """Owns the arenas and optimisers of an objective's steps.
+
+    The gradient of each step is the sum over its terms of weight times (raw sum over all rows, microbatches and ranks) divided by
+    the term's count, known before any backward. A gradient that isn't finite changes nothing and is counted.
+    """
+
+    def __init__(
+        self, objective: Objective, learner: nn.Module, learn: Learn, *, world: World, sharded: bool, compiled: bool
+    ) -> None:
+        self.objective, self.learner, self.learn, self.world, self.sharded = objective, learner, learn, world, sharded
+        options = learn.optimizer or AdamWOptions()
+        if not isinstance(options, OptimizerOptions):
+            raise ComponentError("its options must derive from OptimizerOptions", where=f"optimizer {options!r}")
+        self.device = next(learner.parameters()).device
+        self.in_a_row = 0
+        self.skipped = 0
+        steps = objective.steps(learner)
+        _refuse_shared(steps)
+        trainable = {id(p) for p in learner.parameters() if p.requires_grad}
+        self.steps: list[_Step] = []
+        for step in steps:
+            arena = Arena(step.parameters, decay=options.decay, precision=learn.precision, tail=FLAGS + TERMS)
+            override = learn.steps.get(step.name)
+            lr = override.lr if override and override.lr else learn.lr
+            optimizer = REGISTRY.build("optimizer", options, arena.slices, lr)
+            loss = torch.compile(step.loss) if compiled else step.loss
+            alone = trainable <= {id(p) for p in step.parameters}
+            self.steps.append(_Step(step, arena, optimizer, loss, lr, alone))
+        unknown = set(learn.steps) - {step.name for step in steps}
+        if unknown:
+            raise ComponentError(
+                f"the objective has no step {sorted(unknown)[0]!r}", where="learn.steps",
+                remedy=f"Its steps: {', '.join(step.name for step in steps)}.",
+            )  # fmt: skip
+        self._scales: dict[tuple[float, float], Tensor] = {}
+
+    def update(self, batch: Batch, clock: Clock, factor: float, flags: Mapping[int, float]) -> tuple[Outcome, list[float]]:
+        """One update of the batch. `factor` scales the learning rates; `flags` are this rank's decisions by place, of
+        which the sums over all ranks come back."""
+        counts = self.objective.counts(batch)
+        if self.world.size > 1:
+            if self.sharded:
+                self._sum_counts(counts)
+            else:
+                batch = batches.shard(batch, self.world.rank, self.world.size)
+        if self.device.type != "cpu":
+            batch = batches.to(batch, self.device)
+            counts = {name: count.to(self.device) for name, count in counts.items()}
+        if self.learn.precision == "bf16":
+            batch = _half_inputs(batch)
+        parts = batches.split(batch, self.learn.microbatch) if batches.rows(batch) else []
+        means: dict[str, Tensor] = {}
+        items: dict[str, list[Tensor]] = {}
+        skipped, decided = False, [0.0] * FLAGS
+        for s in self.steps:
+            if clock.updates % s.step.every:
+                continue
+            decided = self._gradients(s, parts, counts, items, flags)
+            means.update(self._means(s, counts))
+            skipped = not self._apply(s, factor) or skipped
+        joined = {name: torch.cat(values) if len(values) > 1 else values[0] for name, values in items.items()}
+        if self.world.size > 1 and not self.sharded:
+            joined = {name: torch.cat(self.world.gather(value)) for name, value in joined.items()}
+        return Outcome(means, joined, skipped), decided
+
+    def _gradients(
+        self, s: _Step, parts: list[Batch], counts: Mapping[str, Tensor], items: dict[str, list[Tensor]],
+        flags: Mapping[int, float],
+    ) -> list[float]:  # fmt: skip
+        arena = s.arena
+        arena.zero()
+        for part in parts:
+            loss = s.loss(self.learner, part, counts)
+            self._backward(s, loss, counts, len(parts))
+            arena.collect()
+            for name, value in loss.items.items():
+                items.setdefault(name, []).append(value)
+        if not s.names:
+            raise ComponentError(
+                "a rank has no rows in the first update", remedy=f"Use learn.batch of at least {self.world.size}."
+            )
+        if self.world.size == 1:
+            decided = [flags.get(i, 0.0) for i in range(FLAGS)]
+        else:
+            for place, value in flags.items():
+                arena.tail[place] = value
+            self.world.sum_(arena.exchange)
+            decided = arena.tail[:FLAGS].tolist()
+        return decided
+
+    def _backward(self, s: _Step, loss: Loss, counts: Mapping[str, Tensor], parts: int) -> None:
+        names = list(loss.terms)
+        if names != s.names:
+            self._name_terms(s, loss, counts)
+        roots, scales = [], []
+        sums = [term.sum.detach() for term in loss.terms.values()]
+        for name, term in loss.terms.items():
+            if term.coupled and (parts > 1 or self.world.size > 1):
+                raise ComponentError(
+                    f"the term {name!r} of step {s.step.name!r} depends on the whole batch and can't be split",
+                    remedy="Leave learn.microbatch unset and use one process, or gather its statistics through counts.",
+                )
+            if term.weight != 0.0 and term.sum.requires_grad:
+                roots.append(term.sum)
+                scales.append(self._scale(term.weight, counts[name]).to(term.sum.dtype))
+        if roots:
+            if s.alone:
+                torch.autograd.backward(roots, scales)
+            else:
+                torch.autograd.backward(roots, scales, inputs=s.arena.parameters)
+        place = s.arena.tail[FLAGS : FLAGS + len(sums)]
+        place += torch.stack(sums)
+
+    def _scale(self, weight: float, count: Tensor) -> Tensor:
+        """weight / count; where nothing counts the sum is 0 and so is its mean."""
+        if count.device.type != "cpu":
+            return weight / torch.where(count == 0, torch.ones_like(count), count).float()
+        value = float(count) or 1.0
+        found = self._scales.get((weight, value))
+        if found is None:
+            if len(self._scales) > 256:
+                self._scales.clear()
+            found = self._scales[weight, value] = torch.tensor(weight / value)
+        return found
+
+    def _name_terms(self, s: _Step, loss: Loss, counts: Mapping[str, Tensor]) -> None:
+        if s.names:
+            raise ComponentError(
+                f"step {s.step.name!r} gave the terms {list(loss.terms)} after {s.names}",
+                remedy="A loss must give the same terms each time; where nothing is valid, give a sum of 0.",
+            )
+        missing = [name for name in loss.terms if name not in counts]
+        if missing:
+            raise ComponentError(
+                f"the objective's counts lack the term {missing[0]!r}", where=f"step {s.step.name!r}",
+                remedy="Objective.counts must state, from data, by what each term is divided.",
+            )  # fmt: skip
+        if len(loss.terms) > TERMS:
+            raise ComponentError(f"step {s.step.name!r} has {len(loss.terms)} terms; at most {TERMS} are carried")
+        s.names = list(loss.terms)
+        s.weights = [term.weight for term in loss.terms.values()]
+
+    def _means(self, s: _Step, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        n = len(s.names)
+        divisors = torch.stack([self._scale(1.0, counts[name]) for name in s.names])
+        means = s.arena.tail[FLAGS : FLAGS + n] * divisors
+        return {f"{s.step.name}/{name}": value for name, value in zip(s.names, means.unbind())}
+
+    def _apply(self, s: _Step, factor: float) -> bool:
+        """Penalties, check, clipping, optimiser. False where the update was skipped for sure."""
+        arena, learn = s.arena, self.learn
+        if learn.l2:
+            arena.decayed_gradients.add_(arena.decayed, alpha=2 * learn.l2)
+        if learn.l1:
+            arena.decayed_gradients.add_(arena.decayed.sign(), alpha=learn.l1)
+        s.norm = arena.global_norm()
+        if arena.exchange.device.type == "cpu" or not s.optimizer.defaults.get("fused"):
+            s.norm = norm = s.norm.item()
+            if not math.isfinite(norm):
+                self._skip(s)
+                return False
+            self.in_a_row = 0
+            if learn.clip is not None and norm > learn.clip:
+                arena.full_gradients.mul_(learn.clip / norm)
+        else:
+            # No waiting for the device: fused optimisers skip by themselves where `found_inf` is 1.
+            if learn.clip is not None:
+                arena.full_gradients.mul_((learn.clip / s.norm).clamp(max=1.0))
+            s.optimizer.found_inf = (~torch.isfinite(s.norm)).float()  # type: ignore[attr-defined]
+        lr = s.lr * factor
+        for group in s.optimizer.param_groups:
+            group["lr"] = lr
+        s.optimizer.step()
+        arena.publish()
+        return True
+
+    def _skip(self, s: _Step) -> None:
+        s.skipped += 1
+        self.skipped += 1
+        self.in_a_row += 1
+        if self.in_a_row >= self.learn.max_nonfinite:
+            raise TrainingDiverged(
+                f"{self.in_a_row} updates in a row had gradients that are not finite (step {s.step.name!r})",
+                remedy="Lower learn.lr, set learn.clip, or check the data for huge values; "
+                "resume goes on from the last good checkpoint.",
+            )
+
+    def _sum_counts(self, counts: dict[str, Tensor]) -> None:
+        names = sorted(counts)
+        total = self.world.sum_(torch.stack([counts[name].double() for name in names]))
+        counts.update(zip(names, total.unbind()))
+
+    def settle(self) -> None:
+        """Where skipping happened on the device: count it now that waiting is due. Raises TrainingDiverged."""
+        for s in self.steps:
+            found = getattr(s.optimizer, "found_inf", None)
+            if found is not None:
+                if float(found):
+                    self._skip(s)
+                else:
+                    self.in_a_row = 0
+
+    def total(self, means: Mapping[str, float]) -> float:
+        """The weighted total loss of logged means."""
+        total = 0.0
+        for s in self.steps:
+            for name, weight in zip(s.names, s.weights):
+                if weight:
+                    total += weight * means.get(f"{s.step.name}/{name}", 0.0)
+        return total
+
+    def state_dict(self) -> State:
+        """Optimisers, masters and counters."""
+        return {
+            "in_a_row": self.in_a_row,
+            "skipped": self.skipped,
+            "steps": {
+                s.step.name: {
+                    "arena": s.arena.state_dict(), "optimizer": _tensors_of(s.optimizer), "skipped": s.skipped,
+                    "names": s.names, "weights": s.weights,
+                } for s in self.steps
+            },
+        }  # fmt: skip
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` gave. Raises CheckpointError where the steps differ."""
+        if set(state["steps"]) != {s.step.name for s in self.steps}:
+            raise CheckpointError("the checkpoint's steps are not those of this objective")
+        self.in_a_row, self.skipped = state["in_a_row"], state["skipped"]
+        for s in self.steps:
+            saved = state["steps"][s.step.name]
+            s.arena.load_state_dict(saved["arena"])
+            _restore(s.optimizer, saved["optimizer"])
+            s.skipped, s.names, s.weights = saved["skipped"], list(saved["names"]), list(saved["weights"])
+
+
+def _refuse_shared(steps: list[Step] | tuple[Step, ...] | object) -> None:
+    seen: dict[int, str] = {}
+    for step in steps:  # type: ignore[attr-defined]
+        for parameter in step.parameters:
+            other = seen.setdefault(id(parameter), step.name)
+            if other != step.name:
+                raise ComponentError(
+                    f"steps {other!r} and {step.name!r} share a parameter", remedy="Give each parameter to one step."
+                )
+
+
+def _half_inputs(batch: Batch) -> Batch:
+    inputs = batch.get("inputs")
+    if not isinstance(inputs, Mapping):
+        return batch
+    halved = batches.apply(
+        inputs, lambda leaf: leaf.bfloat16() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+    )
+    return {**batch, "inputs": halved}
+
+
+def _tensors_of(optimizer: torch.optim.Optimizer) -> State:
+    """The optimiser's own state alone: its groups' settings come from the recipe."""
+    state = optimizer.state_dict()["state"]
+    return {str(index): dict(values) for index, values in state.items()}
+
+
+def _restore(optimizer: torch.optim.Optimizer, saved: State) -> None:
+    full = optimizer.state_dict()
+    full["state"] = {int(index): dict(values) for index, values in saved.items()}
+    optimizer.load_state_dict(full)
