@@ -1,0 +1,52 @@
+"""Bodies: what lies between encoders and heads. forward(features, state) -> (features, state)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reinforge.core.batch import Batch
+from reinforge.models.activations import ACTIVATIONS
+from reinforge.models.options import IdentityOptions, MLPOptions
+
+
+class Identity(nn.Module):
+    """Features as they are: (rows, features) to the same."""
+
+    def __init__(self, options: IdentityOptions, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, features: Tensor, state: Batch | None = None) -> tuple[Tensor, Batch | None]:
+        return features, state
+
+    def initial_state(self, n: int) -> Batch | None:
+        return None
+
+
+class MLP(nn.Module):
+    """Linear, norm, activation, dropout for each size: (..., features) to (..., sizes[-1])."""
+
+    def __init__(self, options: MLPOptions, features: int) -> None:
+        super().__init__()
+        widths = (features, *options.sizes)
+        self.linears = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in options.sizes) if options.norm == "layer" else None
+        self.activation = ACTIVATIONS[options.activation]
+        self.dropout = options.dropout
+        self.features = options.sizes[-1]
+
+    def forward(self, features: Tensor, state: Batch | None = None) -> tuple[Tensor, Batch | None]:
+        for i, linear in enumerate(self.linears):
+            features = linear(features)
+            if self.norms is not None:
+                features = self.norms[i](features)
+            features = self.activation(features)
+            if self.dropout:
+                features = functional.dropout(features, self.dropout, self.training)
+        return features, state
+
+    def initial_state(self, n: int) -> Batch | None:
+        return None

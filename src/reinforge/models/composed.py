@@ -1,0 +1,114 @@
+"""The composed model: encoders, fusion, body and heads; and the same contract around a user's own module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from reinforge.core.batch import Batch
+from reinforge.errors import ComponentError
+from reinforge.models.heads import Head, build_head
+from reinforge.models.named import Named
+from reinforge.models.options import ComposedOptions
+from reinforge.registry import REGISTRY
+from reinforge.schema.signature import Input, Signature
+
+
+class Composed(nn.Module):
+    """One encoder per input block, joined end to end, through a body, to one head per output.
+
+    Built from its options and the signature alone. forward: inputs by block to ({output: (rows, size)}, state).
+    """
+
+    def __init__(self, options: ComposedOptions, signature: Signature) -> None:
+        super().__init__()
+        _known("input", options.encoders, signature.inputs)
+        _known("output", options.heads, signature.outputs)
+        self.signature = signature
+        encoders = {}
+        for name, block in signature.inputs.items():
+            chosen = options.encoders.get(name) or REGISTRY.find("encoder", _default_encoder(block)).options()
+            encoders[name] = REGISTRY.build("encoder", chosen, block)
+        self.encoders = Named(encoders)
+        features = sum(encoder.features for encoder in encoders.values())
+        self.body = REGISTRY.build("body", options.body, features)
+        self.heads = Named(
+            {
+                name: build_head(output, self.body.features, options.heads.get(name))
+                for name, output in signature.outputs.items()
+            }
+        )
+
+    def forward(self, inputs: Batch, state: Batch | None = None) -> tuple[dict[str, Tensor], Batch | None]:
+        parts = [encoder(inputs[name]) for name, encoder in self.encoders.items()]
+        features, state = self.body(parts[0] if len(parts) == 1 else torch.cat(parts, -1), state)
+        return {name: head(features) for name, head in self.heads.items()}, state
+
+    def initial_state(self, n: int) -> Batch | None:
+        """The body's; None for a body without memory."""
+        state: Batch | None = self.body.initial_state(n)
+        return state
+
+    def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """What each head makes of its output, by output."""
+        return decode(self.heads, outputs)
+
+
+class Wrapped(nn.Module):
+    """A user's own module behind the model's contract: `module` maps the one input block to the one output.
+
+    Its result may be (rows,) or (rows, size) for numbers; (rows, classes) logits for a category.
+    """
+
+    def __init__(self, module: nn.Module, signature: Signature) -> None:
+        super().__init__()
+        for what, found in (("input block", signature.inputs), ("output", signature.outputs)):
+            if len(found) != 1:
+                raise ComponentError(
+                    f"a plain module takes one {what}, and here are {len(found)}: {', '.join(found)}",
+                    where=type(module).__name__,
+                    remedy="Give it forward(inputs, state=None) -> (outputs by name, state) and initial_state(n).",
+                )
+        self.module, self.signature = module, signature
+        (self.block,), (self.name,) = signature.inputs, signature.outputs
+        self.heads = Named({self.name: build_head(signature.outputs[self.name])})
+        self.size = signature.outputs[self.name].size
+
+    def forward(self, inputs: Batch, state: Batch | None = None) -> tuple[dict[str, Tensor], Batch | None]:
+        output: Tensor = self.module(inputs[self.block])
+        if output.ndim == 1 and self.size == 1:
+            output = output[:, None]
+        if output.shape[-1] != self.size:
+            raise ComponentError(
+                f"it gave {tuple(output.shape)} where (rows, {self.size}) belongs", where=type(self.module).__name__
+            )
+        return {self.name: output}, state
+
+    def initial_state(self, n: int) -> Batch | None:
+        """None: a plain module has no memory."""
+        return None
+
+    def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """What the head makes of the output."""
+        return decode(self.heads, outputs)
+
+
+def decode(heads: Named, outputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Each head's decoding of its output."""
+    decoded = {}
+    for name, head in heads.items():
+        assert isinstance(head, Head)
+        decoded[name] = head.decode(outputs[name])
+    return decoded
+
+
+def _default_encoder(block: Input) -> str:
+    return "embedding" if block.form == "categories" else "flatten"
+
+
+def _known(what: str, named: Mapping[str, object], known: Mapping[str, object]) -> None:
+    for name in named:
+        if name not in known:
+            raise ComponentError(f"there is no {what} called {name!r}", remedy=f"There are: {', '.join(known)}.")
