@@ -1,1 +1,24 @@
 """Options of the components of this room, free of torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, JsonValue, PositiveInt
+
+from reinforge.registry import Options, register
+
+
+@register("data", "reinforge.environments.build:build")
+class EnvironmentOptions(Options):
+    """A Gymnasium environment, run as a vector of `count` copies."""
+
+    kind: Literal["environment"] = "environment"
+    id: str = Field(
+        description="Gymnasium's name of the environment; `package.module:Name-v0` imports the module first."
+    )
+    count: PositiveInt = Field(8, description="Copies stepped together while collecting experience.")
+    options: dict[str, JsonValue] = Field({}, description="Keyword arguments of the environment itself.")
+    vectorization: Literal["auto", "native", "synchronous"] = Field(
+        "auto", description="`native` uses the environment's own vectorised form; `auto` where there is one."
+    )

@@ -1,0 +1,65 @@
+"""Environments from their options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+
+from reinforge.environments.options import EnvironmentOptions
+from reinforge.environments.spaces import signature as signature_of
+from reinforge.environments.synchronous import SynchronousEnvironments
+from reinforge.environments.vector import Environments, NativeEnvironments
+from reinforge.errors import EnvironmentFault
+from reinforge.schema.signature import Signature
+
+
+def build(options: EnvironmentOptions, *, seed: int, count: int | None = None) -> Environments:
+    """`count` copies (the options' own where None), whose episodes come from `seed`. Raises EnvironmentFault where the
+    name is unknown, a package is missing or a space is not supported."""
+    where = f"environment {options.id!r}"
+    spec = _spec(options)
+    copies = options.count if count is None else count
+    native = is_native(options)
+    keywords: dict[str, Any] = dict(options.options)
+    if options.vectorization == "native" and not native:
+        raise EnvironmentFault("it has no vectorised form", where=where, remedy="Set vectorization: auto.")
+    try:
+        if native:
+            vector = gym.make_vec(spec, num_envs=copies, vectorization_mode="vector_entry_point", **keywords)
+            return NativeEnvironments(vector, seed, where)
+        return SynchronousEnvironments(lambda: gym.make(spec, **keywords), copies, seed, where)
+    except (gym.error.Error, TypeError, ImportError) as error:
+        raise EnvironmentFault(
+            f"it can't be made: {error}", where=where, remedy="Check its options and the packages it needs."
+        ) from error
+
+
+def is_native(options: EnvironmentOptions) -> bool:
+    """Whether these options give a vectorised environment, which costs little more for many copies than for one."""
+    spec = _spec(options)
+    # A wrapper in the specification would be lost: the vectorised form knows nothing of it.
+    offered = spec.vector_entry_point is not None and not spec.additional_wrappers
+    return offered and options.vectorization != "synchronous"
+
+
+def signature(options: EnvironmentOptions) -> Signature:
+    """What a policy for this environment takes and gives."""
+    keywords: dict[str, Any] = dict(options.options)
+    environment = gym.make(_spec(options), **keywords)
+    try:
+        return signature_of(environment.observation_space, environment.action_space, f"environment {options.id!r}")
+    finally:
+        environment.close()
+
+
+def _spec(options: EnvironmentOptions) -> EnvSpec:
+    try:
+        return gym.spec(options.id)
+    except (gym.error.Error, ImportError) as error:
+        raise EnvironmentFault(
+            str(error).splitlines()[0],
+            where=f"environment {options.id!r}",
+            remedy="Check the name (python -c 'import gymnasium; gymnasium.pprint_registry()') and its package.",
+        ) from error

@@ -1,0 +1,167 @@
+"""Vector environments behind one interface: nothing above knows of autoreset, and every transition is a real one."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from reinforge.core.contracts import State
+from reinforge.core.seeds import derive
+from reinforge.environments.spaces import Codec
+from reinforge.errors import CheckpointError, EnvironmentFault
+from reinforge.schema.signature import Signature
+
+Array = np.ndarray[Any, Any]
+
+
+class Transition(NamedTuple):
+    """One step of n environments.
+
+    `observation` (n, *shape) is what to act on next: after the end of an episode the first one of the next, as soon as
+    the environment gives it. `final_observation` (n, *shape) is what the action truly led to, to learn from. `reward`
+    float32, `terminated`, `truncated` bool (n,), never both: a terminal state wins. `valid` bool (n,) is False where
+    the step only began an episode and must not be learned from; `start` (n,) is True where `observation` begins an episode.
+    """
+
+    observation: Array
+    reward: Array
+    terminated: Array
+    truncated: Array
+    final_observation: Array
+    valid: Array
+    start: Array
+
+
+class Environments(Protocol):
+    """n copies of one environment, stepped together. `exact` False: its state can't be restored bit for bit."""
+
+    count: int
+    exact: bool
+    codec: Codec
+
+    @property
+    def signature(self) -> Signature: ...
+
+    def reset(self) -> Array:
+        """Begin the first episodes: observations (n, *shape)."""
+        ...
+
+    def step(self, action: Array) -> Transition:
+        """Take actions (n,) int64 or (n, size) float32. Raises EnvironmentFault where the contract is broken."""
+        ...
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NativeEnvironments:
+    """An environment that is vectorised itself (`gymnasium.vector.VectorEnv`), in either autoreset mode.
+
+    Its state is taken from its own arrays and its generator, where it holds nothing else that changes; otherwise it
+    is not `exact`. Its episodes draw from one generator, seeded once from (seed, "environments").
+    """
+
+    def __init__(self, environment: gym.vector.VectorEnv[Any, Any, Any], seed: int, where: str) -> None:
+        mode = environment.metadata.get("autoreset_mode")
+        if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
+            raise EnvironmentFault(
+                f"it does not say how it resets itself (autoreset_mode is {mode!r})",
+                where=where,
+                remedy="Set metadata['autoreset_mode'] to NEXT_STEP or SAME_STEP.",
+            )
+        self.count = environment.num_envs
+        self.codec = Codec(environment.single_observation_space, environment.single_action_space, where)
+        self._environment, self._seed, self._next_step = environment, seed, mode is AutoresetMode.NEXT_STEP
+        self._resetting = np.zeros(self.count, dtype=np.bool_)
+        self._nothing = np.zeros(self.count, dtype=np.bool_)
+        self._everything = np.ones(self.count, dtype=np.bool_)
+        self.exact = _restorable(environment.unwrapped)
+
+    @property
+    def signature(self) -> Signature:
+        return self.codec.signature
+
+    def reset(self) -> Array:
+        moment = "in reset"
+        try:
+            observation, _ = self._environment.reset(seed=derive(self._seed, "environments") % 2**32)
+        except Exception as error:  # a user's environment may raise anything
+            raise self.codec.fault(f"it raised {type(error).__name__}: {error}", moment, "no exception") from error
+        self._resetting = self._nothing
+        return self.codec.observations(observation, self.count, moment)
+
+    def step(self, action: Array) -> Transition:
+        moment = "in step"
+        try:
+            raw, reward, terminated, truncated, info = self._environment.step(self.codec.actions(action))
+        except Exception as error:  # a user's environment may raise anything
+            raise self.codec.fault(f"it raised {type(error).__name__}: {error}", moment, "no exception") from error
+        observation = self.codec.observations(raw, self.count, moment)
+        reward = self.codec.rewards(reward, self.count, moment)
+        terminated = self.codec.flags(terminated, self.count, "terminated", moment)
+        truncated = self.codec.flags(truncated, self.count, "truncated", moment) & ~terminated
+        done = terminated | truncated
+        if self._next_step:
+            began = self._resetting
+            self._resetting = done
+            valid = ~began if began.any() else self._everything
+            return Transition(observation, reward, terminated, truncated, observation, valid, began)
+        final = observation
+        if done.any():
+            final = observation.copy()
+            given = info.get("final_obs")
+            if given is None:
+                raise self.codec.fault("an episode ended without 'final_obs'", moment, "same-step autoreset")
+            ended = np.flatnonzero(done)
+            final[ended] = self.codec.observations(np.stack([given[i] for i in ended]), len(ended), moment)
+        return Transition(observation, reward, terminated, truncated, final, self._everything, done)
+
+    def state_dict(self) -> State:
+        """Arrays, numbers and the generator of the environment. Empty where it is not `exact`."""
+        if not self.exact:
+            return {}
+        inner = self._environment.unwrapped
+        return {
+            "arrays": {k: v.copy() for k, v in vars(inner).items() if isinstance(v, np.ndarray)},
+            "numbers": {k: v for k, v in vars(inner).items() if _is_number(v)},
+            "generator": inner.np_random.bit_generator.state,
+            "resetting": self._resetting.copy(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        if not self.exact:
+            return
+        self.reset()
+        inner = self._environment.unwrapped
+        for name, value in state["arrays"].items():
+            setattr(inner, name, np.array(value))
+        for name, value in state["numbers"].items():
+            setattr(inner, name, value)
+        inner.np_random.bit_generator.state = state["generator"]
+        self._resetting = np.array(state["resetting"])
+        if len(self._resetting) != self.count:
+            raise CheckpointError(f"it holds {len(self._resetting)} environments, not {self.count}")
+
+    def close(self) -> None:
+        self._environment.close()
+
+
+_PASSIVE = (str, bytes, gym.Space, dict, tuple, gym.envs.registration.EnvSpec, AutoresetMode, np.random.Generator)
+
+
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, (bool, int, float))
+
+
+def _restorable(environment: gym.vector.VectorEnv[Any, Any, Any]) -> bool:
+    """Whether everything that can change in it is an array, a number or its generator."""
+    return all(
+        _is_number(value) or (isinstance(value, np.ndarray) and value.dtype != object) or isinstance(value, _PASSIVE)
+        for value in vars(environment).values()
+    )
