@@ -23,7 +23,7 @@ class Transition(NamedTuple):
     `observation` (n, *shape) is what to act on next: after the end of an episode the first one of the next, as soon as
     the environment gives it. `final_observation` (n, *shape) is what the action truly led to, to learn from. `reward`
     float32, `terminated`, `truncated` bool (n,), never both: a terminal state wins. `valid` bool (n,) is False where
-    the step only began an episode and must not be learned from; `start` (n,) is True where `observation` begins an episode.
+    the step only began an episode and must not be learned from; `start` (n,): `observation` begins an episode.
     """
 
     observation: Array
