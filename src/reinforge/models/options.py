@@ -164,3 +164,41 @@ class DecoderOptions(Options):
         if self.heads % (self.kv_heads or self.heads):
             raise ValueError(f"{self.kv_heads} key-value heads do not divide {self.heads} heads")
         return self
+
+
+# Policies.
+
+
+class PolicyOptions(Options):
+    """What all policies share."""
+
+    sizes: tuple[PositiveInt, ...] = Field((64, 64), min_length=1, description="Width of each hidden layer.")
+    activation: Activation = Field("relu", description="What follows each hidden layer.")
+    normalise: bool = Field(False, description="Normalise observations by running statistics, kept in the model.")
+
+
+@register("model", "reinforge.models.policy:QNetwork")
+class QNetworkOptions(PolicyOptions):
+    """The value of each discrete action."""
+
+    kind: Literal["q-network"] = "q-network"
+
+
+@register("model", "reinforge.models.policy:ActorCritic")
+class ActorCriticOptions(PolicyOptions):
+    """A policy with a state value, for policy gradients; with a memory if wanted."""
+
+    kind: Literal["actor-critic"] = "actor-critic"
+    activation: Activation = Field("tanh", description="What follows each hidden layer.")
+    shared: bool = Field(False, description="One body for policy and value; always so with a memory.")
+    memory: PositiveInt | None = Field(None, description="Width of a GRU after the body; none where null.")
+
+
+@register("model", "reinforge.models.policy:SquashedGaussian")
+class SquashedGaussianOptions(PolicyOptions):
+    """A normal distribution squashed by tanh, for continuous actions."""
+
+    kind: Literal["squashed-gaussian"] = "squashed-gaussian"
+    sizes: tuple[PositiveInt, ...] = Field((256, 256), min_length=1, description="Width of each hidden layer.")
+    log_std_low: float = Field(-5.0, description="Least logarithm of the deviation before tanh.")
+    log_std_high: float = Field(2.0, description="Greatest logarithm of the deviation before tanh.")

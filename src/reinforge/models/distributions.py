@@ -1,0 +1,49 @@
+"""Distributions of actions, as functions of a policy's outputs. Sums over the last dimension: one number per action."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_LOG_2_PI = math.log(2 * math.pi)
+_LOG_2 = math.log(2)
+
+
+def categorical_log_prob(logits: Tensor, action: Tensor) -> Tensor:
+    """log p(action): logits (..., actions), action int64 (...) to (...)."""
+    return logits.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def categorical_entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats: (..., actions) to (...)."""
+    log_prob = logits.log_softmax(-1)
+    return -(log_prob.exp() * log_prob).sum(-1)
+
+
+def categorical_sample(logits: Tensor, uniform: Tensor) -> Tensor:
+    """An action by the Gumbel-max trick from uniform noise in [0, 1) of the logits' shape: int64 (...)."""
+    tiny = torch.finfo(uniform.dtype).tiny
+    return (logits - (-uniform.clamp(min=tiny).log()).clamp(min=tiny).log()).argmax(-1)
+
+
+def gaussian_log_prob(mean: Tensor, log_std: Tensor, value: Tensor) -> Tensor:
+    """log density of independent normals: (..., size) each to (...)."""
+    return (-0.5 * ((value - mean) * (-log_std).exp()).square() - log_std - 0.5 * _LOG_2_PI).sum(-1)
+
+
+def gaussian_entropy(log_std: Tensor) -> Tensor:
+    """Entropy in nats: (..., size) to (...)."""
+    return (log_std + 0.5 + 0.5 * _LOG_2_PI).sum(-1)
+
+
+def tanh_gaussian_log_prob(mean: Tensor, log_std: Tensor, latent: Tensor) -> Tensor:
+    """log density of a = tanh(latent) in (-1, 1): (..., size) each to (...).
+
+    The scaling to an environment's bounds is not in it. log(1 - tanh(x)^2) is written as 2 (log 2 - x - softplus(-2x)),
+    which stays exact where tanh saturates (Haarnoja et al., 2018, appendix C, in stable form).
+    """
+    correction = 2 * (_LOG_2 - latent - functional.softplus(-2 * latent))
+    return gaussian_log_prob(mean, log_std, latent) - correction.sum(-1)
