@@ -113,11 +113,11 @@ class Registry:
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True
         for module in BUILTIN:
             importlib.import_module(module)
         for entry in entry_points(group=ENTRY_POINTS):
             entry.load()
+        self._loaded = True
 
 
 REGISTRY = Registry()

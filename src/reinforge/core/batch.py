@@ -49,9 +49,7 @@ def part(batch: Batch, start: int, stop: int) -> dict[str, Leaf | Batch]:
 
 def select(batch: Batch, index: Tensor) -> dict[str, Leaf | Batch]:
     """Rows by index (n,), copied."""
-    return apply(
-        batch, lambda leaf: leaf.select(index) if isinstance(leaf, Ragged) else leaf[index.to(leaf.device)]
-    )
+    return apply(batch, lambda leaf: leaf.select(index) if isinstance(leaf, Ragged) else leaf[index.to(leaf.device)])
 
 
 def split(batch: Batch, size: int | None) -> list[Batch]:
@@ -70,7 +68,11 @@ def shard(batch: Batch, rank: int, world: int) -> Batch:
 
 def to(batch: Batch, device: torch.device | str) -> dict[str, Leaf | Batch]:
     """Move every leaf; does nothing to what is there already."""
-    return apply(batch, lambda leaf: leaf.to(device) if isinstance(leaf, Ragged) else leaf.to(device, non_blocking=True))
+
+    def move(leaf: Leaf) -> Leaf:
+        return leaf.to(device) if isinstance(leaf, Ragged) else leaf.to(device, non_blocking=True)
+
+    return apply(batch, move)
 
 
 def concatenate(batches: Sequence[Batch]) -> dict[str, Leaf | Batch]:

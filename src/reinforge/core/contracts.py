@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -74,7 +75,7 @@ class Loss(NamedTuple):
     """What one microbatch gives: terms by name, and detached values per row (TD errors, say) for feedback."""
 
     terms: dict[str, Term]
-    items: dict[str, Tensor] = {}
+    items: Mapping[str, Tensor] = MappingProxyType({})
 
 
 # learner, microbatch, counts (as returned by Objective.counts, summed over microbatches and ranks)
@@ -170,7 +171,7 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Model(Protocol):
-    """A network: inputs by name to outputs by head. `state` is the one kind of memory (recurrent state, cache, frames)."""
+    """A network: inputs by name to outputs by head. `state` is its one kind of memory: recurrent, cache, frames."""
 
     def __call__(self, inputs: Batch, state: Batch | None = None) -> tuple[dict[str, Tensor], Batch | None]: ...
 

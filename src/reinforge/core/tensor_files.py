@@ -41,7 +41,7 @@ def chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     header, order = build_header({name: (_NAMES[t.dtype], tuple(t.shape)) for name, t in tensors.items()})
     yield header
     for name in order:
-        yield memoryview(raw_bytes(tensors[name]))
+        yield raw_bytes(tensors[name]).data
 
 
 def raw_bytes(tensor: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
@@ -72,9 +72,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], int, str]:
         entries = parse_header(bytes(prefix), bytes(header), size, where)
         start = 8 + len(header)
         data = torch.empty(size - start, dtype=torch.uint8)
-        read_into(descriptor, memoryview(data.numpy()), path)
+        read_into(descriptor, data.numpy().data, path)
     hashed = hashlib.sha256(prefix + header)
-    hashed.update(memoryview(data.numpy()))
+    hashed.update(data.numpy().data)
     return {name: _tensor(name, entry, data, start, where) for name, entry in entries.items()}, size, hashed.hexdigest()
 
 

@@ -146,6 +146,8 @@ def _tagged(tag: str, value: Json, tensors: Mapping[str, Tensor], sealed: Mappin
             return tensors[value].numpy()[()]
         case "$ragged":
             values, offsets = (_unpack(part, tensors, sealed) for part in value)
+            if not isinstance(values, Tensor) or not isinstance(offsets, Tensor):
+                raise TypeError("its parts are no tensors")
             return Ragged(values, offsets)
         case "$sealed":
             return sealed[value]

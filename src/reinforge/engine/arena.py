@@ -113,4 +113,5 @@ class Arena:
 
     def global_norm(self) -> Tensor:
         """The gradients' L2 norm, 0-d; not finite where any gradient isn't."""
-        return torch.linalg.vector_norm(self.full_gradients)
+        norm: Tensor = torch.linalg.vector_norm(self.full_gradients)
+        return norm

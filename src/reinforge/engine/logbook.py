@@ -28,7 +28,7 @@ class Logbook:
         self._board: Any = None
         if options.tensorboard:
             try:
-                from tensorboardX import SummaryWriter
+                from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
             except ImportError as error:
                 raise MissingExtra("tensorboardX", "track") from error
             self._board = SummaryWriter(str(folder / "tensorboard"))
@@ -46,7 +46,7 @@ class Logbook:
             self._board.flush()
 
     def _write_csv(self, row: dict[str, float | int | str]) -> None:
-        """CSV has one header: a new column rewrites the file, which happens at the first evaluation and rarely after."""
+        """CSV has one header: a new column rewrites the file, at the first evaluation and rarely after."""
         if not self._columns and self.csv_path.exists():
             with self.csv_path.open(encoding="utf-8", newline="") as file:
                 self._columns = next(csv.reader(file), [])

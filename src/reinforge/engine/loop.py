@@ -40,8 +40,8 @@ Report = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Finished:
-    """How a run ended: the reason ("updates", "goal", "interrupted", "end", ...), the clock, the last evaluation, and the best
-    weights of the model if a metric was monitored."""
+    """How a run ended: the reason ("updates", "goal", "interrupted", "end", ...), the clock, the last evaluation, and
+    the best weights of the model if a metric was monitored."""
 
     reason: str
     clock: Clock
@@ -53,7 +53,8 @@ class Finished:
 class Engine:
     """Updates a learner from a source until a stop condition.
 
-    Order within one update: gradients and optimiser of each step, `after_update`, feedback to the source, log, evaluation, checkpoint.
+    Order within one update: gradients and optimiser of each step, `after_update`, feedback to the source, log,
+    evaluation, checkpoint.
     Everything that decides what comes next is in `state_dict`; evaluation leaves no trace.
     """
 
@@ -101,8 +102,6 @@ class Engine:
         self._began = Clock()
         self._stream: Generator[Batch, Outcome, None] | None = None
         self._outcomes: list[Outcome] = []
-        self._window: dict[str, torch.Tensor] = {}
-        self._window_updates = 0
         self._evaluations = 0
         self._evaluated_at = -1
         self._interrupted = False
@@ -124,10 +123,12 @@ class Engine:
             try:
                 reason = self._loop(started, before)
             except TrainingDiverged as error:
-                latest = (self.store.paths() or [None])[-1] if self.store else None
+                latest = self.store.paths()[-1:] if self.store else []
                 where = f"after {self.clock.updates} updates"
                 raise TrainingDiverged(
-                    error.problem, where=where, remedy=f"{error.remedy} Last good checkpoint: {latest or 'none'}."
+                    error.problem,
+                    where=where,
+                    remedy=f"{error.remedy} Last good checkpoint: {latest[0] if latest else 'none'}.",
                 ) from error
         self.clock.seconds = before + time.perf_counter() - started
         if reason != "interrupted":
@@ -135,7 +136,7 @@ class Engine:
             self._evaluate()
         if self.store is not None and self._saved_updates != self.clock.updates:
             self.save()
-        best = {k: v for k, v in self.best.tensors.items()} if self.best else None
+        best = dict(self.best.tensors) if self.best else None
         return Finished(reason, self.clock, self.metrics, best, self.best_metrics)
 
     def _loop(self, started: float, before: float) -> str:
@@ -208,14 +209,6 @@ class Engine:
         outcome, decided = self.updater.update(batch, self.clock, self.schedule(self.clock), flags)
         self.clock.updates += 1
         self._outcomes.append(outcome)
-        for name, value in outcome.means.items():
-            standing = self._window.get(name)
-            if standing is None:
-                self._window[name] = torch.stack([value, torch.ones_like(value)])
-            else:
-                standing[0] += value
-                standing[1] += 1
-        self._window_updates += 1
         with torch.no_grad():
             self.objective.after_update(self.learner, self.clock)
         assert self._experience is not None
@@ -253,11 +246,10 @@ class Engine:
     # ---------------------------------------------------------------- log and evaluation
 
     def _log(self) -> None:
-        if not self._window_updates:
-            return
         self.updater.settle()
-        means = {name: float(value[0] / value[1]) for name, value in self._window.items()}
-        self._window, self._window_updates = {}, 0
+        means = self.updater.window()
+        if not means:
+            return
         loss = self.updater.total(means)
         self.stopper.loss(loss)
         now = time.perf_counter()
@@ -330,8 +322,6 @@ class Engine:
             "stopping": self.stopper.state_dict(),
             "best": {"model": self.best, "metrics": self.best_metrics},
             "log": {
-                "window": self._window,
-                "updates": self._window_updates,
                 "evaluations": self._evaluations,
                 "evaluated_at": self._evaluated_at,
                 "metrics": self.metrics,
@@ -361,7 +351,6 @@ class Engine:
         self.stopper.load_state_dict(state["stopping"])
         self.best, self.best_metrics = state["best"]["model"], dict(state["best"]["metrics"])
         log = state["log"]
-        self._window, self._window_updates = dict(log["window"]), log["updates"]
         self._evaluations, self._evaluated_at = log["evaluations"], log["evaluated_at"]
         self.metrics = dict(log["metrics"])
         if self.logbook and self.world.main and log["files"]:
@@ -429,7 +418,8 @@ def _experience_state(experience: Experience | None, began: Clock, outcomes: lis
         "batch": batches.to_state(experience.batch),
         "extra": dict(experience.extra),
         "counters": {
-            "samples": experience.samples, "tokens": experience.tokens, "steps": experience.steps, "epochs": experience.epochs,
+            "samples": experience.samples, "tokens": experience.tokens,
+            "steps": experience.steps, "epochs": experience.epochs,
         },
         "began": dataclasses.asdict(began),
         "outcomes": [{"means": dict(o.means), "items": dict(o.items), "skipped": o.skipped} for o in outcomes],

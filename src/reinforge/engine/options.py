@@ -16,8 +16,12 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class OptimizerOptions(Options):
     """What all optimisers share. `decay` says which weights decay: matrices only, or all."""
 
-    weight_decay: NonNegativeFloat = Field(0.0, description="Weight decay, decoupled in AdamW, added to the gradient elsewhere.")
-    decay: Literal["matrices", "all"] = Field("matrices", description="Decay matrices only (no biases, no norms), or all.")
+    weight_decay: NonNegativeFloat = Field(
+        0.0, description="Weight decay, decoupled in AdamW, added to the gradient elsewhere."
+    )
+    decay: Literal["matrices", "all"] = Field(
+        "matrices", description="Decay matrices only (no biases, no norms), or all."
+    )
 
 
 @register("optimizer", "reinforge.engine.optimizers:sgd")
@@ -64,7 +68,9 @@ class ScheduleOptions(Options):
 
     warmup: NonNegativeFloat = Field(0.0, description="Length of the linear warm-up, in `unit`.")
     unit: Unit = Field("updates", description="What the horizon and the warm-up count.")
-    horizon: PositiveFloat | None = Field(None, description="Where the schedule ends; without it, the stop of the same unit.")
+    horizon: PositiveFloat | None = Field(
+        None, description="Where the schedule ends; without it, the stop of the same unit."
+    )
 
 
 @register("schedule", "reinforge.engine.schedules:constant")

@@ -54,5 +54,7 @@ def linear(options: LinearOptions, stop: Stop) -> Schedule:
 def cosine(options: CosineOptions, stop: Stop) -> Schedule:
     """floor + (1 - floor) (1 + cos(pi x)) / 2, x from 0 to 1 over the horizon."""
     return _with_warmup(
-        options, lambda x: options.floor + (1 - options.floor) * (1 + math.cos(math.pi * x)) / 2, horizon_of(options, stop)
+        options,
+        lambda x: options.floor + (1 - options.floor) * (1 + math.cos(math.pi * x)) / 2,
+        horizon_of(options, stop),
     )

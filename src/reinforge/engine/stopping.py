@@ -20,7 +20,9 @@ class Stopper:
         self.limits = [(unit, float(value)) for unit, value in limits if value is not None]
         if stop.patience and not evaluate.monitor:
             raise RecipeError(
-                "patience needs a metric to watch", where="learn.stop.patience", remedy="Set evaluate.monitor to a metric's name."
+                "patience needs a metric to watch",
+                where="learn.stop.patience",
+                remedy="Set evaluate.monitor to a metric's name.",
             )
         self.best = math.inf
         self.without_improvement = 0
@@ -78,5 +80,7 @@ class Stopper:
 
 def _metric(metrics: dict[str, float], name: str, where: str) -> float:
     if name not in metrics:
-        raise RecipeError(f"the evaluation has no metric {name!r}", where=where, remedy=f"It has: {', '.join(sorted(metrics))}.")
+        raise RecipeError(
+            f"the evaluation has no metric {name!r}", where=where, remedy=f"It has: {', '.join(sorted(metrics))}."
+        )
     return metrics[name]

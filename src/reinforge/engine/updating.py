@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,7 @@ from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock, Loss, LossFunction, Objective, Outcome, State, Step
 from reinforge.engine.arena import Arena
 from reinforge.engine.distributed import World
+from reinforge.engine.optimizers import FlatOptimizer
 from reinforge.engine.options import AdamWOptions, OptimizerOptions
 from reinforge.errors import CheckpointError, ComponentError, TrainingDiverged
 from reinforge.recipe.sections import Learn
@@ -30,21 +31,27 @@ class _Step:
 
     step: Step
     arena: Arena
-    optimizer: torch.optim.Optimizer
+    optimizer: FlatOptimizer
     loss: LossFunction
     lr: float
     alone: bool
+    terms: Tensor
     names: list[str] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     norm: Tensor | float = 0.0
     skipped: int = 0
+    # Sums of the terms' means since the last log, and over how many updates.
+    window: Tensor | None = None
+    window_updates: int = 0
+    divisors: tuple[tuple[float, ...], Tensor] | None = None
+    found_inf: Tensor | None = None
 
 
 class Updater:
     """Owns the arenas and optimisers of an objective's steps.
 
-    The gradient of each step is the sum over its terms of weight times (raw sum over all rows, microbatches and ranks) divided by
-    the term's count, known before any backward. A gradient that isn't finite changes nothing and is counted.
+    The gradient of each step is the sum over its terms of weight times (raw sum over all rows, microbatches and ranks)
+    divided by the term's count, known before any backward. A gradient that isn't finite changes nothing and is counted.
     """
 
     def __init__(
@@ -62,13 +69,14 @@ class Updater:
         trainable = {id(p) for p in learner.parameters() if p.requires_grad}
         self.steps: list[_Step] = []
         for step in steps:
-            arena = Arena(step.parameters, decay=options.decay, precision=learn.precision, tail=FLAGS + TERMS)
+            decay = options.decay if options.weight_decay or learn.l1 or learn.l2 else "all"
+            arena = Arena(step.parameters, decay=decay, precision=learn.precision, tail=FLAGS + TERMS)
             override = learn.steps.get(step.name)
             lr = override.lr if override and override.lr else learn.lr
             optimizer = REGISTRY.build("optimizer", options, arena.slices, lr)
             loss = torch.compile(step.loss) if compiled else step.loss
             alone = trainable <= {id(p) for p in step.parameters}
-            self.steps.append(_Step(step, arena, optimizer, loss, lr, alone))
+            self.steps.append(_Step(step, arena, optimizer, loss, lr, alone, arena.tail[:0]))
         unknown = set(learn.steps) - {step.name for step in steps}
         if unknown:
             raise ComponentError(
@@ -77,7 +85,9 @@ class Updater:
             )  # fmt: skip
         self._scales: dict[tuple[float, float], Tensor] = {}
 
-    def update(self, batch: Batch, clock: Clock, factor: float, flags: Mapping[int, float]) -> tuple[Outcome, list[float]]:
+    def update(
+        self, batch: Batch, clock: Clock, factor: float, flags: Mapping[int, float]
+    ) -> tuple[Outcome, list[float]]:
         """One update of the batch. `factor` scales the learning rates; `flags` are this rank's decisions by place, of
         which the sums over all ranks come back."""
         counts = self.objective.counts(batch)
@@ -151,8 +161,7 @@ class Updater:
                 torch.autograd.backward(roots, scales)
             else:
                 torch.autograd.backward(roots, scales, inputs=s.arena.parameters)
-        place = s.arena.tail[FLAGS : FLAGS + len(sums)]
-        place += torch.stack(sums)
+        s.terms += torch.stack(sums)
 
     def _scale(self, weight: float, count: Tensor) -> Tensor:
         """weight / count; where nothing counts the sum is 0 and so is its mean."""
@@ -181,12 +190,21 @@ class Updater:
         if len(loss.terms) > TERMS:
             raise ComponentError(f"step {s.step.name!r} has {len(loss.terms)} terms; at most {TERMS} are carried")
         s.names = list(loss.terms)
+        s.terms = s.arena.tail[FLAGS : FLAGS + len(s.names)]
         s.weights = [term.weight for term in loss.terms.values()]
 
     def _means(self, s: _Step, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        n = len(s.names)
-        divisors = torch.stack([self._scale(1.0, counts[name]) for name in s.names])
-        means = s.arena.tail[FLAGS : FLAGS + n] * divisors
+        if self.device.type == "cpu":
+            values = tuple(counts[name].item() for name in s.names)
+            if s.divisors is None or s.divisors[0] != values:
+                s.divisors = values, torch.tensor([1.0 / (value or 1.0) for value in values])
+            means = s.terms * s.divisors[1]
+        else:
+            means = s.terms * torch.stack([self._scale(1.0, counts[name]) for name in s.names])
+        if s.window is None:
+            s.window = torch.zeros_like(means)
+        s.window += means
+        s.window_updates += 1
         return {f"{s.step.name}/{name}": value for name, value in zip(s.names, means.unbind())}
 
     def _apply(self, s: _Step, factor: float) -> bool:
@@ -196,9 +214,10 @@ class Updater:
             arena.decayed_gradients.add_(arena.decayed, alpha=2 * learn.l2)
         if learn.l1:
             arena.decayed_gradients.add_(arena.decayed.sign(), alpha=learn.l1)
-        s.norm = arena.global_norm()
-        if arena.exchange.device.type == "cpu" or not s.optimizer.defaults.get("fused"):
-            s.norm = norm = s.norm.item()
+        total = s.norm = arena.global_norm()
+        found_inf = None
+        if arena.exchange.device.type == "cpu" or not s.optimizer.skips_on_device:
+            s.norm = norm = float(total)
             if not math.isfinite(norm):
                 self._skip(s)
                 return False
@@ -208,12 +227,9 @@ class Updater:
         else:
             # No waiting for the device: fused optimisers skip by themselves where `found_inf` is 1.
             if learn.clip is not None:
-                arena.full_gradients.mul_((learn.clip / s.norm).clamp(max=1.0))
-            s.optimizer.found_inf = (~torch.isfinite(s.norm)).float()  # type: ignore[attr-defined]
-        lr = s.lr * factor
-        for group in s.optimizer.param_groups:
-            group["lr"] = lr
-        s.optimizer.step()
+                arena.full_gradients.mul_((learn.clip / total).clamp(max=1.0))
+            s.found_inf = found_inf = (~torch.isfinite(total)).float()
+        s.optimizer.step(s.lr * factor, found_inf)
         arena.publish()
         return True
 
@@ -236,12 +252,22 @@ class Updater:
     def settle(self) -> None:
         """Where skipping happened on the device: count it now that waiting is due. Raises TrainingDiverged."""
         for s in self.steps:
-            found = getattr(s.optimizer, "found_inf", None)
-            if found is not None:
-                if float(found):
+            if s.found_inf is not None:
+                if float(s.found_inf):
                     self._skip(s)
                 else:
                     self.in_a_row = 0
+
+    def window(self) -> dict[str, float]:
+        """The mean of each term, by "step/term", over the updates since the last call."""
+        means: dict[str, float] = {}
+        for s in self.steps:
+            if s.window is not None and s.window_updates:
+                values = (s.window / s.window_updates).tolist()
+                means.update((f"{s.step.name}/{name}", value) for name, value in zip(s.names, values))
+                s.window.zero_()
+                s.window_updates = 0
+        return means
 
     def total(self, means: Mapping[str, float]) -> float:
         """The weighted total loss of logged means."""
@@ -259,8 +285,8 @@ class Updater:
             "skipped": self.skipped,
             "steps": {
                 s.step.name: {
-                    "arena": s.arena.state_dict(), "optimizer": _tensors_of(s.optimizer), "skipped": s.skipped,
-                    "names": s.names, "weights": s.weights,
+                    "arena": s.arena.state_dict(), "optimizer": s.optimizer.state_dict(), "skipped": s.skipped,
+                    "names": s.names, "weights": s.weights, "window": s.window, "window_updates": s.window_updates,
                 } for s in self.steps
             },
         }  # fmt: skip
@@ -273,13 +299,16 @@ class Updater:
         for s in self.steps:
             saved = state["steps"][s.step.name]
             s.arena.load_state_dict(saved["arena"])
-            _restore(s.optimizer, saved["optimizer"])
+            s.optimizer.load_state_dict(saved["optimizer"])
             s.skipped, s.names, s.weights = saved["skipped"], list(saved["names"]), list(saved["weights"])
+            s.terms = s.arena.tail[FLAGS : FLAGS + len(s.names)]
+            s.window = saved["window"].to(self.device) if saved["window"] is not None else None
+            s.window_updates = saved["window_updates"]
 
 
-def _refuse_shared(steps: list[Step] | tuple[Step, ...] | object) -> None:
+def _refuse_shared(steps: Sequence[Step]) -> None:
     seen: dict[int, str] = {}
-    for step in steps:  # type: ignore[attr-defined]
+    for step in steps:
         for parameter in step.parameters:
             other = seen.setdefault(id(parameter), step.name)
             if other != step.name:
@@ -296,15 +325,3 @@ def _half_inputs(batch: Batch) -> Batch:
         inputs, lambda leaf: leaf.bfloat16() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
     )
     return {**batch, "inputs": halved}
-
-
-def _tensors_of(optimizer: torch.optim.Optimizer) -> State:
-    """The optimiser's own state alone: its groups' settings come from the recipe."""
-    state = optimizer.state_dict()["state"]
-    return {str(index): dict(values) for index, values in state.items()}
-
-
-def _restore(optimizer: torch.optim.Optimizer, saved: State) -> None:
-    full = optimizer.state_dict()
-    full["state"] = {int(index): dict(values) for index, values in saved.items()}
-    optimizer.load_state_dict(full)
