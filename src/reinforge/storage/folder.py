@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import os
 import secrets
 import shutil
@@ -19,10 +20,8 @@ from reinforge.storage.files import file_digest, read_limited, storage_errors, s
 from reinforge.storage.manifest import FileRecord, Manifest, parse_manifest
 from reinforge.storage.strict_json import Json
 
-try:
-    import fcntl
-except ImportError:  # not on Windows: leftovers then stay until removed by hand
-    fcntl = None  # type: ignore[assignment]
+# Windows has no such locks: leftovers of dead writers then stay until removed by hand.
+fcntl = importlib.import_module("fcntl") if os.name == "posix" else None
 
 _TEMPORARY, _DISCARDED = ".tmp-", ".old-"
 
