@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -30,6 +31,11 @@ def rows(batch: Batch) -> int:
     return 0
 
 
+def section(batch: Batch, name: str) -> Mapping[str, Tensor]:
+    """The tensors under `name`, one level down; none where there is no such key."""
+    return cast("Mapping[str, Tensor]", batch.get(name) or {})
+
+
 def check(batch: Batch) -> None:
     """Raise ValueError where leaves differ in their number of rows."""
     lengths = {len(leaf) for leaf in leaves(batch)}
@@ -49,7 +55,10 @@ def part(batch: Batch, start: int, stop: int) -> dict[str, Leaf | Batch]:
 
 def select(batch: Batch, index: Tensor) -> dict[str, Leaf | Batch]:
     """Rows by index (n,), copied."""
-    return apply(batch, lambda leaf: leaf.select(index) if isinstance(leaf, Ragged) else leaf[index.to(leaf.device)])
+    return apply(
+        batch,
+        lambda leaf: leaf.select(index) if isinstance(leaf, Ragged) else leaf.index_select(0, index.to(leaf.device)),
+    )
 
 
 def split(batch: Batch, size: int | None) -> list[Batch]:

@@ -1,0 +1,115 @@
+"""Learning from labels: one loss per target, each divided by its own number of valid rows."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from reinforge.core import batch as batches
+from reinforge.core.batch import Batch
+from reinforge.core.contracts import Clock, Experience, Loss, Model, Outcome, Step, Term
+from reinforge.errors import ComponentError
+from reinforge.models.composed import Wrapped
+from reinforge.models.heads import RowLoss, build_head, row_loss
+from reinforge.objectives.options import SupervisedOptions
+from reinforge.schema.signature import Signature
+
+
+class SupervisedLearner(nn.Module):
+    """The model, and the loss of a row of each of its outputs."""
+
+    def __init__(self, model: nn.Module, losses: Mapping[str, RowLoss]) -> None:
+        super().__init__()
+        self.model = model
+        self.losses = dict(losses)
+        # Batch normalisation makes a row's loss depend on the rows beside it.
+        self.coupled = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+
+
+class Supervised:
+    """Minimises the weighted sum over targets of the mean loss of the rows in which that target is valid.
+
+    Batches: {"inputs", "targets", "valid"}; "valid" may lack a target, or be left out, where nothing is missing.
+    A plain module is wrapped. Raises ComponentError for options that name an unknown target, or a loss of another form.
+    """
+
+    def __init__(self, options: SupervisedOptions, signature: Signature) -> None:
+        for name in (*options.losses, *options.weights):
+            if name not in signature.outputs:
+                raise ComponentError(
+                    f"there is no target {name!r}",
+                    where="objective supervised",
+                    remedy=f"Targets: {', '.join(signature.outputs)}.",
+                )
+        self.signature = signature
+        self.weights = {name: float(options.weights.get(name, 1.0)) for name in signature.outputs}
+        self.losses = {name: row_loss(chosen, signature.outputs[name].form) for name, chosen in options.losses.items()}
+
+    def build(self, model: nn.Module) -> SupervisedLearner:
+        """The learner; a module without the model's contract is wrapped."""
+        if not isinstance(model, Model):
+            model = Wrapped(model, self.signature)
+        heads = getattr(model, "heads", {})
+        losses = {}
+        for name, output in self.signature.outputs.items():
+            head = heads[name] if name in heads else build_head(output)
+            losses[name] = self.losses.get(name) or head.loss
+        return SupervisedLearner(model, losses)
+
+    def prepare(self, learner: nn.Module, experience: Experience) -> Experience:
+        """As it is."""
+        return experience
+
+    def updates(
+        self, experience: Experience, generator: torch.Generator, clock: Clock
+    ) -> Generator[Batch, Outcome, None]:
+        """One update of the whole experience."""
+        yield experience.batch
+
+    def steps(self, learner: nn.Module) -> Sequence[Step]:
+        """One step, called "model", for all trainable parameters."""
+        return [Step("model", [p for p in learner.parameters() if p.requires_grad], self.loss)]
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Valid rows of each target."""
+        valid = batches.section(batch, "valid")
+        total = None
+        counts = {}
+        for name in self.weights:
+            mask = valid.get(name)
+            if mask is not None:
+                counts[name] = mask.sum()
+            else:
+                total = torch.tensor(batches.rows(batch)) if total is None else total
+                counts[name] = total
+        return counts
+
+    def loss(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
+        """A term per target: the sum of its rows' losses."""
+        assert isinstance(learner, SupervisedLearner)
+        outputs, _ = learner.model(batch["inputs"])
+        targets, valid = batches.section(batch, "targets"), batches.section(batch, "valid")
+        terms = {}
+        for name, weight in self.weights.items():
+            output, target, mask = outputs[name], targets[name], valid.get(name)
+            if mask is None:
+                total = learner.losses[name](output, target).sum()
+            else:
+                # The target is filled, not only its loss left out: NaN would come back through the gradient.
+                rows = learner.losses[name](output, target.masked_fill(~_along(mask, target), 0))
+                total = rows.masked_fill(~mask, 0).sum()
+            if learner.coupled:
+                terms[name] = Term(total / counts[name].clamp(min=1), weight, coupled=True)
+            else:
+                terms[name] = Term(total, weight)
+        return Loss(terms)
+
+    def after_update(self, learner: nn.Module, clock: Clock) -> None:
+        """Nothing."""
+
+
+def _along(mask: Tensor, target: Tensor) -> Tensor:
+    """The row mask with as many dimensions as the target."""
+    return mask.view(-1, *[1] * (target.ndim - 1))

@@ -1,0 +1,198 @@
+"""Batches from data in memory, in an order that is a function of (seed, epoch, index); and from any iterable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import islice
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from reinforge.core import batch as batches
+from reinforge.core.batch import Batch, Leaf
+from reinforge.core.contracts import END, Clock, Experience, Outcome, Signal, State
+from reinforge.core.ragged import Ragged
+from reinforge.core.seeds import generator
+from reinforge.errors import CheckpointError, DataError
+from reinforge.schema.signature import Signature
+from reinforge.sources.options import IterableOptions, LoaderOptions
+
+# Gathered at once: enough to make the gather's fixed cost small, and little enough to stay in a processor's cache.
+_CHUNK_BYTES = 1 << 20
+
+
+class LoaderSource:
+    """Batches of `batch` rows from `data` (all rows as one batch, in memory or on a device), without end.
+
+    Each epoch is a permutation drawn from (seed, epoch) alone. Rows are gathered for many batches at once and handed
+    out as views, which costs far less than a gather per batch; nothing may write into them.
+    """
+
+    sharded = False
+    exact = True
+
+    def __init__(self, options: LoaderOptions, data: Batch, *, batch: int, seed: int = 0) -> None:
+        batches.check(data)
+        self.options, self.data, self.seed = options, data, seed
+        self.rows = batches.rows(data)
+        if self.rows == 0:
+            raise DataError("there is no row to learn from")
+        self.batch = min(batch, self.rows)
+        # Without its last short batch, an epoch is only as long as the whole batches in it.
+        self.length = self.rows - self.rows % self.batch if options.drop_last else self.rows
+        self.epoch = 0
+        self.cursor = 0
+        row_bytes = sum(_bytes(leaf) for leaf in batches.leaves(data)) / self.rows
+        self._chunk = max(1, min(256, int(_CHUNK_BYTES / max(row_bytes * self.batch, 1))))
+        self._order: Tensor | None = None
+        self._ready: Iterator[Batch] = iter(())
+
+    def next(self, clock: Clock) -> Experience:
+        """The next batch; `epochs` is the position after it, whole at an epoch's end."""
+        batch = next(self._ready, None)
+        if batch is None:
+            self._ready = iter(self._gather())
+            batch = next(self._ready)
+        taken = min(self.batch, self.length - self.cursor)
+        self.cursor += taken
+        epochs = self.epoch + self.cursor / self.length
+        if self.cursor == self.length:
+            self.epoch, self.cursor, self._order = self.epoch + 1, 0, None
+        return Experience(batch, samples=taken, epochs=epochs)
+
+    def _gather(self) -> list[Batch]:
+        """The next batches from the cursor on: as many as are gathered at once."""
+        start, stop = self.cursor, min(self.length, self.cursor + self.batch * self._chunk)
+        if not self.options.shuffle:
+            return _cut(batches.part(self.data, start, stop), self.batch)
+        if self._order is None:
+            self._order = torch.randperm(self.rows, generator=generator(self.seed, "order", self.epoch))
+        return _cut(batches.select(self.data, self._order[start:stop]), self.batch)
+
+    def publish(self, learner: nn.Module, clock: Clock) -> None:
+        """Nothing: it doesn't act."""
+
+    def feedback(self, experience: Experience, outcome: Outcome) -> None:
+        """Nothing: the order is fixed."""
+
+    def state_dict(self) -> State:
+        """Epoch and row, and how many rows there are."""
+        return {"epoch": self.epoch, "cursor": self.cursor, "rows": self.rows, "batch": self.batch}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on there. Raises CheckpointError where the data or the batch have another size."""
+        for name, own in (("rows", self.rows), ("batch", self.batch)):
+            if state[name] != own:
+                raise CheckpointError(
+                    f"the checkpoint's source has {name} {state[name]}, this one {own}",
+                    where="source",
+                    remedy="Resume with the data and the learn.batch that the run began with.",
+                )
+        self.epoch, self.cursor = state["epoch"], state["cursor"]
+        self._order, self._ready = None, iter(())
+
+
+def _cut(chunk: Batch, size: int) -> list[Batch]:
+    """Consecutive views of `size` rows, the last maybe shorter; one pass per leaf, since `split` is one call."""
+    columns = {
+        key: _cut(value, size) if isinstance(value, Mapping) else _split(value, size) for key, value in chunk.items()
+    }
+    if not columns:
+        return []
+    # An empty dictionary (no "valid") has no rows to cut, and stays as it is.
+    count = max(len(parts) for parts in columns.values())
+    filled: dict[str, Sequence[Leaf | Batch]] = {key: parts or [{}] * count for key, parts in columns.items()}
+    return [dict(zip(filled, parts)) for parts in zip(*filled.values())]
+
+
+def _bytes(leaf: Leaf) -> int:
+    return leaf.values.nbytes if isinstance(leaf, Ragged) else leaf.nbytes
+
+
+def _split(leaf: Leaf, size: int) -> Sequence[Leaf]:
+    if isinstance(leaf, Ragged):
+        return [leaf.slice(start, min(start + size, len(leaf))) for start in range(0, len(leaf), size)]
+    parts: tuple[Tensor, ...] = torch.split(leaf, size)
+    return parts
+
+
+class IterableSource:
+    """Batches from any iterable: mappings with "inputs" and "targets", or pairs (input, target) of tensors.
+
+    What can be iterated again (a list, a DataLoader) gives epoch after epoch, and resuming skips what was taken; this
+    is exact for a sequence, or where `repeatable` says that each pass gives the same batches. An iterator is a live
+    stream: it ends when it is used up, and resuming goes on with whatever it gives next.
+    """
+
+    sharded = False
+
+    def __init__(self, options: IterableOptions, items: Iterable[object], signature: Signature) -> None:
+        self.items, self.signature = items, signature
+        self.again = not isinstance(items, Iterator)
+        repeatable = isinstance(items, Sequence) if options.repeatable is None else options.repeatable
+        self.exact = self.again and repeatable
+        self.length = len(items) if isinstance(items, Sized) else None
+        self.epoch = 0
+        self.taken = 0
+        self._stream: Iterator[object] | None = None
+        self._upcoming: object = None
+
+    def next(self, clock: Clock) -> Experience | Signal:
+        """The next batch; END once an iterator is used up. Raises DataError for an empty pass or a strange batch."""
+        if not self.again:
+            item = next(cast("Iterator[object]", self.items), END)
+            return END if item is END else self._experience(item, None)
+        if self._stream is None:
+            self._open()
+        assert self._stream is not None
+        # One batch ahead, to know which is an epoch's last.
+        item, self._upcoming = self._upcoming, next(self._stream, END)
+        self.taken += 1
+        epochs = self.epoch + (min(self.taken / self.length, 1.0) if self.length else 0.0)
+        if self._upcoming is END:
+            self.epoch, self.taken, self._stream = self.epoch + 1, 0, None
+            epochs = float(self.epoch)
+        return self._experience(item, epochs)
+
+    def _open(self) -> None:
+        """A new pass, less what was taken from it before."""
+        self._stream = iter(self.items)
+        self._upcoming = next(islice(self._stream, self.taken, None), END)
+        if self._upcoming is END:
+            raise DataError(
+                f"the iterable ended after at most {self.taken} batches"
+                if self.taken
+                else "the iterable gave no batch",
+                where="source",
+            )
+
+    def _experience(self, item: object, epochs: float | None) -> Experience:
+        batch = self._batch(item)
+        return Experience(batch, samples=batches.rows(batch), epochs=epochs)
+
+    def _batch(self, item: object) -> Batch:
+        if isinstance(item, Mapping) and isinstance(item.get("inputs"), Mapping):
+            return item
+        blocks, outputs = list(self.signature.inputs), list(self.signature.outputs)
+        if isinstance(item, tuple | list) and len(item) == 2 and len(blocks) == len(outputs) == 1:
+            return {"inputs": {blocks[0]: item[0]}, "targets": {outputs[0]: item[1]}}
+        raise DataError(
+            f"a batch must be a mapping with 'inputs' and 'targets', not {type(item).__name__}",
+            where="source",
+            remedy="A pair (input, target) does where there is one input block and one output.",
+        )
+
+    def publish(self, learner: nn.Module, clock: Clock) -> None:
+        """Nothing: it doesn't act."""
+
+    def feedback(self, experience: Experience, outcome: Outcome) -> None:
+        """Nothing: the order is the iterable's."""
+
+    def state_dict(self) -> State:
+        """Epoch, and batches taken from it."""
+        return {"epoch": self.epoch, "taken": self.taken}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on there: what was taken from the epoch is skipped at the next `next`."""
+        self.epoch, self.taken, self._stream = state["epoch"], state["taken"], None
