@@ -53,7 +53,8 @@ def random_state() -> dict[str, Any]:
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Restore what `random_state` returned."""
-    torch.set_rng_state(state["torch"])
+    # A copy, because torch reads the state as aligned memory, which a tensor inside a loaded file is not.
+    torch.set_rng_state(state["torch"].clone())
     numpy = state["numpy"]
     np.random.set_state(
         (numpy["name"], numpy["keys"].numpy().astype(np.uint32), numpy["position"], numpy["has_gauss"], numpy["cached"])
