@@ -1,1 +1,1 @@
-"""Small but honest trainings of every kind of feedback, run through one engine: resume and equality are tested on all."""
+"""Small, honest trainings from every kind of feedback through one engine; resume and equality are tested on all."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from reinforge.core.contracts import Objective, Source
 from reinforge.engine.loop import Engine
-from reinforge.objectives.options import SupervisedOptions
 from reinforge.models.options import ComposedOptions, MLPOptions
+from reinforge.objectives.options import SupervisedOptions
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Input, Output, Signature

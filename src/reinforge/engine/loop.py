@@ -143,6 +143,9 @@ class Engine:
         if not self._published:
             self.source.publish(self.learner, self.clock)
             self._published = True
+        # A finished run that is resumed has nothing left to do.
+        if reason := self.stopper.clock(dataclasses.replace(self.clock, seconds=0.0)):
+            return reason
         while True:
             if self._stream is None:
                 self.clock.seconds = before + time.perf_counter() - started
