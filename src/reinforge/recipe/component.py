@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo, ValidationError
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
-from reinforge.errors import ComponentError
-from reinforge.registry import REGISTRY, Options
+from reinforge.registry import REGISTRY, Component, Options
+
+# In a JSON Schema, stands for "any component of this kind", until `json_schema` writes them out.
+PLACEHOLDER = "reinforge-component"
 
 
 class OneOf:
@@ -23,22 +26,34 @@ class OneOf:
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
+    def find(self, value: object) -> Component | None:
+        """The component that a name or a mapping means; None where there is none of that name."""
+        name = value.get("kind") if isinstance(value, Mapping) else value
+        return next((component for component in REGISTRY.all(self.kind) if component.name == name), None)
+
     def validate(self, value: object) -> Options:
         """The options that `value` means. Raises what pydantic reports with its place."""
+        components = REGISTRY.all(self.kind)
         if isinstance(value, Options):
+            if not isinstance(value, tuple(component.options for component in components)):
+                context = {"kind": self.kind, "options": type(value).__name__}
+                raise PydanticCustomError("component_options", "{options} are no options of a {kind}", context)
             return value
-        if isinstance(value, str):
-            value = {"kind": value}
-        if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-            raise PydanticCustomError(
-                "component", "a {kind} is a name, or a mapping with its name under 'kind'", {"kind": self.kind}
+        name = value.get("kind") if isinstance(value, Mapping) else value
+        names = [component.name for component in components]
+        if not isinstance(name, str):
+            context = {"kind": self.kind, "names": ", ".join(names)}
+            raise PydanticCustomError("component_type", "it needs a kind of {kind}: {names}", context)
+        component = self.find(name)
+        if component is None:
+            near = difflib.get_close_matches(name, names, 1)
+            context = {"kind": self.kind, "name": name, "near": near[0] if near else "", "names": ", ".join(names)}
+            unknown = PydanticCustomError("component_unknown", "there is no {kind} called {name}", context)
+            place = ("kind",) if isinstance(value, Mapping) else ()
+            raise ValidationError.from_exception_data(
+                self.kind, [InitErrorDetails(type=unknown, loc=place, input=name)]
             )
-        try:
-            component = REGISTRY.find(self.kind, value["kind"])
-        except ComponentError as error:
-            context = {"problem": error.problem, "remedy": error.remedy or ""}
-            raise PydanticCustomError("component", "{problem}. {remedy}", context) from error
-        return component.options.model_validate(dict(value))
+        return component.options.model_validate(dict(value) if isinstance(value, Mapping) else {"kind": name})
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
@@ -47,10 +62,11 @@ class OneOf:
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        components = REGISTRY.all(self.kind)
-        choices: list[Any] = [handler(component.options.__pydantic_core_schema__) for component in components]
-        return {"anyOf": [*choices, {"enum": [component.name for component in components]}]}
+        return {PLACEHOLDER: self.kind}
 
 
 def _dump(value: Options, info: SerializationInfo) -> dict[str, Any]:
-    return value.model_dump(mode=info.mode, exclude_unset=info.exclude_unset, exclude_defaults=info.exclude_defaults)
+    # The kind first, and always: without it nobody knows whose options these are.
+    return {"kind": value.model_dump(include={"kind"})["kind"]} | value.model_dump(
+        mode=info.mode, exclude_unset=info.exclude_unset, exclude_defaults=info.exclude_defaults
+    )

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from reinforge.recipe.component import OneOf
 from reinforge.registry import Options
 
 Unit = Literal["updates", "samples", "tokens", "steps", "epochs"]
@@ -14,80 +15,92 @@ Unit = Literal["updates", "samples", "tokens", "steps", "epochs"]
 class Goal(Options):
     """Stop as soon as an evaluation's metric is good enough."""
 
-    metric: str
-    at_least: float | None = None
-    at_most: float | None = None
+    metric: str = Field(description="The metric's name, as the evaluation logs it.")
+    at_least: float | None = Field(None, description="Good enough from here upwards.")
+    at_most: float | None = Field(None, description="Good enough from here downwards.")
 
 
 class Patience(Options):
     """Stop when the monitored metric has not improved by `delta` for `evaluations` evaluations."""
 
-    evaluations: PositiveInt = 5
-    delta: NonNegativeFloat = 0.0
+    evaluations: PositiveInt = Field(5, description="Evaluations in a row without improvement.")
+    delta: NonNegativeFloat = Field(0.0, description="What counts as improvement.")
 
 
 class Stop(Options):
-    """When to stop: whichever comes first. `steps` are environment steps; `seconds` lies outside exactness."""
+    """When to stop: whichever comes first."""
 
-    updates: PositiveInt | None = None
-    epochs: PositiveFloat | None = None
-    samples: PositiveInt | None = None
-    tokens: PositiveInt | None = None
-    steps: PositiveInt | None = None
-    seconds: PositiveFloat | None = None
-    loss_below: float | None = None
-    goal: Goal | None = None
-    patience: Patience | None = None
+    updates: PositiveInt | None = Field(None, description="After so many updates.")
+    epochs: PositiveFloat | None = Field(None, description="After so many passes over the data.")
+    samples: PositiveInt | None = Field(None, description="After so many samples.")
+    tokens: PositiveInt | None = Field(None, description="After so many tokens.")
+    steps: PositiveInt | None = Field(None, description="After so many environment steps.")
+    seconds: PositiveFloat | None = Field(None, description="After so much training time; lies outside exactness.")
+    loss_below: float | None = Field(None, description="Once the training loss is below this.")
+    goal: Goal | None = Field(None, description="Once an evaluation's metric is good enough.")
+    patience: Patience | None = Field(None, description="Once the monitored metric no longer improves.")
 
 
 class StepOverride(Options):
     """Other settings for one named step of a multi-step objective (critic, actor, ...)."""
 
-    lr: PositiveFloat | None = None
+    lr: PositiveFloat | None = Field(None, description="The step's own learning rate.")
 
 
 class Learn(Options):
-    """How the engine updates weights. `batch` is items per update over all ranks; `microbatch` splits it."""
+    """How the engine updates weights."""
 
-    batch: PositiveInt = 32
-    microbatch: PositiveInt | None = None
-    lr: PositiveFloat = 1e-3
-    optimizer: Options | None = None
-    schedule: Options | None = None
-    clip: PositiveFloat | None = None
-    l1: NonNegativeFloat = 0.0
-    l2: NonNegativeFloat = 0.0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    compile: Literal["auto", "on", "off"] = "auto"
-    device: str = "auto"
-    threads: PositiveInt | None = None
-    max_nonfinite: PositiveInt = 5
-    steps: dict[str, StepOverride] = {}
-    stop: Stop = Stop(epochs=10)
+    batch: PositiveInt = Field(32, description="Items per update, over all ranks.")
+    microbatch: PositiveInt | None = Field(
+        None, description="Items that go through the model at once; gradients add up to the same update."
+    )
+    lr: PositiveFloat = Field(1e-3, description="Learning rate, before the schedule.")
+    optimizer: Annotated[Options, OneOf("optimizer")] | None = Field(None, description="By default adamw.")
+    schedule: Annotated[Options, OneOf("schedule")] | None = Field(
+        None, description="The learning rate's course; by default constant."
+    )
+    clip: PositiveFloat | None = Field(
+        None, description="Largest norm of a step's gradient; longer ones are shortened."
+    )
+    l1: NonNegativeFloat = Field(0.0, description="Weight of the sum of absolute weights, added to the loss.")
+    l2: NonNegativeFloat = Field(0.0, description="Weight of the sum of squared weights, added to the loss.")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="Precision of the forward and backward pass; bf16 keeps fp32 masters of the weights."
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="Compile the update; `auto` weighs the time it takes against the run's length."
+    )
+    device: str = Field("auto", description="`cpu`, `cuda`, ...; `auto` takes an accelerator where there is one.")
+    threads: PositiveInt | None = Field(None, description="Threads of one process; by default torch's choice.")
+    max_nonfinite: PositiveInt = Field(
+        5, description="Non-finite updates in a row after which the run ends in an error."
+    )
+    steps: dict[str, StepOverride] = Field({}, description="Settings of single steps, by the step's name.")
+    stop: Stop = Field(Stop(epochs=10), description="When to stop: whichever comes first.")
 
 
 class Evaluate(Options):
-    """When to evaluate, and which metric decides. `every` counts `unit`; None evaluates at the end only."""
+    """When to evaluate, and which metric decides."""
 
-    every: PositiveFloat | None = None
-    unit: Unit = "epochs"
-    monitor: str | None = None
-    mode: Literal["min", "max"] = "min"
-    episodes: PositiveInt = 20
-    seed: NonNegativeInt = 10_000
+    every: PositiveFloat | None = Field(None, description="How often, counted in `unit`; by default at the end only.")
+    unit: Unit = Field("epochs", description="What `every` counts.")
+    monitor: str | None = Field(None, description="The metric that decides which weights are best, and patience.")
+    mode: Literal["min", "max"] = Field("min", description="Whether a smaller or a larger metric is better.")
+    episodes: PositiveInt = Field(20, description="Episodes of one evaluation in an environment.")
+    seed: NonNegativeInt = Field(10_000, description="Seed of the evaluation's own environments.")
 
 
 class Checkpoint(Options):
-    """Checkpoints: every so many seconds or updates; the newest `keep` stay."""
+    """Checkpoints: every so many seconds or updates, and at the end."""
 
-    seconds: PositiveFloat | None = 60.0
-    updates: PositiveInt | None = None
-    keep: Annotated[int, Field(ge=1)] = 2
+    seconds: PositiveFloat | None = Field(60.0, description="Save every so many seconds.")
+    updates: PositiveInt | None = Field(None, description="Save every so many updates.")
+    keep: Annotated[int, Field(ge=1)] = Field(2, description="How many of the newest stay.")
 
 
 class Log(Options):
-    """What is logged: a line each `updates` updates, as JSON Lines and, where named, CSV and TensorBoard."""
+    """What is logged, and how often; always as JSON Lines."""
 
-    updates: PositiveInt = 50
-    csv: bool = False
-    tensorboard: bool = False
+    updates: PositiveInt = Field(50, description="A line each so many updates.")
+    csv: bool = Field(False, description="Also as CSV.")
+    tensorboard: bool = Field(False, description="Also as TensorBoard files.")
