@@ -1,0 +1,123 @@
+"""Delimited text: a header, then records of equal width, quoted as in RFC 4180; every value is kept as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from reinforge.data.values import Origin
+from reinforge.errors import DataError
+
+Columns = dict[str, pl.Series]
+
+
+def read_delimited(raw: bytes, name: str, delimiter: str, encoding: str = "utf-8") -> tuple[Columns, Origin]:
+    """Text columns of a delimited file, and the line each record starts at; an empty field is missing.
+
+    Blank lines are skipped. Raises DataError for bad encoding, an empty file, a doubled column name, a record of
+    another width or a broken quote.
+    """
+    text = decode(raw, name, encoding)
+    header, start = _header(text, name, delimiter)
+    columns = _plain_grid(text, header, start, delimiter)
+    if columns is not None:
+        return columns, Origin(name, "line", range(2, 2 + len(next(iter(columns.values())))))
+    return _records(text, name, header, delimiter)
+
+
+def decode(raw: bytes, name: str, encoding: str) -> str:
+    """The file's text without byte order mark. Raises DataError naming the line of the first bad byte."""
+    if not raw.strip(b" \t\r\n\xef\xbb\xbf"):
+        raise DataError("the file is empty", where=name, remedy="It needs a header and at least one row.")
+    try:
+        text = raw.decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
+    except UnicodeDecodeError as error:
+        utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+        guess = "utf-16" if utf16 else "latin-1"
+        line = 1 if utf16 else raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"byte {raw[error.start]:#04x} is not {encoding}",
+            where=f"{name}, line {line}",
+            remedy=f"Save the file as UTF-8, or name its encoding in the recipe, for example `encoding: {guess}`.",
+        ) from error
+    except LookupError as error:
+        raise DataError(f"there is no encoding {encoding!r}", where=name) from error
+    return text.removeprefix("\ufeff")
+
+
+def unique_names(names: Sequence[str], where: str) -> list[str]:
+    """Names trimmed, `column_3` for one without a name. Raises DataError where two are equal."""
+    named = [name.strip() or f"column_{index}" for index, name in enumerate(names, 1)]
+    doubled = sorted({name for name in named if named.count(name) > 1})
+    if doubled:
+        raise DataError(f"column names are doubled: {', '.join(doubled)}", where=where, remedy="Rename one of them.")
+    return named
+
+
+def _header(text: str, name: str, delimiter: str) -> tuple[list[str], int]:
+    """Column names, and where the second line starts; 0 where the header spans several lines or isn't the first."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = next(record for record in reader if record)
+    except csv.Error as error:
+        raise DataError(f"the header can't be read: {error}", where=f"{name}, line {reader.line_num}") from error
+    end = text.find("\n") + 1
+    return unique_names(header, f"{name}, line {reader.line_num}"), end if reader.line_num == 1 else 0
+
+
+def _plain_grid(text: str, header: Sequence[str], start: int, delimiter: str) -> Columns | None:
+    """The fast way, for a file without quotes, blank lines and ragged rows; None where it is anything else."""
+    if start == 0 or '"' in text or "\r" in text.replace("\r\n", "\n") or not delimiter.isascii():
+        return None
+    body = text[start:].replace("\r\n", "\n").encode()
+    if not body:
+        return None
+    body += b"" if body.endswith(b"\n") else b"\n"
+    grid = np.frombuffer(body, np.uint8)
+    ends = np.flatnonzero(grid == ord("\n"))
+    if (np.diff(ends, prepend=-1) == 1).any():
+        return None
+    marks = np.flatnonzero(grid == ord(delimiter))
+    width = len(header)
+    if len(marks) != (width - 1) * len(ends):
+        return None
+    if width > 1:
+        last = marks.reshape(len(ends), width - 1)
+        if (last[:, -1] > ends).any() or (last[1:, 0] < ends[:-1]).any():
+            return None
+    frame = pl.read_csv(
+        body, has_header=False, separator=delimiter, quote_char=None, infer_schema=False, new_columns=list(header)
+    )
+    return {column: frame[column] for column in header}
+
+
+def _records(text: str, name: str, header: Sequence[str], delimiter: str) -> tuple[Columns, Origin]:
+    """The exact way: record by record."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    records: list[list[str]] = []
+    lines: list[int] = []
+    width, line = len(header), 1
+    try:
+        for record in reader:
+            if record:
+                if len(record) != width:
+                    raise DataError(
+                        f"{len(record)} values, but the header names {width} columns",
+                        where=f"{name}, line {line}",
+                        remedy=f"Mend the row, or state the right `delimiter` (it was {delimiter!r}).",
+                    )
+                records.append(record)
+                lines.append(line)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"the record can't be read: {error}", where=f"{name}, line {line}") from error
+    values = zip(*records[1:]) if len(records) > 1 else ([] for _ in header)
+    columns = {
+        column: pl.Series(column, [value or None for value in cells], dtype=pl.String)
+        for column, cells in zip(header, values)
+    }
+    return columns, Origin(name, "line", np.array(lines[1:], dtype=np.int64))

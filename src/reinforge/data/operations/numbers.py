@@ -1,0 +1,200 @@
+"""Operations on a block of numbers (n, k), each exact row by row: one row alone gives what it gives in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reinforge.data.values import Numbers
+from reinforge.errors import DataError, IntegrityError
+from reinforge.schema.fields import Number
+
+Array = NDArray[np.float64] | NDArray[np.int64]
+Arrays = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Indicate:
+    """Appends a column per index in `columns` (m,): 1 where that number is missing, else 0."""
+
+    kind: ClassVar[str] = "indicate"
+    version: ClassVar[int] = 1
+    columns: NDArray[np.int64]
+
+    @classmethod
+    def fit(cls, block: Numbers, fields: Sequence[Number]) -> Indicate:
+        """The fields that ask for an indicator."""
+        return cls(np.array([index for index, field in enumerate(fields) if field.indicator], dtype=np.int64))
+
+    @classmethod
+    def load(cls, arrays: Arrays, width: int) -> Indicate:
+        """From stored arrays, for a block of `width` columns. Raises IntegrityError."""
+        (columns,) = _checked(cls.kind, arrays, {"columns": None}, np.int64)
+        if len(columns) and not (np.diff(columns, prepend=-1) > 0).all() | (columns[-1] >= width):
+            raise IntegrityError("columns are out of order or range", where="pipeline operation 'indicate'")
+        return cls(columns.astype(np.int64))
+
+    def arrays(self) -> Arrays:
+        """What `load` needs."""
+        return {"columns": self.columns}
+
+    def width(self, width: int) -> int:
+        """Columns after it."""
+        return width + len(self.columns)
+
+    def apply(self, block: Numbers) -> Numbers:
+        """(n, k) to (n, k + m)."""
+        return np.hstack([block, np.isnan(block[:, self.columns]).astype(np.float64)]) if len(self.columns) else block
+
+
+@dataclass(frozen=True)
+class Impute:
+    """Puts `fill` (k,) where a number is missing; NaN in `fill` leaves the column alone."""
+
+    kind: ClassVar[str] = "impute"
+    version: ClassVar[int] = 1
+    fill: Numbers
+
+    @classmethod
+    def fit(cls, block: Numbers, fields: Sequence[Number]) -> Impute:
+        """Mean, median or constant of the rows that are there. Raises DataError where none is."""
+        fill = np.full(block.shape[1], np.nan)
+        for index, field in enumerate(fields):
+            if field.missing == "constant" and field.constant is not None:
+                fill[index] = field.constant
+            elif field.missing in ("mean", "median"):
+                there = block[:, index]
+                there = there[~np.isnan(there)]
+                if len(there) == 0:
+                    raise DataError(
+                        f"no training row has a value, so there is no {field.missing} to impute",
+                        where=f"column {field.name!r}",
+                        remedy="Drop the column, or impute a constant.",
+                    )
+                with np.errstate(over="ignore", invalid="ignore"):
+                    fill[index] = np.mean(there) if field.missing == "mean" else np.median(there)
+        _finite(fill, fields, "mean or median")
+        return cls(fill)
+
+    @classmethod
+    def load(cls, arrays: Arrays, width: int) -> Impute:
+        """From stored arrays, for a block of `width` columns. Raises IntegrityError."""
+        (fill,) = _checked(cls.kind, arrays, {"fill": width}, np.float64)
+        if np.isinf(fill).any():
+            raise IntegrityError("a fill value is infinite", where="pipeline operation 'impute'")
+        return cls(fill.astype(np.float64))
+
+    def arrays(self) -> Arrays:
+        """What `load` needs."""
+        return {"fill": self.fill}
+
+    def width(self, width: int) -> int:
+        """Columns after it."""
+        return width
+
+    def apply(self, block: Numbers) -> Numbers:
+        """(n, k) to (n, k)."""
+        return np.where(np.isnan(block), self.fill, block)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """(x - shift) / scale by column, both (k,); `scale` is never 0: a constant column is only shifted."""
+
+    kind: ClassVar[str] = "scale"
+    version: ClassVar[int] = 1
+    shift: Numbers
+    scale: Numbers
+
+    @classmethod
+    def fit(cls, block: Numbers, fields: Sequence[Number]) -> Scale:
+        """Mean and standard deviation (ddof 0), or minimum and range; columns beyond the fields (indicators) stay."""
+        shift, scale = np.zeros(block.shape[1]), np.ones(block.shape[1])
+        for index, field in enumerate(fields):
+            there = block[:, index]
+            there = there[~np.isnan(there)]
+            if len(there) == 0 or field.scale == "none":
+                continue
+            with np.errstate(over="ignore", invalid="ignore"):
+                if field.scale == "standard":
+                    shift[index], spread = np.mean(there), np.std(there)
+                    # Rounding alone leaves a deviation of this order in a constant column.
+                    constant = spread <= 10 * np.finfo(np.float64).eps * abs(shift[index])
+                else:
+                    shift[index], spread = np.min(there), np.max(there) - np.min(there)
+                    constant = spread == 0
+            scale[index] = 1.0 if constant else spread
+        _finite(shift, fields, "mean")
+        _finite(scale, fields, "spread")
+        return cls(shift, scale)
+
+    @classmethod
+    def load(cls, arrays: Arrays, width: int) -> Scale:
+        """From stored arrays, for a block of `width` columns. Raises IntegrityError."""
+        shift, scale = _checked(cls.kind, arrays, {"shift": width, "scale": width}, np.float64)
+        if not (np.isfinite(shift).all() and np.isfinite(scale).all() and (scale > 0).all()):
+            raise IntegrityError("shift or scale is not finite and positive", where="pipeline operation 'scale'")
+        return cls(shift.astype(np.float64), scale.astype(np.float64))
+
+    def arrays(self) -> Arrays:
+        """What `load` needs."""
+        return {"shift": self.shift, "scale": self.scale}
+
+    def width(self, width: int) -> int:
+        """Columns after it."""
+        return width
+
+    def apply(self, block: Numbers) -> Numbers:
+        """(n, k) to (n, k)."""
+        return (block - self.shift) / self.scale
+
+    def invert(self, block: Numbers) -> Numbers:
+        """(n, k) to (n, k), in the fields' own units."""
+        return block * self.scale + self.shift
+
+
+Operation = Indicate | Impute | Scale
+OPERATIONS: dict[str, type[Indicate] | type[Impute] | type[Scale]] = {c.kind: c for c in (Indicate, Impute, Scale)}
+
+
+def operation(kind: object, version: object, arrays: Arrays, width: int) -> Operation:
+    """A stored operation. Raises IntegrityError for an unknown kind or version, or arrays that don't fit."""
+    found = OPERATIONS.get(kind) if isinstance(kind, str) else None
+    if found is None or version != found.version:
+        known = ", ".join(f"{name} {c.version}" for name, c in OPERATIONS.items())
+        raise IntegrityError(
+            f"operation {kind!r} version {version!r} is not known",
+            where="pipeline",
+            remedy=f"This release has {known}.",
+        )
+    return found.load(arrays, width)
+
+
+def _finite(values: Numbers, fields: Sequence[Number], what: str) -> None:
+    bad = np.flatnonzero(
+        np.isinf(values[: len(fields)]) | (np.isnan(values[: len(fields)]) & (what != "mean or median"))
+    )
+    if len(bad):
+        raise DataError(
+            f"values are too large: their {what} is not finite",
+            where=f"column {fields[bad[0]].name!r}",
+            remedy="Rescale the column or drop it.",
+        )
+
+
+def _checked(kind: str, arrays: Arrays, lengths: Mapping[str, int | None], dtype: type[np.generic]) -> list[Array]:
+    where = f"pipeline operation {kind!r}"
+    if set(arrays) != set(lengths):
+        raise IntegrityError(f"it needs the arrays {sorted(lengths)}, not {sorted(arrays)}", where=where)
+    for name, length in lengths.items():
+        array = arrays[name]
+        if array.dtype != dtype or array.ndim != 1 or (length is not None and len(array) != length):
+            raise IntegrityError(
+                f"array {name!r} is {array.dtype} {array.shape}, not {np.dtype(dtype)} ({length or 'any'},)",
+                where=where,
+            )
+    return [arrays[name] for name in lengths]

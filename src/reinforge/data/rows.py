@@ -1,0 +1,158 @@
+"""JSON and frames in memory as columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from reinforge.data.delimited import Columns, unique_names
+from reinforge.data.values import MEMORY, Nulls, Origin, Unreadable, label
+from reinforge.errors import DataError
+
+Absent = Literal["error", "null"]
+NO_NULLS = Nulls(frozenset(), ())
+
+
+def read_json(text: str, name: str, *, lines: bool, absent: Absent = "error") -> tuple[Columns, Origin]:
+    """Columns of texts from a list of objects, or one object a line; numbers keep their spelling, as in a CSV file.
+
+    Raises DataError for malformed JSON, a row that is no object, a nested value, a doubled key, or (unless
+    `absent` is "null") a row that lacks a key which others have.
+    """
+    decoder = json.JSONDecoder(
+        object_pairs_hook=_object, parse_float=str, parse_int=str, parse_constant=str, strict=True
+    )
+    rows: list[Any] = []
+    places: list[int] = []
+    unit = "line" if lines else "element"
+    try:
+        if lines:
+            for place, line in enumerate(text.split("\n"), 1):
+                if line.strip():
+                    places.append(place)
+                    rows.append(decoder.decode(line.strip()))
+        else:
+            places = [0]
+            rows = decoder.decode(text.strip())
+            if not isinstance(rows, list):
+                raise DataError("the file holds no list of objects", where=name)
+            places = list(range(1, len(rows) + 1))
+    except json.JSONDecodeError as error:
+        line_number = places[-1] if lines else error.lineno
+        raise DataError(f"malformed JSON: {error.msg}", where=f"{name}, line {line_number}") from error
+    except RecursionError:
+        raise DataError("the JSON is nested too deeply for a table", where=name) from None
+    except _DoubledKey as error:
+        where = f"{name}, line {places[-1]}" if lines else name
+        raise DataError(f"key {error} is doubled in one object", where=where) from error
+    origin = Origin(name, unit, np.array(places, dtype=np.int64))
+    return columns_of_rows(rows, origin, absent), origin
+
+
+def columns_of_rows(rows: Sequence[Any], origin: Origin = MEMORY, absent: Absent = "error") -> Columns:
+    """Columns from mappings of names to values. Raises DataError with the row."""
+    if len(rows) == 0:
+        raise DataError("there are no rows", where=origin.at())
+    for index, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise DataError("a row must be an object of names and values", where=origin.at(index))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if absent == "error":
+        for index, row in enumerate(rows):
+            if len(row) != len(names):
+                lacking = next(name for name in names if name not in row)
+                raise DataError(
+                    f"key {lacking!r} is absent, but other rows have it",
+                    where=origin.at(index),
+                    remedy="Write null for a missing value, or set `absent: null` in the recipe.",
+                )
+    unique_names(names, origin.at())
+    return {name: _series(name, [row.get(name) for row in rows], origin) for name in names}
+
+
+def columns_of_memory(data: object, absent: Absent = "error") -> Columns:
+    """Columns from a polars or pandas frame, a mapping of names to columns, or a sequence of mappings.
+
+    Raises DataError for anything else, for columns of different lengths, nested values or doubled names.
+    """
+    if isinstance(data, pl.LazyFrame):
+        data = data.collect()
+    if isinstance(data, pl.DataFrame):
+        return {name: data[name] for name in unique_names(data.columns, "data frame")}
+    if type(data).__module__.partition(".")[0] == "pandas":
+        return _pandas(data)
+    if isinstance(data, Mapping):
+        names = [str(name) for name in data]
+        unique_names(names, "data")
+        columns = {str(name): _series(str(name), values) for name, values in data.items()}
+        lengths = {name: len(series) for name, series in columns.items()}
+        if len(set(lengths.values())) > 1:
+            listing = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+            raise DataError(f"columns have different lengths ({listing})", where="data")
+        return columns
+    if isinstance(data, Sequence) and not isinstance(data, (str, bytes)):
+        return columns_of_rows(data, MEMORY, absent)
+    raise DataError(
+        f"{type(data).__name__} is not a table",
+        remedy="Pass a file name, a polars or pandas frame, a dict of columns or a list of dicts.",
+    )
+
+
+class _DoubledKey(Exception):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _DoubledKey(repr(next(key for key in keys if keys.count(key) > 1)))
+    return row
+
+
+def _series(name: str, values: Any, origin: Origin = MEMORY) -> pl.Series:
+    """Floats and integers as they are; anything else as the text that a file would hold."""
+    if isinstance(values, pl.Series):
+        return values.alias(name)
+    if isinstance(values, np.ndarray):
+        if values.ndim != 1:
+            raise DataError(f"an array of {values.ndim} dimensions is not a column", where=origin.at(column=name))
+        if values.dtype.kind in "fiub" and values.dtype.itemsize <= 8 and values.dtype != np.float16:
+            return pl.Series(name, values)
+    values = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    kinds = {type(value) for value in values} - {type(None)}
+    if kinds == {float} or kinds == {bool}:
+        return pl.Series(name, values)
+    if kinds == {int} and all(value is None or abs(value) < 2**63 for value in values):
+        return pl.Series(name, values, dtype=pl.Int64)
+    texts: list[str | None] = []
+    for index, value in enumerate(values):
+        try:
+            texts.append(str(value) if isinstance(value, float) else _text(value))
+        except Unreadable:
+            raise DataError(f"a {type(value).__name__} is no value of a table", where=origin.at(index, name)) from None
+    return pl.Series(name, texts, dtype=pl.String)
+
+
+def _text(value: object) -> str | None:
+    # A file's texts are kept as they stand; what means "missing" is the schema's business.
+    return value if isinstance(value, str) else label(value, NO_NULLS)
+
+
+def _pandas(frame: Any) -> Columns:
+    names = unique_names([str(name) for name in frame.columns], "data frame")
+    columns: Columns = {}
+    for index, name in enumerate(names):
+        column = frame.iloc[:, index]
+        if column.dtype.kind in "fiu" and isinstance(column.dtype, np.dtype):
+            columns[name] = pl.Series(name, column.to_numpy())
+        else:
+            absent = column.isna().to_numpy()
+            values = [None if gone else value for value, gone in zip(column.tolist(), absent)]
+            temporal = column.dtype.kind in "mM"
+            columns[name] = _series(name, [None if v is None else str(v) for v in values] if temporal else values)
+    return columns

@@ -1,0 +1,225 @@
+"""Single values and plain columns: one reading of numbers and labels for training and serving, files and JSON alike.
+
+A plain column is a list, a one-dimensional numpy array, or `Encoded`. Nothing here needs a table library, so that one
+request costs microseconds; table readers only hand over the same values faster.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reinforge.errors import DataError
+
+Numbers = NDArray[np.float64]
+Codes = NDArray[np.int64]
+
+NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
+NOT_A_NUMBER = re.compile(r"[+-]?nan", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where rows come from, for error messages: a file's name, and each row's number in the unit that a person
+    counts in (`line`, `element`; `row` counts from 0)."""
+
+    name: str = ""
+    unit: str = "row"
+    places: NDArray[np.int64] | range | None = None
+
+    def at(self, row: int | None = None, column: str | None = None) -> str:
+        """ "penguins.csv, line 7, column 'sex'"."""
+        place = row if row is None or self.places is None else int(self.places[row])
+        parts = [self.name] if self.name else []
+        parts += [f"{self.unit} {place}"] if place is not None else []
+        parts += [f"column {column!r}"] if column is not None else []
+        return ", ".join(parts) or "data"
+
+
+MEMORY = Origin()
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A column with repeated values: row i holds `values[codes[i]]`. `codes`: (n,) int64, or uint32."""
+
+    values: Sequence[Any]
+    codes: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def take(self, rows: Codes) -> Encoded:
+        """Those rows, in that order."""
+        return Encoded(self.values, self.codes[rows])
+
+
+Column = list[Any] | tuple[Any, ...] | NDArray[Any] | Encoded
+
+
+@dataclass(frozen=True)
+class Nulls:
+    """What means "missing": texts, compared after trimming, and the numbers that some of these texts denote."""
+
+    texts: frozenset[str]
+    numbers: tuple[float, ...]
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Nulls:
+        """From a schema's `nulls`."""
+        return cls(frozenset(texts), tuple(float(text) for text in texts if NUMBER.fullmatch(text)))
+
+
+class Unreadable(ValueError):
+    """A value that can't be what its field wants; the column's reader adds where it stands."""
+
+
+def number(value: object, nulls: Nulls) -> float:
+    """A finite or infinite double; NaN where the value means "missing". Raises Unreadable.
+
+    Texts are decimal numbers in ASCII digits; true and false are no numbers. Integers beyond 2**53 are rounded.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        if text in nulls.texts or NOT_A_NUMBER.fullmatch(text):
+            return math.nan
+        if not NUMBER.fullmatch(text) and not INFINITE.fullmatch(text):
+            raise Unreadable(f"{_shown(value)} is not a number")
+        result = float(text)
+    elif isinstance(value, (float, int, np.floating, np.integer)) and not isinstance(value, bool):
+        try:
+            result = float(value)
+        except OverflowError:
+            result = math.inf
+    elif value is None:
+        return math.nan
+    else:
+        raise Unreadable(f"{_shown(value)} is not a number")
+    return math.nan if result in nulls.numbers else result + 0.0  # -0 is 0, as a JSON integer has no negative zero
+
+
+def label(value: object, nulls: Nulls) -> str | None:
+    """The text of a label, trimmed; None where the value means "missing". Raises Unreadable.
+
+    Numbers read as JSON writes them, true and false in lower case.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+    elif value is None:
+        return None
+    elif isinstance(value, (bool, np.bool_)):
+        text = "true" if value else "false"
+    elif isinstance(value, (int, np.integer)):
+        text = str(int(value))
+    elif isinstance(value, (float, np.floating)):
+        if not math.isfinite(value):
+            if math.isnan(value):
+                return None
+            raise Unreadable(f"{_shown(value)} is not a label")
+        text = repr(float(value))
+    else:
+        raise Unreadable(f"{_shown(value)} is not a label")
+    return None if text in nulls.texts else text
+
+
+def alike(text: str) -> str:
+    """One spelling for texts that different writers use for one value: 1.0 and 1, True and true."""
+    if NUMBER.fullmatch(text):
+        value = float(text)
+        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    return text.lower() if text in ("True", "TRUE", "False", "FALSE") else text
+
+
+class Vocabulary:
+    """Finds codes by label text: as it is spelled, else by its one other spelling where that is unambiguous."""
+
+    def __init__(self, labels: Sequence[str], first: int = 0) -> None:
+        self.exact = {text: first + index for index, text in enumerate(labels)}
+        spellings: dict[str, int | None] = {}
+        for text, code in self.exact.items():
+            spelling = alike(text)
+            spellings[spelling] = None if spelling in spellings else code
+        self.other = {spelling: code for spelling, code in spellings.items() if code is not None}
+
+    def find(self, text: str) -> int | None:
+        """Its code, or None."""
+        code = self.exact.get(text)
+        return self.other.get(alike(text)) if code is None else code
+
+
+def read_numbers(column: Column, name: str, nulls: Nulls, origin: Origin = MEMORY) -> Numbers:
+    """A plain column as (n,) float64, NaN where missing. Raises DataError with the row and the value."""
+    if isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype.kind in "fiu":
+        values = column.astype(np.float64) + 0.0
+        for null in nulls.numbers:
+            values[values == null] = math.nan
+        return values
+    read: Numbers = _by_value(column, name, lambda value: number(value, nulls), np.float64, origin)
+    return read
+
+
+def read_codes(column: Column, name: str, code: Callable[[object], int], origin: Origin = MEMORY) -> Codes:
+    """A plain column as (n,) int64 codes; `code` raises Unreadable. Raises DataError with the row and the value."""
+    if isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype.kind in "iub":
+        values, codes = np.unique(column, return_inverse=True)
+        column = Encoded(values.tolist(), codes.reshape(-1))
+    read: Codes = _by_value(column, name, code, np.int64, origin)
+    return read
+
+
+def take(column: Column, rows: Codes) -> Column:
+    """Those rows of a plain column, in that order."""
+    if isinstance(column, Encoded):
+        return column.take(rows)
+    if isinstance(column, np.ndarray):
+        return column[rows]
+    return [column[row] for row in rows]
+
+
+def _by_value(column: Column, name: str, read: Callable[[object], Any], dtype: type[Any], origin: Origin) -> Any:
+    values = column.values if isinstance(column, Encoded) else column
+    if isinstance(values, np.ndarray):
+        if values.ndim != 1 or values.dtype.kind in "cmMV":
+            shape = f"an array of {values.dtype} with {values.ndim} dimensions"
+            raise DataError(f"{shape} is not a column of values", where=origin.at(column=name))
+        values = values.tolist()
+    try:
+        read_values = np.array([read(value) for value in values], dtype)
+    except Unreadable:
+        raise _first_unreadable(column, values, name, read, origin) from None
+    return read_values[column.codes] if isinstance(column, Encoded) else read_values
+
+
+def _first_unreadable(
+    column: Column, values: Sequence[Any], name: str, read: Callable[[object], Any], origin: Origin
+) -> DataError:
+    problems: dict[int, str] = {}
+    for index, value in enumerate(values):
+        try:
+            read(value)
+        except Unreadable as error:
+            problems[index] = str(error)
+    row = next(iter(problems)) if problems else 0
+    problem = problems.get(row, "")
+    if isinstance(column, Encoded):
+        bad = np.flatnonzero(np.isin(column.codes, list(problems)))
+        if len(bad) == 0:  # a value that no row holds
+            return DataError(problem, where=origin.at(column=name))
+        row, problem = int(bad[0]), problems[int(column.codes[bad[0]])]
+    return DataError(
+        problem,
+        where=origin.at(row, name),
+        remedy="Mend the value, or state what it means: `nulls`, or another `kind`, for this field in the recipe.",
+    )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
