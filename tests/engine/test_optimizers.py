@@ -1,0 +1,184 @@
+"""Optimisers, schedules, penalties, clipping and precision against torch.optim and closed forms."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from tests.engine.problems import Rows, Squares, engine, network, rows
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
+
+from reinforge.core.contracts import Clock
+from reinforge.engine.options import (
+    AdamOptions,
+    AdamWOptions,
+    ConstantOptions,
+    CosineOptions,
+    LinearOptions,
+    OptimizerOptions,
+    RMSpropOptions,
+    ScheduleOptions,
+    SGDOptions,
+)
+from reinforge.errors import RecipeError
+from reinforge.recipe.sections import Stop
+from reinforge.registry import REGISTRY
+
+CASES: list[tuple[OptimizerOptions, type[torch.optim.Optimizer], dict[str, Any]]] = [
+    (SGDOptions(), torch.optim.SGD, {}),
+    (SGDOptions(momentum=0.9, nesterov=True, weight_decay=0.1), torch.optim.SGD,
+     {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    (AdamOptions(weight_decay=0.1, eps=1e-5), torch.optim.Adam, {"weight_decay": 0.1, "eps": 1e-5}),
+    (AdamWOptions(betas=(0.8, 0.9)), torch.optim.AdamW, {"betas": (0.8, 0.9), "weight_decay": 0.01}),
+    (RMSpropOptions(momentum=0.5, centered=True), torch.optim.RMSprop, {"momentum": 0.5, "centered": True}),
+]  # fmt: skip
+
+
+def by_hand(model: nn.Module, optimizer: torch.optim.Optimizer, updates: int, batch: int = 8, **more: Any) -> nn.Module:
+    """The plain loop that the engine must equal."""
+    source, clock = Rows(rows(), batch), Clock()
+    for _ in range(updates):
+        b: Any = source.next(clock)
+        b = b.batch
+        optimizer.zero_grad()
+        loss = (model(b["x"])[:, 0] - b["y"]).square().mean()
+        if "l1" in more:
+            loss = loss + more["l1"] * sum(p.abs().sum() for p in model.parameters() if p.ndim > 1)
+        if "l2" in more:
+            loss = loss + more["l2"] * sum(p.square().sum() for p in model.parameters() if p.ndim > 1)
+        loss.backward()
+        if "clip" in more:
+            nn.utils.clip_grad_norm_(model.parameters(), more["clip"])
+        optimizer.step()
+        if "scheduler" in more:
+            more["scheduler"].step()
+    return model
+
+
+def assert_close(a: nn.Module, b: nn.Module, tolerance: float = 2e-6) -> None:
+    for (name, x), y in zip(a.state_dict().items(), b.state_dict().values()):
+        torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize(("options", "torch_class", "settings"), CASES)
+def test_equals_torch_optim(options: OptimizerOptions, torch_class: Any, settings: dict[str, Any]) -> None:
+    one = engine(network(), learn={"optimizer": options, "lr": 0.01})
+    one.run()
+    two = network()
+    settings = dict(settings)
+    weight_decay = settings.pop("weight_decay", 0.0)
+    groups = [
+        {"params": [p for p in two.parameters() if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in two.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    by_hand(two, torch_class(groups, lr=0.01, **settings), 20)
+    assert_close(one.learner.model, two)  # type: ignore[arg-type]
+
+
+def test_decay_of_all_weights() -> None:
+    one = engine(network(), learn={"optimizer": AdamWOptions(weight_decay=0.5, decay="all"), "lr": 0.01})
+    one.run()
+    two = network()
+    assert_close(one.learner.model, by_hand(two, torch.optim.AdamW(two.parameters(), 0.01, weight_decay=0.5), 20))  # type: ignore[arg-type]
+
+
+def test_every_optimizer_is_compared() -> None:
+    assert {c.options for c in REGISTRY.all("optimizer")} == {type(options) for options, _, _ in CASES}
+
+
+def test_skips_on_device_where_found_inf() -> None:
+    """What an accelerator does without waiting: nothing moves, not even Adam's count."""
+    for options in (SGDOptions(momentum=0.9), AdamOptions(), AdamWOptions()):
+        one = engine(network(), learn={"optimizer": options})
+        one.run()
+        optimizer = one.updater.steps[0].optimizer
+        before = [t.clone() for t in (one.updater.steps[0].arena.weights, *_tensors(optimizer.state_dict()))]
+        optimizer.step(0.1, torch.tensor(1.0))
+        after = [one.updater.steps[0].arena.weights, *_tensors(optimizer.state_dict())]
+        assert all(torch.equal(x, y) for x, y in zip(before, after))
+        optimizer.step(0.1, torch.tensor(0.0))
+        assert not torch.equal(before[0], one.updater.steps[0].arena.weights)
+
+
+def _tensors(state: dict[str, Any]) -> list[torch.Tensor]:
+    return [value.clone() for value in state.values() if isinstance(value, torch.Tensor)]
+
+
+@pytest.mark.parametrize("penalty", [{"l1": 0.05}, {"l2": 0.05}, {"clip": 0.01}])
+def test_penalties_and_clipping(penalty: dict[str, float]) -> None:
+    one = engine(network(), learn={"optimizer": SGDOptions(), "lr": 0.05, **penalty})
+    one.run()
+    two = network()
+    by_hand(two, torch.optim.SGD(two.parameters(), 0.05), 20, **penalty)
+    assert_close(one.learner.model, two, 1e-5)  # type: ignore[arg-type]
+
+
+def test_clips_after_accumulation() -> None:
+    """Clipping each microbatch would give another update; penalties would count once per microbatch."""
+    whole = engine(network(), learn={"optimizer": SGDOptions(), "clip": 0.01, "l1": 0.1, "l2": 0.1})
+    parts = engine(network(), learn={"optimizer": SGDOptions(), "clip": 0.01, "l1": 0.1, "l2": 0.1, "microbatch": 2})
+    whole.run()
+    parts.run()
+    assert_close(whole.learner, parts.learner)
+
+
+def _factors(options: ScheduleOptions, updates: int) -> list[float]:
+    schedule = REGISTRY.build("schedule", options, Stop(updates=updates))
+    return [schedule(Clock(updates=i)) for i in range(updates)]
+
+
+def _torch_factors(make: Any, updates: int) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = make(optimizer)
+    found = []
+    for _ in range(updates):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_schedules_equal_torch() -> None:
+    assert _factors(ConstantOptions(), 5) == [1.0] * 5
+    line = _torch_factors(lambda o: LinearLR(o, 1.0, 0.1, 50), 50)
+    assert _factors(LinearOptions(floor=0.1), 50) == pytest.approx(line)
+    wave = _torch_factors(lambda o: CosineAnnealingLR(o, 50, 0.2), 50)
+    assert _factors(CosineOptions(floor=0.2), 50) == pytest.approx(wave)
+
+
+def test_warm_up_rises_to_the_rate_and_never_starts_at_zero() -> None:
+    found = _factors(CosineOptions(warmup=10), 40)
+    assert found[0] == pytest.approx(1 / 11)
+    assert all(a < b for a, b in zip(found[:10], found[1:11]))
+    assert found[10] == 1.0
+    assert found[25] == pytest.approx((1 + math.cos(math.pi / 2)) / 2)
+
+
+def test_a_schedule_without_horizon_is_refused() -> None:
+    with pytest.raises(RecipeError, match="schedule"):
+        REGISTRY.build("schedule", LinearOptions(), Stop(epochs=3))
+    assert REGISTRY.build("schedule", LinearOptions(unit="epochs"), Stop(epochs=4))(Clock(epochs=1)) == 0.75
+
+
+def test_bf16_keeps_fp32_masters() -> None:
+    """Pure bf16 loses updates below half a unit in the last place; masters add them up."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    data = {"x": torch.ones(8, 1), "y": torch.ones(8) * 0.99, "weight": torch.ones(8)}
+    one = engine(
+        model, updates=1000, source=Rows(data, 8), objective=_Half(),
+        learn={"optimizer": SGDOptions(), "lr": 1e-3, "precision": "bf16"},
+    )  # fmt: skip
+    one.run()
+    assert model.weight.dtype == torch.bfloat16
+    # One update moves the weight by 2e-5; half a unit of bf16 below 1 is 2e-3.
+    assert float(one.updater.steps[0].arena.masters[0]) == pytest.approx(0.99, abs=3e-3)
+    assert float(model.weight.detach()) < 1.0
+
+
+class _Half(Squares):
+    def loss(self, learner: Any, batch: Any, counts: Any) -> Any:
+        return super().loss(learner, {**batch, "x": batch["x"].bfloat16()}, counts)
