@@ -98,7 +98,7 @@ def network(features: int = 3, hidden: int = 8, seed: int = 0) -> nn.Module:
 
 
 def engine(model: nn.Module | None = None, *, batch: int = 8, updates: int = 20, **keywords: Any) -> Engine:
-    """An engine over the problem; keywords `learn` go into Learn, `objective` and `source` replace the problem's own."""
+    """An engine over the problem; keywords `learn` go into Learn; `objective` and `source` replace its own."""
     settings = {"batch": batch, "stop": Stop(updates=updates), **keywords.pop("learn", {})}
     objective = keywords.pop("objective", None) or Squares()
     source = keywords.pop("source", None) or Rows(rows(), batch)

@@ -1,4 +1,4 @@
-"""The loop: stopping, non-finite gradients, evaluation without trace, interruption, compilation, distribution of terms."""
+"""The loop: stopping, non-finite gradients, evaluation without trace, interruption, compilation."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_several_in_a_row_stop_the_run(tmp_path: Path) -> None:
         updates=8, source=Rows(data, 8), store=CheckpointStore(tmp_path), checkpoint=Checkpoint(updates=1, keep=9),
         learn={"max_nonfinite": 3},
     )  # fmt: skip
-    with pytest.raises(TrainingDiverged, match="3 updates in a row.*") as caught:
+    with pytest.raises(TrainingDiverged, match="3 updates in a row") as caught:
         one.run()
     assert str(tmp_path / "000000000005") in str(caught.value)
     assert one.clock.updates == 5

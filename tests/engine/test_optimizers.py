@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -152,7 +153,7 @@ def test_schedules_equal_torch() -> None:
 def test_warm_up_rises_to_the_rate_and_never_starts_at_zero() -> None:
     found = _factors(CosineOptions(warmup=10), 40)
     assert found[0] == pytest.approx(1 / 11)
-    assert all(a < b for a, b in zip(found[:10], found[1:11]))
+    assert all(a < b for a, b in itertools.pairwise(found[:11]))
     assert found[10] == 1.0
     assert found[25] == pytest.approx((1 + math.cos(math.pi / 2)) / 2)
 
