@@ -1,1 +1,190 @@
 """Options of the components of this room, free of torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from reinforge.recipe.component import OneOf
+from reinforge.registry import Options, register
+from reinforge.schema.schema import NULLS
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Held(Options):
+    """What is held back from training. A seed of None takes the run's."""
+
+    validation: Fraction = Field(0.15, description="Part of the rows for validation: stopping, selection, thresholds.")
+    test: Fraction = Field(0.15, description="Part of the rows for the final test.")
+    seed: NonNegativeInt | None = Field(None, description="Seed of the draw; by default the run's.")
+
+    @model_validator(mode="after")
+    def _something_left(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test leave nothing to train on")
+        return self
+
+
+class RandomSplit(Held):
+    """Rows drawn at random."""
+
+    kind: Literal["random"] = "random"
+
+
+class StratifiedSplit(Held):
+    """Rows drawn at random with each class in its proportion, to within one row."""
+
+    kind: Literal["stratified"] = "stratified"
+    by: str | None = Field(None, description="Column of the classes; by default the first target that is a category.")
+
+
+class GroupSplit(Held):
+    """Whole groups drawn at random: rows of one group are never on two sides."""
+
+    kind: Literal["group"] = "group"
+    column: str = Field(description="Column that names the group; it is no input.")
+
+
+class TimeSplit(Held):
+    """The latest rows are the test, those before them the validation; equal times stay on one side."""
+
+    kind: Literal["time"] = "time"
+    column: str = Field(description="Column of times: numbers, or dates as 2026-11-23 or 2026-11-23T20:00:00.")
+
+
+class GivenSplit(Options):
+    """A column says where each row belongs: train, validation or test."""
+
+    kind: Literal["given"] = "given"
+    column: str = Field(description="Column holding train, validation or test; it is no input.")
+
+
+class FoldSplit(Options):
+    """One fold of a cross-validation is the test; validation is drawn from the others."""
+
+    kind: Literal["folds"] = "folds"
+    folds: Annotated[int, Field(ge=2)] = Field(5, description="How many folds.")
+    fold: NonNegativeInt = Field(0, description="Which fold is the test, counted from 0.")
+    stratified: bool = Field(True, description="Each class in its proportion, by the first target that is a category.")
+    validation: Fraction = Field(0.15, description="Part of the other folds' rows for validation.")
+    seed: NonNegativeInt = Field(0, description="Seed of the folds, the same for every fold.")
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Self:
+        if self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} is not one of {self.folds}, counted from 0")
+        return self
+
+
+Split = Annotated[
+    RandomSplit | StratifiedSplit | GroupSplit | TimeSplit | GivenSplit | FoldSplit, Field(discriminator="kind")
+]
+
+
+class FieldOptions(Options):
+    """What overrules the inferred field of a column; what is left out is inferred."""
+
+    kind: Literal["number", "category"] | None = Field(None, description="Kind of field.")
+    low: float | None = Field(None, description="Number: smallest allowed value.")
+    high: float | None = Field(None, description="Number: largest allowed value.")
+    integer: bool | None = Field(None, description="Number: only whole ones.")
+    missing: Literal["mean", "median", "constant", "own", "drop", "mask", "error"] | None = Field(
+        None,
+        description="Missing values. Number: mean, median, constant, error; category: own (a class of its own), error; "
+        "target: drop (the row), mask (this target), error.",
+    )
+    constant: float | None = Field(None, description="Number: what `missing: constant` imputes.")
+    indicator: bool | None = Field(None, description="Number: add an input that is 1 where it was missing.")
+    scale: Literal["standard", "range", "none"] | None = Field(None, description="Number: how it is scaled.")
+    labels: tuple[str, ...] | None = Field(None, description="Category: labels in the order of their codes.")
+    unseen: Literal["unknown", "error"] | None = Field(None, description="Category: labels that training didn't see.")
+    rare: PositiveInt | None = Field(None, description="Category: labels seen in fewer rows share the unknown slot.")
+
+
+@register("data", "reinforge.data.prepared:prepare_table")
+class TableOptions(Options):
+    """A table: rows of typed columns, from a file, an installed package or memory."""
+
+    kind: Literal["table"] = "table"
+    path: str | None = Field(
+        None,
+        description="A file (.csv, .tsv, .json, .jsonl, .parquet), package:NAME/PATH for one in an installed package, or "
+        "sklearn:NAME. None where the data are given in Python.",
+    )
+    targets: dict[str, FieldOptions] = Field(
+        description="Columns to predict: a list of names, or names with what overrules their inferred fields."
+    )
+    inputs: tuple[str, ...] | None = Field(None, description="Columns to predict from; by default all the others.")
+    drop: tuple[str, ...] = Field((), description="Columns to leave out.")
+    fields: dict[str, FieldOptions] = Field({}, description="What overrules the inferred fields of input columns.")
+    split: Split = Field(StratifiedSplit(), description="How rows are held back for validation and test.")
+    nulls: tuple[str, ...] = Field(NULLS, description='Texts that mean "missing".')
+    absent: Literal["error", "null"] = Field(
+        "error", description="A column, or a key of a JSON row, that is not there: refuse, or count it as missing."
+    )
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        None, description="What separates values; by default told by the file's suffix."
+    )
+    encoding: str = Field("utf-8", description="Encoding of a text file.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _targets_by_name(cls, values: object) -> object:
+        if isinstance(values, dict):
+            targets = values.get("targets")
+            if isinstance(targets, str):
+                targets = [targets]
+            if isinstance(targets, (list, tuple)) and all(isinstance(name, str) for name in targets):
+                return values | {"targets": {name: {} for name in targets}}
+        return values
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> Self:
+        if not self.targets:
+            raise ValueError("targets: name at least one column to predict")
+        for name in self.targets:
+            if name in self.drop or name in (self.inputs or ()) or name in self.fields:
+                raise ValueError(f"{name!r} is a target, so it can't stand in inputs, fields or drop as well")
+        both = sorted(set(self.drop) & (set(self.inputs or ()) | set(self.fields)))
+        if both:
+            raise ValueError(f"{both[0]!r} stands in drop, and in inputs or fields as well")
+        return self
+
+
+@register("data", "reinforge.data.linear:prepare_linear")
+class LinearOptions(Options):
+    """Generated rows: y = weights . x + bias + noise, with standard normal x, moved by `shift`."""
+
+    kind: Literal["linear"] = "linear"
+    rows: PositiveInt = Field(100, description="How many rows.")
+    weights: tuple[float, ...] = Field((2.0, -3.4), min_length=1, description="One weight per feature.")
+    bias: float = Field(4.2, description="The constant term.")
+    noise: NonNegativeFloat = Field(0.01, description="Standard deviation of the normal noise added to y.")
+    shift: float = Field(0.0, description="Added to every feature, and to nothing else.")
+    seed: NonNegativeInt | None = Field(None, description="Seed of the rows; by default the run's.")
+    split: Split = Field(RandomSplit(validation=0.2, test=0.2), description="How rows are held back.")
+    scale: Literal["standard", "range", "none"] = Field("standard", description="How features and y are scaled.")
+
+
+@register("tokenizer", "reinforge.data.text:CharacterTokenizer.fit")
+class CharacterOptions(Options):
+    """One token per character of the training text; every other character is the unknown one."""
+
+    kind: Literal["character"] = "character"
+
+
+@register("data", "reinforge.data.text:prepare_text")
+class TextOptions(Options):
+    """One long text, split by position: the end of it is for validation."""
+
+    kind: Literal["text"] = "text"
+    path: str | None = Field(None, description="A text file in UTF-8; the named resource where null.")
+    resource: Literal["python-documentation"] = Field(
+        "python-documentation", description="A text that is there without a download: Python's own documentation."
+    )
+    tokenizer: Annotated[Options, OneOf("tokenizer")] = Field(
+        CharacterOptions(), description="How text becomes tokens; fitted on the training part."
+    )
+    validation: float = Field(0.1, gt=0, lt=1, description="Part of the text, at its end, kept for validation.")
