@@ -43,6 +43,9 @@ class SynchronousEnvironments:
     def signature(self) -> Signature:
         return self.codec.signature
 
+    def reseed(self, seed: int) -> None:
+        self._seed = seed
+
     def reset(self) -> Array:
         return np.stack([self._begin(index, episode=0) for index in range(self.count)])
 

@@ -49,6 +49,10 @@ class Environments(Protocol):
         """Begin the first episodes: observations (n, *shape)."""
         ...
 
+    def reseed(self, seed: int) -> None:
+        """Take another seed, from the next reset on."""
+        ...
+
     def step(self, action: Array) -> Transition:
         """Take actions (n,) int64 or (n, size) float32. Raises EnvironmentFault where the contract is broken."""
         ...
@@ -87,6 +91,9 @@ class NativeEnvironments:
     def signature(self) -> Signature:
         return self.codec.signature
 
+    def reseed(self, seed: int) -> None:
+        self._seed = seed
+
     def reset(self) -> Array:
         moment = "in reset"
         try:
@@ -94,7 +101,7 @@ class NativeEnvironments:
         except Exception as error:  # a user's environment may raise anything
             raise self.codec.fault(f"it raised {type(error).__name__}: {error}", moment, "no exception") from error
         self._resetting = self._nothing
-        return self.codec.observations(observation, self.count, moment)
+        return self.codec.observations(observation, self.count, moment).copy()
 
     def step(self, action: Array) -> Transition:
         moment = "in step"
@@ -102,7 +109,8 @@ class NativeEnvironments:
             raw, reward, terminated, truncated, info = self._environment.step(self.codec.actions(action))
         except Exception as error:  # a user's environment may raise anything
             raise self.codec.fault(f"it raised {type(error).__name__}: {error}", moment, "no exception") from error
-        observation = self.codec.observations(raw, self.count, moment)
+        # A copy, since an environment may write its next observation into the same array.
+        observation = self.codec.observations(raw, self.count, moment).copy()
         reward = self.codec.rewards(reward, self.count, moment)
         terminated = self.codec.flags(terminated, self.count, "terminated", moment)
         truncated = self.codec.flags(truncated, self.count, "truncated", moment) & ~terminated

@@ -203,7 +203,7 @@ class ActorCritic(Policy):
 
 
 class SquashedGaussian(Policy):
-    """A normal distribution through tanh, scaled to the bounds: heads "action", and "mean" and "log_std" before tanh."""
+    """A normal distribution through tanh, scaled to the bounds: heads "action"; "mean" and "log_std" before tanh."""
 
     def __init__(self, options: SquashedGaussianOptions, signature: Signature) -> None:
         super().__init__(signature, options.normalise)

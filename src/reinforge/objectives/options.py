@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from reinforge.models.options import ComposedOptions, MLPOptions
 from reinforge.recipe.component import OneOf
@@ -31,3 +31,61 @@ class GANOptions(Options):
         ComposedOptions(body=MLPOptions(sizes=(128, 128), activation="leaky-relu", norm="layer")),
         description="The model that tells real from generated.",
     )
+
+
+@register("objective", "reinforge.objectives.language:Language")
+class LanguageOptions(Options):
+    """Predict the next token: the mean cross-entropy over the valid tokens of an update."""
+
+    kind: Literal["language"] = "language"
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+@register("objective", "reinforge.objectives.dqn:DQN")
+class DQNOptions(Options):
+    """Deep Q-learning, for discrete actions."""
+
+    kind: Literal["dqn"] = "dqn"
+    gamma: Fraction = Field(0.99, description="Discount per environment step.")
+    double: bool = Field(False, description="Double Q-learning: the network picks the action, the target values it.")
+    period: PositiveInt = Field(1, description="Updates between two moves of the target network.")
+    tau: Fraction = Field(0.005, description="How far the target moves to the network; 1 copies it.")
+    delta: PositiveFloat = Field(1.0, description="Where Huber's square turns into a line.")
+
+
+@register("objective", "reinforge.objectives.sac:SAC")
+class SACOptions(Options):
+    """Soft actor-critic, for continuous actions."""
+
+    kind: Literal["sac"] = "sac"
+    gamma: Fraction = Field(0.99, description="Discount per environment step.")
+    period: PositiveInt = Field(1, description="Updates between two moves of the target critics.")
+    tau: Fraction = Field(0.005, description="How far the target critics move to the critics.")
+    temperature: PositiveFloat = Field(1.0, description="Weight of the entropy, at the beginning where it adapts.")
+    adapt: bool = Field(True, description="Adapt the temperature to the target entropy.")
+    target_entropy: float | None = Field(
+        None, description="In nats, of actions in (-1, 1); minus the number of action dimensions where null."
+    )
+    critic_sizes: tuple[PositiveInt, ...] = Field((256, 256), min_length=1, description="Widths of each critic.")
+    critic_activation: Literal["relu", "leaky-relu", "gelu", "silu", "tanh"] = Field(
+        "relu", description="What follows each hidden layer of the critics."
+    )
+
+
+@register("objective", "reinforge.objectives.ppo:PPO")
+class PPOOptions(Options):
+    """Proximal policy optimisation, for all kinds of actions."""
+
+    kind: Literal["ppo"] = "ppo"
+    gamma: Fraction = Field(0.99, description="Discount per environment step.")
+    gae_lambda: Fraction = Field(0.95, description="Lambda of the advantage estimation.")
+    epochs: PositiveInt = Field(10, description="Passes over each rollout.")
+    minibatches: PositiveInt = Field(4, description="Updates per pass, each of an equal part of the sequences.")
+    clip: PositiveFloat = Field(0.2, description="How far from 1 the ratio of probabilities counts.")
+    clip_horizon: PositiveInt | None = Field(None, description="Environment steps over which the clip falls to 0.")
+    value_weight: NonNegativeFloat = Field(0.5, description="Weight of the value loss.")
+    entropy_weight: NonNegativeFloat = Field(0.0, description="Weight of the entropy bonus.")
+    kl_limit: PositiveFloat | None = Field(None, description="Divergence (nats) from which a rollout's updates end.")
+    normalise_advantages: bool = Field(True, description="Zero mean and unit deviation over each update.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from reinforge.registry import Options, register
 
@@ -25,4 +25,76 @@ class IterableOptions(Options):
     kind: Literal["iterable"] = "iterable"
     repeatable: bool | None = Field(
         None, description="Each pass gives the same batches, so resuming is exact; by default, where it is a sequence."
+    )
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class EpsilonOptions(Options):
+    """How often an action is drawn at random: a straight line over environment steps."""
+
+    start: Probability = Field(1.0, description="Probability of a random action at the beginning.")
+    end: Probability = Field(0.05, description="Probability of a random action from `steps` on.")
+    steps: PositiveInt = Field(10_000, description="Environment steps over which it falls.")
+
+
+class PrioritiesOptions(Options):
+    """Prioritised replay (Schaul et al., 2016)."""
+
+    alpha: Probability = Field(0.6, description="How much priorities count; 0 is uniform.")
+    beta: Probability = Field(0.4, description="Correction of the bias at the beginning; it rises to 1.")
+    beta_steps: PositiveInt = Field(100_000, description="Environment steps over which beta rises to 1.")
+    epsilon: PositiveFloat = Field(1e-6, description="Added to each error, so that nothing is forgotten.")
+
+
+@register("source", "reinforge.sources.replay:ReplaySource")
+class ReplayOptions(Options):
+    """Transitions that the newest policy collects, kept and sampled again and again (off-policy)."""
+
+    kind: Literal["replay"] = "replay"
+    capacity: PositiveInt = Field(100_000, description="Transitions kept; the oldest give way.")
+    learning_starts: NonNegativeInt = Field(1_000, description="Environment steps before the first update.")
+    updates_per_step: PositiveFloat = Field(1.0, description="Updates per environment step, at any number of copies.")
+    updates_per_round: PositiveInt = Field(
+        1, description="Updates between two looks at the newest weights; their batches are sampled at once."
+    )
+    n_step: PositiveInt = Field(1, description="Rewards summed before bootstrapping.")
+    epsilon: EpsilonOptions = Field(EpsilonOptions(), description="Random actions, for discrete actions.")
+    priorities: PrioritiesOptions | None = Field(None, description="Sample by priority instead of uniformly.")
+
+    @model_validator(mode="after")
+    def fixed_lag(self) -> Self:
+        if self.priorities is not None and self.updates_per_round != 1:
+            raise ValueError("priorities need updates_per_round: 1, since each update's errors decide what comes next")
+        return self
+
+
+@register("source", "reinforge.sources.rollout:RolloutSource")
+class RolloutOptions(Options):
+    """Stretches of experience of the newest policy, used once (on-policy)."""
+
+    kind: Literal["rollout"] = "rollout"
+    steps: PositiveInt = Field(128, description="Steps per copy of the environment and rollout.")
+    sequence: PositiveInt | None = Field(
+        None, description="Steps per sequence, a divisor of `steps`; by default all with a memory, 1 without."
+    )
+
+    @model_validator(mode="after")
+    def divisible(self) -> Self:
+        if self.steps % (self.sequence or 1):
+            raise ValueError(f"sequences of {self.sequence} steps do not divide {self.steps} steps")
+        return self
+
+
+@register("source", "reinforge.sources.tokens:TokenSource")
+class TokenOptions(Options):
+    """Blocks of a token stream, or whole documents packed into blocks."""
+
+    kind: Literal["tokens"] = "tokens"
+    block: PositiveInt = Field(64, description="Predicted tokens in a row; at most the model's context.")
+    order: Literal["sampled", "shuffled", "consecutive"] = Field(
+        "shuffled",
+        description="Streams: blocks from random places; blocks that tile the stream, from a new place in each epoch and "
+        "in a new order; or tiles in the order of the text. Documents: shuffled unless consecutive.",
     )

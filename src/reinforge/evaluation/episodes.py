@@ -1,0 +1,116 @@
+"""How well a policy acts: whole episodes in environments of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from reinforge.core import seeds
+from reinforge.core.contracts import Clock
+from reinforge.environments.build import build, is_native
+from reinforge.environments.options import EnvironmentOptions
+from reinforge.environments.vector import Environments
+from reinforge.models.policy import Policy, decode
+
+_MOST_COPIES = 256
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Returns float64 (n,) and lengths int64 (n,) of whole episodes."""
+
+    returns: np.ndarray[Any, Any]
+    lengths: np.ndarray[Any, Any]
+
+    def metrics(self) -> dict[str, float]:
+        """Mean, interquartile mean, deviation, least and greatest return; mean length; number of episodes."""
+        returns = self.returns
+        return {
+            "return": float(returns.mean()),
+            "return_iqm": interquartile_mean(returns),
+            "return_std": float(returns.std()),
+            "return_min": float(returns.min()),
+            "return_max": float(returns.max()),
+            "length": float(self.lengths.mean()),
+            "episodes": float(len(returns)),
+        }
+
+
+def interquartile_mean(values: np.ndarray[Any, Any]) -> float:
+    """The mean of the middle half; at the quartiles a value counts with the part that lies inside."""
+    n = len(values)
+    edges = np.clip((np.arange(n + 1) - n / 4) / (n / 2), 0, 1)
+    return float(np.sort(values) @ np.diff(edges))
+
+
+def play(policy: Policy, environments: Environments, episodes: int) -> Episodes:
+    """Act greedily from the beginning of `environments` until `episodes` whole episodes are done.
+
+    Each copy plays a fixed number of episodes, so long ones count as much as short ones.
+    """
+    copies = environments.count
+    quota = np.full(copies, episodes // copies) + (np.arange(copies) < episodes % copies)
+    returns: list[float] = []
+    lengths: list[int] = []
+    total, length = np.zeros(copies), np.zeros(copies, dtype=np.int64)
+    observation, start = environments.reset(), np.ones(copies, dtype=np.bool_)
+    device, output = policy.low.device, policy.output
+    state = policy.initial_state(copies)
+    remembers = state is not None
+    with torch.inference_mode():
+        while len(returns) < episodes:
+            inputs = {"observation": torch.from_numpy(observation).to(device)}
+            if remembers:
+                inputs["start"] = torch.from_numpy(start).to(device)
+            outputs, state = policy(inputs, state)
+            step = environments.step(decode(outputs, output).cpu().numpy())
+            observation, start = step.observation, step.start
+            total += np.where(step.valid, step.reward, 0)
+            length += step.valid
+            done = step.terminated | step.truncated
+            if done.any():
+                for index in np.flatnonzero(done & (quota > 0)).tolist():
+                    returns.append(float(total[index]))
+                    lengths.append(int(length[index]))
+                    quota[index] -= 1
+                total[done], length[done] = 0, 0
+    return Episodes(np.array(returns), np.array(lengths))
+
+
+class EpisodeEvaluator:
+    """Greedy episodes of the learner's model, with environments and seeds of its own.
+
+    Each evaluation has fresh episodes, given by (seed, name, updates so far); a `seed` apart from training's is the
+    caller's part. No global random state is touched.
+    """
+
+    def __init__(self, environment: EnvironmentOptions, *, episodes: int, seed: int, name: str = "evaluation") -> None:
+        self.environment, self.episodes, self.seed, self.name = environment, episodes, seed, name
+        self._environments: Environments | None = None
+
+    def evaluate(self, learner: nn.Module, clock: Clock) -> dict[str, float]:
+        """The metrics of `Episodes`, of `learner.model`, or of the learner itself where it is the policy."""
+        policy = learner if isinstance(learner, Policy) else learner.model
+        assert isinstance(policy, Policy)
+        return self.run(policy, str(clock.updates)).metrics()
+
+    def run(self, policy: Policy, which: str) -> Episodes:
+        """The episodes called `which`: the same name gives the same episodes."""
+        training = policy.training
+        policy.eval()
+        try:
+            with seeds.undisturbed():
+                if self._environments is None:
+                    self._environments = build(self.environment, seed=self.seed, count=self._copies())
+                self._environments.reseed(seeds.derive(self.seed, self.name, which))
+                return play(policy, self._environments, self.episodes)
+        finally:
+            policy.train(training)
+
+    def _copies(self) -> int:
+        # A vectorised environment costs hardly more for a hundred copies; single ones cost by the copy.
+        return min(self.episodes, _MOST_COPIES if is_native(self.environment) else self.environment.count)

@@ -1,0 +1,190 @@
+"""Proximal policy optimisation, with or without a memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from reinforge.core import batch as batches
+from reinforge.core.batch import Batch
+from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Term
+from reinforge.errors import ComponentError
+from reinforge.models.distributions import (
+    categorical_entropy,
+    categorical_log_prob,
+    gaussian_entropy,
+    gaussian_log_prob,
+)
+from reinforge.models.policy import ActorCritic
+from reinforge.objectives.options import PPOOptions
+from reinforge.objectives.returns import generalised_advantages, tensor
+from reinforge.schema.signature import Signature
+
+
+class PPOLearner(nn.Module):
+    """The actor-critic, and nothing beside it."""
+
+    def __init__(self, model: ActorCritic) -> None:
+        super().__init__()
+        self.model = model
+
+
+class PPO:
+    """The clipped surrogate, a value loss and an entropy bonus, over several epochs (Schulman et al., 2017).
+
+    A row is a sequence. Old log-probs come from the training forward, so the first ratio is 1. Advantages are
+    normalised over each update, across microbatches and ranks; not where it has one step only.
+    """
+
+    def __init__(self, options: PPOOptions, signature: Signature) -> None:
+        self.options = options
+
+    def build(self, model: nn.Module) -> nn.Module:
+        if not isinstance(model, ActorCritic):
+            raise ComponentError(f"PPO can't train a {type(model).__name__}", remedy="Use the model actor-critic.")
+        return PPOLearner(model)
+
+    def prepare(self, learner: nn.Module, experience: Experience) -> Experience:
+        """Old log-probs, values and advantages of a rollout with a row per environment; rows become sequences."""
+        assert isinstance(learner, PPOLearner)
+        model, rollout = learner.model, experience.batch
+        length = int(experience.extra["sequence"])
+        memory = experience.extra.get("memory")
+        observation, start = tensor(rollout, "observation"), tensor(rollout, "start")
+        value, log_prob, memories = [], [], []
+        state: Batch | None = None if memory is None else {"memory": memory}
+        for begin in range(0, observation.shape[1], length if memory is not None else observation.shape[1]):
+            stretch = slice(begin, begin + length) if memory is not None else slice(None)
+            if state is not None:
+                memories.append(tensor(state, "memory"))
+            outputs, state = model({"observation": observation[:, stretch], "start": start[:, stretch]}, state)
+            value.append(outputs["value"])
+            log_prob.append(_log_prob(model, outputs, tensor(rollout, "action")[:, stretch]))
+        values = torch.cat(value, 1)
+        advantage = generalised_advantages(
+            tensor(rollout, "reward"),
+            values,
+            _next_values(model, rollout, values, memory),
+            tensor(rollout, "terminated"),
+            tensor(rollout, "truncated"),
+            tensor(rollout, "valid"),
+            self.options.gamma,
+            self.options.gae_lambda,
+        )
+        columns = {
+            "observation": observation,
+            "start": start,
+            "valid": tensor(rollout, "valid"),
+            "action": tensor(rollout, "action"),
+            "log_prob": torch.cat(log_prob, 1),
+            "advantage": advantage,
+            "return": advantage + values,
+        }
+        rows: dict[str, Tensor] = {
+            name: column.reshape(-1, length, *column.shape[2:]) for name, column in columns.items()
+        }
+        if memories:
+            # (n, sequences, width) to one row per sequence, in the order of the columns above.
+            rows["memory"] = torch.stack(memories, 1).flatten(0, 1)
+        return dataclasses.replace(experience, batch=rows, extra={})
+
+    def updates(
+        self, experience: Experience, generator: torch.Generator, clock: Clock
+    ) -> Generator[Batch, Outcome, None]:
+        """Epochs of shuffled minibatches of whole sequences; ends early where the policy has moved too far."""
+        options, rows = self.options, batches.rows(experience.batch)
+        clip = options.clip
+        if options.clip_horizon is not None:
+            clip *= max(1.0 - clock.steps / options.clip_horizon, 0.0)
+        batch = {**experience.batch, "clip": torch.full((rows,), clip)}
+        for _ in range(options.epochs):
+            order = torch.randperm(rows, generator=generator)
+            for chosen in order.tensor_split(min(options.minibatches, rows)):
+                outcome = yield batches.select(batch, chosen)
+                if options.kl_limit is not None and float(outcome.means["ppo/kl"]) > options.kl_limit:
+                    return
+
+    def steps(self, learner: nn.Module) -> Sequence[Step]:
+        assert isinstance(learner, PPOLearner)
+        return [Step("ppo", list(learner.model.parameters()), self._loss)]
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Valid steps, and the sum and sum of squares of their advantages (double, since their difference is small)."""
+        valid = tensor(batch, "valid")
+        advantage = tensor(batch, "advantage").double() * valid
+        counts = dict.fromkeys(("policy", "value", "entropy", "kl", "clipped"), valid.sum())
+        return {**counts, "advantage_sum": advantage.sum(), "advantage_squares": advantage.square().sum()}
+
+    def after_update(self, learner: nn.Module, clock: Clock) -> None:
+        """Nothing follows an update."""
+
+    def _loss(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
+        assert isinstance(learner, PPOLearner)
+        options, model = self.options, learner.model
+        memory = batch.get("memory")
+        state: Batch | None = None if memory is None else {"memory": memory}
+        outputs, _ = model({"observation": batch["observation"], "start": batch["start"]}, state)
+        valid, advantage = tensor(batch, "valid"), tensor(batch, "advantage")
+        if options.normalise_advantages:
+            advantage = _normalised(advantage, counts)
+        logarithm = _log_prob(model, outputs, tensor(batch, "action")) - tensor(batch, "log_prob")
+        ratio = logarithm.exp()
+        clip = tensor(batch, "clip").unsqueeze(-1)
+        clipped = torch.clamp(ratio, 1 - clip, 1 + clip)
+        policy = -torch.minimum(ratio * advantage, clipped * advantage)
+        value = 0.5 * (outputs["value"] - tensor(batch, "return")).square()
+        entropy = _entropy(model, outputs)
+        with torch.no_grad():
+            kl = (ratio - 1 - logarithm) * valid
+            outside = ((ratio - 1).abs() > clip) & valid
+        return Loss(
+            {
+                "policy": Term((policy * valid).sum()),
+                "value": Term((value * valid).sum(), options.value_weight),
+                "entropy": Term((entropy * valid).sum(), -options.entropy_weight),
+                "kl": Term(kl.sum(), 0.0),
+                "clipped": Term(outside.sum().to(ratio.dtype), 0.0),
+            }
+        )
+
+
+def _normalised(advantage: Tensor, counts: Mapping[str, Tensor]) -> Tensor:
+    n = counts["policy"].double()
+    mean = counts["advantage_sum"] / n.clamp(min=1)
+    variance = (counts["advantage_squares"] - n * mean.square()).clamp(min=0) / (n - 1).clamp(min=1)
+    normalised = (advantage - mean.to(advantage.dtype)) / (variance.sqrt().to(advantage.dtype) + 1e-8)
+    return torch.where(n > 1, normalised, advantage)
+
+
+def _next_values(model: ActorCritic, rollout: Batch, values: Tensor, memory: Tensor | None) -> Tensor:
+    """The value of each step's true next observation: (n, time). The next row's value but where an episode was cut, or
+    the rollout ends; nothing is needed after a terminal state."""
+    final, start = tensor(rollout, "final_observation"), tensor(rollout, "start")
+    cut = tensor(rollout, "truncated").clone()
+    cut[:, -1] = True
+    following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
+    if memory is None:
+        following[cut] = model({"observation": final[cut]})[0]["value"]
+        return following
+    observation = tensor(rollout, "observation")
+    state: Batch | None = {"memory": memory}
+    for time in range(values.shape[1]):
+        _, state = model({"observation": observation[:, time], "start": start[:, time]}, state)
+        if cut[:, time].any():
+            ended = cut[:, time]
+            after, _ = model({"observation": final[:, time]}, state)
+            following[ended, time] = after["value"][ended]
+    return following
+
+
+def _log_prob(model: ActorCritic, outputs: Mapping[str, Tensor], action: Tensor) -> Tensor:
+    if model.discrete:
+        return categorical_log_prob(outputs["action"], action)
+    return gaussian_log_prob(outputs["mean"], outputs["log_std"], action)
+
+
+def _entropy(model: ActorCritic, outputs: Mapping[str, Tensor]) -> Tensor:
+    return categorical_entropy(outputs["action"]) if model.discrete else gaussian_entropy(outputs["log_std"])

@@ -1,0 +1,63 @@
+"""Returns and advantages, as functions of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+
+import torch
+from torch import Tensor
+
+from reinforge.core.batch import Batch, Leaf
+from reinforge.errors import ComponentError
+
+
+def discounted(rewards: Tensor, length: Tensor, terminated: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Sums of n-step rewards, and by what the value after them counts.
+
+    rewards (rows, n), 0 beyond `length` (rows,); terminated (rows,) of the last step. Gives float32 (rows,) each: the
+    sum of gamma^i r_i, and gamma^length, or 0 where a terminal state leaves nothing to come. A truncated episode goes
+    on in value, so it is not cut.
+    """
+    powers = gamma ** torch.arange(rewards.shape[1], dtype=rewards.dtype, device=rewards.device)
+    return rewards @ powers, (gamma ** length.to(rewards.dtype)) * (~terminated)
+
+
+def generalised_advantages(
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    valid: Tensor,
+    gamma: float,
+    lam: float,
+) -> Tensor:
+    """Generalised advantage estimation (Schulman et al., 2016): all (n, time), to (n, time).
+
+    `next_value` is the value of the true next observation of each step. A terminal state cuts the bootstrap; the end of
+    an episode, terminated or truncated, cuts the sum over lambda; steps that are not valid count nothing.
+    """
+    going = (~(terminated | truncated) & valid).to(reward.dtype)
+    errors = (reward + gamma * next_value * (~terminated) - value) * valid
+    advantage = torch.empty_like(errors)
+    running = torch.zeros_like(errors[:, 0])
+    for time in range(reward.shape[1] - 1, -1, -1):
+        running = errors[:, time] + gamma * lam * going[:, time] * running
+        advantage[:, time] = running
+    return advantage
+
+
+def summed(rows: MutableMapping[str, Leaf | Batch], gamma: float) -> tuple[Tensor, Tensor]:
+    """Take "rewards", "length" and "terminated" out of sampled rows, as `discounted` gives them."""
+    rewards, length, terminated = (tensor(rows, name) for name in ("rewards", "length", "terminated"))
+    for name in ("rewards", "length", "terminated"):
+        del rows[name]
+    return discounted(rewards, length, terminated, gamma)
+
+
+def tensor(batch: Batch, name: str) -> Tensor:
+    """The column of that name. Raises ComponentError where it is no tensor."""
+    value = batch.get(name)
+    if not isinstance(value, Tensor):
+        raise ComponentError(f"a batch has no tensor {name!r}", remedy="Use a source that fits the objective.")
+    return value

@@ -1,0 +1,168 @@
+"""Soft actor-critic."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Generator, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from reinforge.core import batch as batches
+from reinforge.core.batch import Batch
+from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Term
+from reinforge.errors import ComponentError
+from reinforge.models.activations import ACTIVATIONS
+from reinforge.models.distributions import tanh_gaussian_log_prob
+from reinforge.models.policy import Observation, SquashedGaussian
+from reinforge.objectives.options import SACOptions
+from reinforge.objectives.returns import summed, tensor
+from reinforge.schema.signature import Signature
+
+
+class TwinCritics(nn.Module):
+    """Two action values computed together: features (rows, f) and actions (rows, size) to (2, rows)."""
+
+    def __init__(self, features: int, actions: int, sizes: Sequence[int], activation: str) -> None:
+        super().__init__()
+        widths = [features + actions, *sizes, 1]
+        self.weights = nn.ParameterList(torch.empty(2, i, o) for i, o in pairwise(widths))
+        self.biases = nn.ParameterList(torch.zeros(2, 1, o) for o in widths[1:])
+        self.activation = ACTIVATIONS[activation]
+        for index, weight in enumerate(self.weights):
+            for critic in weight:
+                nn.init.orthogonal_(critic, math.sqrt(2) if index < len(widths) - 2 else 1.0)
+
+    def forward(self, features: Tensor, action: Tensor) -> Tensor:
+        x = torch.cat([features, action], -1).expand(2, -1, -1)
+        last = len(self.weights) - 1
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            x = torch.baddbmm(bias, x, weight)
+            if index < last:
+                x = self.activation(x)
+        return x.squeeze(-1)
+
+
+class SACLearner(nn.Module):
+    """The actor (deployed), twin critics, their targets, and the logarithm of the temperature."""
+
+    def __init__(self, model: SquashedGaussian, options: SACOptions) -> None:
+        super().__init__()
+        self.model = model
+        size = model.output.size
+        self.critics = TwinCritics(model.observation.features, size, options.critic_sizes, options.critic_activation)
+        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(options.temperature)))
+        self.log_temperature.requires_grad_(options.adapt)
+
+    @property
+    def observation(self) -> Observation:
+        """The model's own view of observations, shared with the critics."""
+        return self.model.observation
+
+    def act(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Reparameterised actions in learner space (rows, size), and their log-probs (rows,)."""
+        outputs, _ = self.model({"observation": observation})
+        latent = outputs["mean"] + outputs["log_std"].exp() * noise
+        return torch.tanh(latent), tanh_gaussian_log_prob(outputs["mean"], outputs["log_std"], latent)
+
+
+class SAC:
+    """Maximum-entropy actor-critic with twin critics and an adaptive temperature (Haarnoja et al., 2018).
+
+    Log-probs, and so the target entropy (minus the number of action dimensions by default), are of actions in (-1, 1):
+    the scaling to the environment's bounds is not in them. The buffer holds actions in (-1, 1) too.
+    """
+
+    def __init__(self, options: SACOptions, signature: Signature) -> None:
+        self.options = options
+        output = signature.outputs["action"]
+        if output.form != "continuous":
+            raise ComponentError("SAC needs continuous actions", where="objective", remedy="Use dqn.")
+        self.size = output.size
+        self.target_entropy = -float(output.size) if options.target_entropy is None else options.target_entropy
+
+    def build(self, model: nn.Module) -> nn.Module:
+        if not isinstance(model, SquashedGaussian):
+            raise ComponentError(f"SAC can't train a {type(model).__name__}", remedy="Use the model squashed-gaussian.")
+        return SACLearner(model, self.options)
+
+    def prepare(self, learner: nn.Module, experience: Experience) -> Experience:
+        """Sum the n-step rewards."""
+        rows = dict(experience.batch)
+        rows["reward"], rows["discount"] = summed(rows, self.options.gamma)
+        return dataclasses.replace(experience, batch=rows)
+
+    def updates(
+        self, experience: Experience, generator: torch.Generator, clock: Clock
+    ) -> Generator[Batch, Outcome, None]:
+        """The experience's updates, in order, with the noise of both actions."""
+        size = batches.rows(experience.batch) // int(experience.extra["updates"])
+        for batch in batches.split(experience.batch, size):
+            rows = batches.rows(batch)
+            noise = torch.randn(2, rows, self.size, generator=generator)
+            yield {**batch, "noise": noise[0], "next_noise": noise[1]}
+
+    def steps(self, learner: nn.Module) -> Sequence[Step]:
+        assert isinstance(learner, SACLearner)
+        steps = [
+            Step("critic", list(learner.critics.parameters()), self._critic),
+            Step("actor", list(learner.model.parameters()), self._actor),
+        ]
+        if self.options.adapt:
+            steps.append(Step("temperature", [learner.log_temperature], self._temperature))
+        return steps
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        rows = torch.tensor(batches.rows(batch))
+        return dict.fromkeys(("td", "policy", "temperature", "entropy"), rows)
+
+    @torch.no_grad()
+    def after_update(self, learner: nn.Module, clock: Clock) -> None:
+        """Move the targets by tau."""
+        assert isinstance(learner, SACLearner)
+        if clock.updates % self.options.period == 0:
+            targets: list[Tensor] = list(learner.targets.parameters())
+            critics: list[Tensor] = list(learner.critics.parameters())
+            torch._foreach_lerp_(targets, critics, self.options.tau)
+
+    def _critic(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
+        assert isinstance(learner, SACLearner)
+        observation, action = tensor(batch, "observation"), tensor(batch, "action")
+        following = tensor(batch, "next_observation")
+        with torch.no_grad():
+            next_action, log_prob = learner.act(following, tensor(batch, "next_noise"))
+            values = learner.targets(learner.observation(following), next_action).amin(0)
+            soft = values - learner.log_temperature.exp() * log_prob
+            goal = tensor(batch, "reward") + tensor(batch, "discount") * soft
+        errors = learner.critics(learner.observation(observation), action) - goal
+        each = 0.5 * errors.square().sum(0)
+        weight = batch.get("weight")
+        if isinstance(weight, Tensor):
+            each = each * weight
+        return Loss({"td": Term(each.sum())}, {"td": errors.detach().abs().mean(0)})
+
+    def _actor(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
+        assert isinstance(learner, SACLearner)
+        observation = tensor(batch, "observation")
+        action, log_prob = learner.act(observation, tensor(batch, "noise"))
+        value = learner.critics(learner.observation(observation), action).amin(0)
+        temperature = learner.log_temperature.detach().exp()
+        each = temperature * log_prob - value
+        weight = batch.get("weight")
+        if isinstance(weight, Tensor):
+            each = each * weight
+        return Loss({"policy": Term(each.sum()), "entropy": Term(-log_prob.detach().sum(), 0.0)})
+
+    def _temperature(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
+        assert isinstance(learner, SACLearner)
+        with torch.no_grad():
+            _, log_prob = learner.act(tensor(batch, "observation"), tensor(batch, "noise"))
+            surplus = -log_prob - self.target_entropy
+            weight = batch.get("weight")
+            if isinstance(weight, Tensor):
+                surplus = surplus * weight
+        return Loss({"temperature": Term(learner.log_temperature * surplus.sum())})

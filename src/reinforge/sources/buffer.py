@@ -1,0 +1,171 @@
+"""Transitions in preallocated arrays: a ring of segments, of which the full ones never change again."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+
+from reinforge.core.contracts import State
+from reinforge.core.sealed import Sealed
+from reinforge.environments.spaces import Codec
+from reinforge.environments.vector import Array, Transition
+from reinforge.errors import CheckpointError
+
+_SEGMENTS = 16
+
+
+class TransitionBuffer:
+    """The last `capacity` transitions, as the environments gave them: observations are raw, actions in learner space.
+
+    A transition's number counts all that were ever added; it lies at number modulo the ring's length. The ring is one
+    segment longer than the capacity, so that the oldest segment stays whole until nothing of it is alive. Rows of one
+    episode are chained: n-step returns follow the chain, which ends at an episode's end and at the newest row.
+    """
+
+    def __init__(self, capacity: int, codec: Codec, count: int) -> None:
+        self.capacity, self.count = capacity, count
+        self._segment = -(-capacity // _SEGMENTS)
+        self.length = self._segment * (_SEGMENTS + 1)
+        observation = ((self.length, *codec.observation_shape), codec.observation_dtype)
+        self._arrays: dict[str, Array] = {
+            "observation": np.zeros(*observation),
+            "action": np.zeros((self.length, *codec.action_shape), codec.action_dtype),
+            "reward": np.zeros(self.length, np.float32),
+            "next_observation": np.zeros(*observation),
+            "terminated": np.zeros(self.length, np.bool_),
+            "done": np.zeros(self.length, np.bool_),
+            "environment": np.zeros(self.length, np.int32),
+        }
+        self._successor = np.full(self.length, -1, np.int64)
+        self._latest = np.full(count, -1, np.int64)
+        self._sealed: dict[int, Sealed] = {}
+        self.total = 0
+
+    def __len__(self) -> int:
+        return min(self.total, self.capacity)
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest transition that is alive."""
+        return self.total - len(self)
+
+    def add(self, observation: Array, action: Array, transition: Transition) -> Array:
+        """Add the real transitions of one step from `observation` by `action` (n, ...): their numbers."""
+        done = transition.terminated | transition.truncated
+        rows: dict[str, Array] = {
+            "observation": observation,
+            "action": action,
+            "reward": transition.reward,
+            "next_observation": transition.final_observation,
+            "terminated": transition.terminated,
+            "done": done,
+            "environment": np.arange(self.count, dtype=np.int32),
+        }
+        if not transition.valid.all():
+            rows = {name: value[transition.valid] for name, value in rows.items()}
+        numbers = self.total + np.arange(len(rows["reward"]))
+        places = numbers % self.length
+        for name, value in rows.items():
+            self._arrays[name][places] = value
+        self.total += len(numbers)
+        self._successor[places] = -1
+        environments = rows["environment"]
+        before = self._latest[environments]
+        linked = before > self.total - self.length
+        self._successor[before[linked] % self.length] = places[linked]
+        self._latest[environments] = np.where(rows["done"], -1, numbers)
+        return numbers
+
+    def gather(self, numbers: Array, n_step: int) -> dict[str, Array]:
+        """The transitions (k,) with up to `n_step` rewards each.
+
+        `rewards` (k, n_step) are 0 beyond `length` (k,), the number of steps summed: it ends at the episode's end and
+        at the newest row. `next_observation` and `terminated` belong to the last of them.
+        """
+        first = numbers % self.length
+        last, arrays = first, self._arrays
+        rewards = np.zeros((len(numbers), n_step), np.float32)
+        rewards[:, 0] = arrays["reward"][first]
+        length = np.ones(len(numbers), np.int64)
+        for k in range(1, n_step):
+            following = self._successor[last]
+            goes = following >= 0
+            last = np.where(goes, following, last)
+            rewards[:, k] = np.where(goes, arrays["reward"][last], 0)
+            length += goes
+        return {
+            "observation": arrays["observation"][first],
+            "action": arrays["action"][first],
+            "rewards": rewards,
+            "length": length,
+            "next_observation": arrays["next_observation"][last],
+            "terminated": arrays["terminated"][last],
+        }
+
+    def newest(self, numbers: int) -> Array:
+        """The observations of the newest transitions, at most as many as are alive."""
+        places = np.arange(self.total - min(numbers, len(self)), self.total) % self.length
+        found: Array = self._arrays["observation"][places]
+        return found
+
+    def state_dict(self) -> State:
+        """Full segments sealed, hashed once; the open one copied."""
+        first, last = self.oldest // self._segment, self.total // self._segment
+        self._sealed = {k: v for k, v in self._sealed.items() if k >= first}
+        for segment in range(first, last):
+            if segment not in self._sealed:
+                self._sealed[segment] = self._seal(segment)
+        tail = slice(*self._places(last, self.total - last * self._segment))
+        return {
+            "total": self.total,
+            "first": first,
+            "sealed": [self._sealed[segment] for segment in range(first, last)],
+            "open": {name: array[tail].copy() for name, array in self._arrays.items()},
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore the rows and chain them again. Raises CheckpointError where their shapes are others."""
+        self.total = state["total"]
+        parts = [*(_arrays(sealed.tensors) for sealed in state["sealed"]), state["open"]]
+        self._successor[:], self._latest[:], self._sealed = -1, -1, {}
+        for offset, part in enumerate(parts):
+            segment = state["first"] + offset
+            start, stop = self._places(segment, len(part["reward"]))
+            for name, array in self._arrays.items():
+                if part[name].shape != array[start:stop].shape:
+                    raise CheckpointError(f"replayed {name} has shape {part[name].shape[1:]}, not {array.shape[1:]}")
+                array[start:stop] = part[name]
+            if offset < len(parts) - 1:
+                self._sealed[segment] = state["sealed"][offset]
+        self._chain(state["first"] * self._segment)
+
+    def _places(self, segment: int, rows: int) -> tuple[int, int]:
+        start = segment * self._segment % self.length
+        return start, start + rows
+
+    def _seal(self, segment: int) -> Sealed:
+        start, stop = self._places(segment, self._segment)
+        tensors = {name: torch.from_numpy(array[start:stop].copy()) for name, array in self._arrays.items()}
+        digest = hashlib.blake2b(digest_size=8)
+        for tensor in tensors.values():
+            digest.update(tensor.numpy().tobytes())
+        return Sealed(f"replay-{segment}-{digest.hexdigest()}", tensors)
+
+    def _chain(self, first: int) -> None:
+        numbers = np.arange(first, self.total)
+        places = numbers % self.length
+        environments, done = self._arrays["environment"][places], self._arrays["done"][places]
+        for environment in range(self.count):
+            mine = np.flatnonzero(environments == environment)
+            if len(mine) == 0:
+                continue
+            goes = ~done[mine[:-1]]
+            self._successor[places[mine[:-1][goes]]] = places[mine[1:][goes]]
+            self._latest[environment] = -1 if done[mine[-1]] else numbers[mine[-1]]
+
+
+def _arrays(tensors: Any) -> dict[str, Array]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}

@@ -1,0 +1,133 @@
+"""Steps environments with the newest policy, and keeps where they are."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reinforge.core.contracts import State
+from reinforge.core.seeds import derive
+from reinforge.environments.vector import Array, Environments, Transition
+from reinforge.models.policy import Policy
+from reinforge.sources.options import EpsilonOptions
+
+_RECENT = 100
+
+
+class Collector:
+    """Vector environments, the observation each waits at, the memory of the policy in each, and a generator of its own.
+
+    `steps` counts real transitions. Returns and lengths of the last 100 finished episodes are in `recent`.
+    """
+
+    def __init__(self, environments: Environments, seed: int) -> None:
+        self.environments = environments
+        self.count = environments.count
+        self.generator = np.random.default_rng(derive(seed, "actions"))
+        self.steps = 0
+        self.observation: Array = environments.reset()
+        self.start: Array = np.ones(self.count, dtype=np.bool_)
+        self.memory: dict[str, Tensor] = {}
+        self._return = np.zeros(self.count)
+        self._length = np.zeros(self.count, dtype=np.int64)
+        self.recent: deque[tuple[float, int]] = deque(maxlen=_RECENT)
+
+    @torch.no_grad()
+    def outputs(self, policy: Policy) -> dict[str, Tensor]:
+        """What the policy says of the present observations, carrying its memory on."""
+        device = policy.low.device
+        inputs = {"observation": torch.from_numpy(self.observation).to(device)}
+        if not self.memory:
+            self.memory = _tensors(policy.initial_state(self.count))
+        if self.memory:
+            inputs["start"] = torch.from_numpy(self.start).to(device)
+        outputs, state = policy(inputs, self.memory or None)
+        self.memory = _tensors(state)
+        return outputs  # type: ignore[no-any-return]
+
+    def greedy(self, policy: Policy, epsilon: float) -> Array:
+        """The best action, or with probability `epsilon`, drawn for each environment by itself, any: int64 (n,)."""
+        chosen = self.generator.random(self.count) < epsilon
+        action = self.generator.integers(policy.output.size, size=self.count)
+        if not chosen.all():
+            best = self.outputs(policy)["action"].argmax(-1).cpu().numpy()
+            np.copyto(action, best, where=~chosen)
+        return action
+
+    def sample(self, policy: Policy) -> Array:
+        """Actions in learner space, drawn from the policy."""
+        shape = (self.count, *policy.noise_shape())
+        noise = self.generator.random(shape) if policy.discrete else self.generator.standard_normal(shape)
+        outputs = self.outputs(policy)
+        action: Array = policy.sample(outputs, torch.from_numpy(noise).to(outputs["action"])).cpu().numpy()
+        return action
+
+    def uniform(self, policy: Policy) -> Array:
+        """Any action, in learner space."""
+        if policy.discrete:
+            return self.generator.integers(policy.output.size, size=self.count)
+        return self.generator.uniform(-1, 1, (self.count, policy.output.size)).astype(np.float32)
+
+    def step(self, policy: Policy, action: Array) -> Transition:
+        """Take actions given in learner space."""
+        if not policy.discrete:
+            action = policy.scale(torch.from_numpy(action).to(policy.low)).cpu().numpy()
+        transition = self.environments.step(action)
+        self.observation, self.start = transition.observation, transition.start
+        self.steps += int(np.count_nonzero(transition.valid))
+        self._return += np.where(transition.valid, transition.reward, 0.0)
+        self._length += transition.valid
+        done = transition.terminated | transition.truncated
+        if done.any():
+            for index in np.flatnonzero(done).tolist():
+                self.recent.append((float(self._return[index]), int(self._length[index])))
+            self._return[done], self._length[done] = 0, 0
+        return transition
+
+    def state_dict(self) -> State:
+        return {
+            "environments": self.environments.state_dict(),
+            "generator": self.generator.bit_generator.state,
+            "steps": self.steps,
+            "observation": self.observation.copy(),
+            "start": self.start.copy(),
+            "memory": {name: value.clone() for name, value in self.memory.items()},
+            "return": self._return.copy(),
+            "length": self._length.copy(),
+            "recent": [list(episode) for episode in self.recent],
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        self.environments.load_state_dict(state["environments"])
+        self.generator.bit_generator.state = state["generator"]
+        self.steps = state["steps"]
+        self.observation, self.start = np.array(state["observation"]), np.array(state["start"])
+        self.memory = {name: value.clone() for name, value in state["memory"].items()}
+        self._return, self._length = np.array(state["return"]), np.array(state["length"])
+        self.recent = deque([(value, length) for value, length in state["recent"]], maxlen=_RECENT)
+
+
+def epsilon_at(options: EpsilonOptions, steps: int) -> float:
+    """The probability of a random action after so many environment steps."""
+    return options.start + (options.end - options.start) * min(steps / options.steps, 1.0)
+
+
+def moments(observations: Array) -> dict[str, Any]:
+    """Count, mean and sum of squared differences of observations (n, *shape), as a normaliser takes them."""
+    values = observations.astype(np.float64)
+    mean = values.mean(0) if len(values) else np.zeros(values.shape[1:])
+    return {
+        "count": torch.tensor(float(len(values)), dtype=torch.float64),
+        "mean": torch.from_numpy(mean),
+        "squares": torch.from_numpy(np.square(values - mean).sum(0)),
+    }
+
+
+def _tensors(state: object) -> dict[str, Tensor]:
+    return (
+        {name: value for name, value in state.items() if isinstance(value, Tensor)} if isinstance(state, dict) else {}
+    )

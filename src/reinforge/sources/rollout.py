@@ -1,0 +1,100 @@
+"""On-policy experience: what the newest policy does for a while, used once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from reinforge.core.contracts import Clock, Experience, Outcome, Signal, State
+from reinforge.core.seeds import derive
+from reinforge.environments.build import build
+from reinforge.environments.options import EnvironmentOptions
+from reinforge.errors import ComponentError
+from reinforge.models.policy import Policy
+from reinforge.sources.collector import Collector, moments
+from reinforge.sources.options import RolloutOptions
+
+
+class RolloutSource:
+    """`steps` steps of every environment, one row per environment.
+
+    Columns (n, steps, ...): observation, action (learner space), reward, terminated, truncated, final_observation (what
+    each action truly led to), valid (False where the step only began an episode), start (the observation begins one).
+    `extra` holds `sequence` and, for a policy with memory, the memory (n, width) before the first step. Log-probs and
+    values of the acting pass are not among them: the objective takes its own from the training forward.
+    """
+
+    sharded = False
+
+    def __init__(self, options: RolloutOptions, *, environment: EnvironmentOptions, seed: int, batch: int = 0) -> None:
+        self.options = options
+        self.collector = Collector(build(environment, seed=derive(seed, "collect")), derive(seed, "collect"))
+        self.exact = self.collector.environments.exact
+        self._policy: Policy | None = None
+        self._seen: dict[str, Any] | None = None
+
+    def publish(self, learner: nn.Module, clock: Clock) -> None:
+        """Act with this learner's model from now on."""
+        model = learner.model
+        if not isinstance(model, Policy):
+            raise ComponentError(
+                f"a {type(model).__name__} can't act", remedy="Use a policy as model, actor-critic say."
+            )
+        self._policy = model
+
+    def next(self, clock: Clock) -> Experience | Signal:
+        policy = self._policy
+        if policy is None:
+            raise ComponentError("no policy was published before the first experience")
+        if policy.normaliser is not None and self._seen is not None:
+            # Only now: the last rollout was acted and learned with the statistics that stood before it.
+            policy.normaliser.update(**self._seen)
+        collector, steps = self.collector, self.options.steps
+        before, columns = collector.steps, _columns(collector, steps)
+        memory = {name: value.clone() for name, value in collector.memory.items()}
+        for time in range(steps):
+            columns["observation"][:, time] = collector.observation
+            columns["start"][:, time] = collector.start
+            action = collector.sample(policy)
+            transition = collector.step(policy, action)
+            columns["action"][:, time] = action
+            columns["reward"][:, time] = transition.reward
+            columns["terminated"][:, time] = transition.terminated
+            columns["truncated"][:, time] = transition.truncated
+            columns["final_observation"][:, time] = transition.final_observation
+            columns["valid"][:, time] = transition.valid
+        if policy.normaliser is not None:
+            self._seen = moments(columns["observation"].reshape(-1, *columns["observation"].shape[2:]))
+        taken = collector.steps - before
+        sequence = self.options.sequence or (steps if collector.memory else 1)
+        extra = {"sequence": torch.tensor(sequence)}
+        if collector.memory:
+            extra["memory"] = memory.get("memory", torch.zeros_like(collector.memory["memory"]))
+        batch = {name: torch.from_numpy(value) for name, value in columns.items()}
+        return Experience(batch, samples=taken, steps=taken, extra=extra)
+
+    def feedback(self, experience: Experience, outcome: Outcome) -> None:
+        """Nothing to learn from outcomes."""
+
+    def state_dict(self) -> State:
+        return {"collector": self.collector.state_dict(), "seen": self._seen}
+
+    def load_state_dict(self, state: State) -> None:
+        self.collector.load_state_dict(state["collector"])
+        self._seen = state["seen"]
+
+
+def _columns(collector: Collector, steps: int) -> dict[str, np.ndarray[Any, Any]]:
+    codec, n = collector.environments.codec, collector.count
+    observation = ((n, steps, *codec.observation_shape), codec.observation_dtype)
+    columns = {name: np.zeros((n, steps), np.bool_) for name in ("terminated", "truncated", "valid", "start")}
+    return {
+        "observation": np.zeros(*observation),
+        "action": np.zeros((n, steps, *codec.action_shape), codec.action_dtype),
+        "reward": np.zeros((n, steps), np.float32),
+        "final_observation": np.zeros(*observation),
+        **columns,
+    }
