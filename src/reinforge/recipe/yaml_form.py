@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -37,7 +36,7 @@ _Resolvers = dict[str, list[tuple[str, re.Pattern[str]]]]
 class _Loader(yaml.SafeLoader):
     """Composes nodes with this module's scalars, and refuses aliases: a few of them can stand for gigabytes."""
 
-    yaml_implicit_resolvers: ClassVar[_Resolvers] = {}
+    yaml_implicit_resolvers: _Resolvers = {}  # noqa: RUF012 - as in its base
 
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -49,7 +48,7 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Leaves a string bare only where both this YAML and YAML 1.1 read it as a string."""
 
-    yaml_implicit_resolvers: ClassVar[_Resolvers] = {
+    yaml_implicit_resolvers: _Resolvers = {  # noqa: RUF012 - as in its base
         key: list(value) for key, value in yaml.SafeDumper.yaml_implicit_resolvers.items()
     }
 
@@ -63,7 +62,14 @@ def _list(dumper: _Dumper, items: list[object]) -> Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=flow)
 
 
+def _text(dumper: _Dumper, text: str) -> Node:
+    """Unicode's other line breaks are folded away unless they are escaped, which only double quotes do."""
+    breaks = any(character in text for character in "\x85\u2028\u2029")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if breaks else None)
+
+
 _Dumper.add_representer(list, _list)
+_Dumper.add_representer(str, _text)
 
 for _tag, _pattern, _first in _SCALARS:
     for _class in (_Loader, _Dumper):
