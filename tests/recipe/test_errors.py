@@ -33,9 +33,8 @@ def message(tmp_path: Path, text: str, *overrides: str) -> str:
         ("batteries: 2", "cells: 2", "house.yaml:6: model.light.batteries: it is missing"),
         ("kind: torch", "kind: tork", "house.yaml:6: model.light.kind: there is no light called 'tork'\n"
                                       "  Did you mean 'torch'?"),
-        ("kind: torch", "kind: 3", "house.yaml:6: model.light: it needs a light,
-         by name or with its name under 'kind'\n"
-                                   "  Known: lamp, torch."),
+        ("kind: torch", "kind: 3",
+         "house.yaml:6: model.light: it needs a light, by name or with its name under 'kind'\n  Known: lamp, torch."),
         ("{kind: torch, batteries: 2}", "torch", "house.yaml:6: model.light.batteries: it is missing"),
         ("{kind: torch, batteries: 2}", "3", "house.yaml:6: model.light: it needs a light"),
         ("momentum: 0.9", "momentun: 0.9",
