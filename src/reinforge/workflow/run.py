@@ -1,0 +1,95 @@
+"""A run: the folder of one training, and what can be read from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reinforge import recipe as recipes
+from reinforge.errors import StorageError
+from reinforge.recipe.recipe import Recipe
+from reinforge.storage import strict_json
+from reinforge.storage.files import write_atomic
+
+if TYPE_CHECKING:
+    from reinforge.bundle.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one training.
+
+    recipe.yaml (resolved), run.json (how it stands), log.jsonl, checkpoints/, bundle/, report.html; child runs of
+    stages under stages/. Made by `train`; `Run.open` reads one back.
+    """
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """The run in that folder. Raises StorageError where there is none."""
+        path = Path(folder)
+        if not (path / "recipe.yaml").is_file():
+            raise StorageError(
+                "this is no run: it has no recipe.yaml", where=str(path), remedy="Give the folder that `train -o` made."
+            )
+        return cls(path)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return recipes.load(self.folder / "recipe.yaml")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """run.json: state ("running", "interrupted", "finished"), reason, clock, metrics by split, versions, notes."""
+        path = self.folder / "run.json"
+        if not path.is_file():
+            return {}
+        found = strict_json.read(path)
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final metrics, by "split/name"."""
+        metrics: dict[str, float] = self.status.get("metrics", {})
+        return metrics
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ran to its end and has a bundle."""
+        return self.status.get("state") == "finished"
+
+    @property
+    def bundle_path(self) -> Path:
+        """Where the bundle lies once the run is finished."""
+        return self.folder / "bundle"
+
+    @property
+    def bundle(self) -> Bundle:
+        """The run's bundle, verified."""
+        from reinforge.bundle.load import load
+
+        return load(self.bundle_path)
+
+    @property
+    def stages(self) -> list[Run]:
+        """Child runs in order; empty for a run without stages."""
+        return [Run(path) for path in sorted((self.folder / "stages").glob("*/")) if (path / "recipe.yaml").is_file()]
+
+    def log(self) -> Iterator[dict[str, Any]]:
+        """The logged rows, oldest first; a torn last line is left out."""
+        path = self.folder / "log.jsonl"
+        if not path.is_file():
+            return
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                if line.endswith("\n"):
+                    yield json.loads(line)
+
+    def write_status(self, **changes: Any) -> None:
+        """Replace run.json by itself with these changes."""
+        write_atomic(self.folder / "run.json", strict_json.pretty({**self.status, **changes}))
