@@ -110,8 +110,8 @@ class TableOptions(Options):
     kind: Literal["table"] = "table"
     path: str | None = Field(
         None,
-        description="A file (.csv, .tsv, .json, .jsonl, .parquet), package:NAME/PATH for one in an installed package, or "
-        "sklearn:NAME. None where the data are given in Python.",
+        description="A file (.csv, .tsv, .json, .jsonl, .parquet), package:NAME/PATH for one in an installed package, "
+        "or sklearn:NAME. None where the data are given in Python.",
     )
     targets: dict[str, FieldOptions] = Field(
         description="Columns to predict: a list of names, or names with what overrules their inferred fields."
@@ -168,7 +168,7 @@ class LinearOptions(Options):
     scale: Literal["standard", "range", "none"] = Field("standard", description="How features and y are scaled.")
 
 
-@register("tokenizer", "reinforge.data.text:CharacterTokenizer.fit")
+@register("tokenizer", "reinforge.data.text:fit_characters")
 class CharacterOptions(Options):
     """One token per character of the training text; every other character is the unknown one."""
 
