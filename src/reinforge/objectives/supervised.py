@@ -88,8 +88,14 @@ class Supervised:
 
     def loss(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         """A term per target: the sum of its rows' losses."""
+        outputs, _ = learner.model(batch["inputs"])  # type: ignore[operator]
+        return Loss(self.terms(learner, outputs, batch, counts))
+
+    def terms(
+        self, learner: nn.Module, outputs: Mapping[str, Tensor], batch: Batch, counts: Mapping[str, Tensor]
+    ) -> dict[str, Term]:
+        """The terms of `loss`, from the model's outputs for the batch."""
         assert isinstance(learner, SupervisedLearner)
-        outputs, _ = learner.model(batch["inputs"])
         targets, valid = batches.section(batch, "targets"), batches.section(batch, "valid")
         terms = {}
         for name, weight in self.weights.items():
@@ -100,11 +106,11 @@ class Supervised:
                 # The target is filled, not only its loss left out: NaN would come back through the gradient.
                 rows = learner.losses[name](output, target.masked_fill(~_along(mask, target), 0))
                 total = rows.masked_fill(~mask, 0).sum()
-            if learner.coupled:
+            if learner.coupled and learner.training:
                 terms[name] = Term(total / counts[name].clamp(min=1), weight, coupled=True)
             else:
                 terms[name] = Term(total, weight)
-        return Loss(terms)
+        return terms
 
     def after_update(self, learner: nn.Module, clock: Clock) -> None:
         """Nothing."""
