@@ -1,0 +1,147 @@
+"""The command line as a whole: its verbs, and how each may end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+from reinforge import __version__
+from reinforge.cli.doctor import doctor
+from reinforge.cli.evaluate import evaluate
+from reinforge.cli.help import Command, Group
+from reinforge.cli.output import Result, show, show_error
+from reinforge.cli.predict import predict
+from reinforge.cli.prepare import prepare
+from reinforge.cli.recipes import recipes
+from reinforge.cli.report import report
+from reinforge.cli.serve import serve
+from reinforge.cli.train import train
+from reinforge.cli.verify import verify
+from reinforge.errors import ReinforgeError
+from reinforge.messages import _, mark
+
+INTERRUPTED = 130
+PURPOSE = mark("One road from raw data to a deployed model: labels, text and rewards on one engine.")
+# In the order of a first walk along the road.
+VERBS = (
+    (prepare, mark("Read and check a recipe's data, and fit the pipeline to it.")),
+    (train, mark("Train a recipe, and write a run with its bundle.")),
+    (evaluate, mark("Measure a bundle on data or in its environment.")),
+    (predict, mark("Predict every row of a file.")),
+    (serve, mark("Serve a bundle over HTTP until interrupted.")),
+    (report, mark("Write a run's report.html from its log.")),
+    (recipes, mark("List the recipes that come with the package, or show one.")),
+    (verify, mark("Check a bundle's files, and replay its golden examples.")),
+    (doctor, mark("Look at this machine; for a recipe: parameters, memory, time, and whether it fits.")),
+)
+# Click's base of usage errors; typer exports only what derives from it.
+_UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+def application() -> typer.Typer:
+    """The command line with all its verbs."""
+    app = typer.Typer(
+        cls=Group, help=PURPOSE, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
+
+    @app.callback()
+    def root(version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version)] = False) -> None:
+        pass
+
+    for verb, purpose in VERBS:
+        app.command(verb.__name__, cls=Command, help=purpose)(verb)
+    return app
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (by default the process's own) and return its exit status.
+
+    A mistake of the user's gives one message and 2; a fault of ours a message, the file with its traceback, and 1.
+    """
+    given, as_json = _without_json(sys.argv[1:] if arguments is None else arguments)
+    try:
+        result = get_command(application()).main(given or ["--help"], prog_name="reinforge", standalone_mode=False)
+        if isinstance(result, Result):
+            show(result, as_json=as_json)
+            resume = result.values.get("resume")
+            if resume:
+                print(_("Interrupted. Go on with: {command}").format(command=resume), file=sys.stderr)
+                return INTERRUPTED
+        return result if isinstance(result, int) else 0
+    except ReinforgeError as error:
+        show_error(error, as_json=as_json, prefix=_("Error: "))
+        return error.exit_status
+    except _UsageError as error:
+        show_error(_usage(error), as_json=as_json, prefix=_("Error: "))
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        print(_("Interrupted."), file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more when it closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - whatever was not foreseen is a fault of ours, and told as such
+        show_error(_fault(error), as_json=as_json, prefix=_("Error: "))
+        return 1
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"reinforge {__version__}")
+        raise typer.Exit
+
+
+def _without_json(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """The arguments less --json, which every verb takes, and whether it was there."""
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    kept = [argument for argument in arguments[:end] if argument != "--json"]
+    return [*kept, *arguments[end:]], len(kept) < end
+
+
+def _usage(error: Exception) -> ReinforgeError:
+    """Typer's complaint about the arguments, in the user's language where it is a common one."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "reinforge"
+    remedy = _("See: {command} --help").format(command=command)
+    parameter = getattr(error, "param", None)
+    name = (parameter.metavar if parameter.param_type_name == "argument" else parameter.opts[0]) if parameter else ""
+    match type(error).__name__:
+        case "NoSuchOption":
+            near = list(getattr(error, "possibilities", None) or ())
+            problem = _("there is no option {name}").format(name=getattr(error, "option_name", ""))
+            remedy = _("Did you mean {name!r}?").format(name=near[0]) if near else remedy
+        case "MissingParameter" if name:
+            problem = _("{name} is missing").format(name=name)
+        case "BadParameter" if name:
+            problem = _("{name} can't be this: {reason}").format(name=name, reason=getattr(error, "message", error))
+        case _:
+            problem = getattr(error, "message", None) or str(error)
+    return ReinforgeError(problem, remedy=remedy)
+
+
+class _Fault(ReinforgeError):
+    """Something that we did not foresee."""
+
+    exit_status = 1
+
+
+def _fault(error: Exception) -> ReinforgeError:
+    """Tells of a fault of ours; its traceback is kept in a file for the report."""
+    kept = ""
+    with contextlib.suppress(OSError):
+        descriptor, kept = tempfile.mkstemp(prefix="reinforge-error-", suffix=".txt")
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"reinforge {__version__}, Python {sys.version}\n{' '.join(sys.argv)}\n\n")
+            file.writelines(traceback.format_exception(error))
+    problem = _("this is a fault of Reinforge's own: {error}").format(error=f"{type(error).__name__}: {error}")
+    remedy = _("Please report it with the traceback in {path}").format(path=kept) if kept else traceback.format_exc()
+    return _Fault(problem, remedy=remedy)

@@ -1,0 +1,24 @@
+"""`reinforge doctor`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from reinforge.cli.arguments import Overrides, Use
+from reinforge.cli.output import Result
+from reinforge.messages import mark
+
+
+def doctor(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help=mark("Estimate what this recipe needs, too."))
+    ] = None,
+    overrides: Overrides = None,
+    use: Use = None,
+) -> Result:
+    """Look at this machine; for a recipe: parameters, memory, time, and whether it fits."""
+    from reinforge.workflow.doctor import doctor as run
+
+    return Result.of(run(recipe, overrides or (), use=use or ()))

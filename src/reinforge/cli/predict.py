@@ -1,0 +1,34 @@
+"""`reinforge predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reinforge.cli.arguments import BundleFolder, Use
+from reinforge.cli.output import Result, json_line
+from reinforge.cli.progress import progress
+from reinforge.messages import _, mark, ngettext
+
+
+def predict(
+    bundle: BundleFolder,
+    data: Annotated[Path, typer.Option("--data", metavar="FILE", help=mark("Rows to predict, as CSV or JSON Lines."))],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="OUT", help=mark("Write here instead of on the screen."))
+    ] = None,
+    use: Use = None,
+) -> Result:
+    """Predict every row of a file."""
+    from reinforge.workflow.predict import predict as run
+
+    with progress() as shown:
+        rows = run(bundle, data, output=output, use=use or (), progress=shown)
+    if output is None:
+        text = "\n".join(json_line(row) for row in rows)
+    else:
+        count = ngettext("{n} row", "{n} rows", len(rows)).format(n=len(rows))
+        text = _("{rows} written to {path}").format(rows=count, path=output)
+    return Result({"rows": len(rows), "output": output}, text)

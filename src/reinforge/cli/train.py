@@ -1,0 +1,58 @@
+"""`reinforge train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reinforge.cli.arguments import Overrides, Use
+from reinforge.cli.output import Result
+from reinforge.cli.progress import progress
+from reinforge.errors import ReinforgeError
+from reinforge.messages import _, mark
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help=mark("A recipe's file, or a shipped name."))
+    ] = None,
+    overrides: Overrides = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="BUNDLE", help=mark("Begin with this bundle's weights."))
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="RUN", help=mark("The run's folder, made new."))
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN", help=mark("Go on with an interrupted run."))
+    ] = None,
+    use: Use = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help=mark("One batch through every stage; estimate memory and time."))
+    ] = False,
+) -> Result:
+    """Train a recipe, and write a run with its bundle."""
+    _check(recipe, start, output, resume, dry_run)
+    from reinforge.workflow.train import train as run
+
+    with progress() as shown:
+        done = run(
+            recipe,
+            overrides or (),
+            start=start,
+            output=output,
+            resume=resume,
+            use=use or (),
+            dry_run=dry_run,
+            progress=shown,
+        )
+    return Result.of(done)
+
+
+def _check(recipe: str | None, start: Path | None, output: Path | None, resume: Path | None, dry_run: bool) -> None:
+    if resume is None and recipe is None:
+        raise ReinforgeError(_("train needs a recipe"), remedy=_("Shipped ones are listed by: reinforge recipes"))
+    if resume is not None and (recipe or start or output or dry_run):
+        raise ReinforgeError(_("--resume goes on with a run as it was begun; give nothing but the run's folder"))
