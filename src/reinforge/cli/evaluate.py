@@ -18,7 +18,7 @@ def evaluate(
     bundle: BundleFolder,
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="FILE", help=mark("Labelled data; by default the run's test split.")),
+        typer.Option("--data", metavar="FILE", help=mark("Labelled data; by default the test split.")),
     ] = None,
     episodes: Annotated[
         int | None, typer.Option("--episodes", metavar="N", help=mark("Fresh episodes in the environment."))

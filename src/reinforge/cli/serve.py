@@ -15,9 +15,7 @@ from reinforge.messages import _, mark
 def serve(
     bundle: BundleFolder,
     host: Annotated[str, typer.Option("--host", metavar="H", help=mark("Address to listen on."))] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option("--port", metavar="P", help=mark("Port to listen on; 0 takes a free one."))
-    ] = 8000,
+    port: Annotated[int, typer.Option("--port", metavar="P", help=mark("Its port; 0 takes a free one."))] = 8000,
     use: Use = None,
 ) -> Result:
     """Serve a bundle over HTTP until interrupted."""
