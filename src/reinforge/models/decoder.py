@@ -58,6 +58,11 @@ class Rotate(torch.autograd.Function):
         return turn(grad_bthe, cos_te, sin_te, -1.0), None, None
 
 
+def rotate(x_bthe: Tensor, cos_te: Tensor, sin_te: Tensor) -> Tensor:
+    """`Rotate`, typed."""
+    return cast(Tensor, Rotate.apply(x_bthe, cos_te, sin_te))  # type: ignore[no-untyped-call]
+
+
 def turn(x_bthe: Tensor, cos_te: Tensor, sin_te: Tensor, sign: float) -> Tensor:
     """Rotate by the tables' angles (sign 1) or back (sign -1). The sine table holds -sin in its first half."""
     turned = torch.addcmul(x_bthe * cos_te, x_bthe.roll(x_bthe.shape[-1] // 2, -1), sin_te, value=sign)
@@ -73,7 +78,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_btd: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x_btd.device.type == "cpu" and not torch.compiler.is_compiling():
-            return cast(Tensor, Normalise.apply(x_btd, self.weight))
+            return cast(Tensor, Normalise.apply(x_btd, self.weight))  # type: ignore[no-untyped-call]
         return F.rms_norm(x_btd, self.weight.shape, self.weight, EPSILON)
 
 
@@ -94,7 +99,7 @@ class Attention(nn.Module):
         rows, time, _ = x_btd.shape
         qkv_bthe = self.qkv(x_btd).view(rows, time, self.heads + 2 * self.kv_heads, self.head_width)
         q_bthe, k_btke, v_btke = qkv_bthe.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
-        q_bthe, k_btke = Rotate.apply(q_bthe, cos, sin), Rotate.apply(k_btke, cos, sin)
+        q_bthe, k_btke = rotate(q_bthe, cos, sin), rotate(k_btke, cos, sin)
         q_bhte, k_bkce, v_bkce = q_bthe.transpose(1, 2), k_btke.transpose(1, 2), v_btke.transpose(1, 2)
         if cache is not None:
             keys_bkce, values_bkce, slots_bkte = cache
@@ -148,9 +153,9 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """A causal language model over one input of tokens, with next-token logits under its one output's name.
 
-    Inputs: tokens (rows, time) int64, or Ragged (padded at the end, where causal attention never sees the padding); with
-    "documents" (rows, time) int64, positions attend only within the same number. With a state (a key-value cache) the
-    tokens continue what it holds; the cache is updated in place. Raises ComponentError where the signature is not
+    Inputs: tokens (rows, time) int64, or Ragged (padded at the end, where causal attention never sees the padding);
+    with "documents" (rows, time) int64, positions attend only within the same number. With a state (a key-value cache)
+    the tokens continue what it holds; the cache is updated in place. Raises ComponentError where the signature is not
     one input and one output of tokens, or the time exceeds the context.
     """
 

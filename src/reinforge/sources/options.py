@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from reinforge.recipe.component import OneOf
 from reinforge.registry import Options, register
 
 
@@ -95,6 +96,35 @@ class TokenOptions(Options):
     block: PositiveInt = Field(64, description="Predicted tokens in a row; at most the model's context.")
     order: Literal["sampled", "shuffled", "consecutive"] = Field(
         "shuffled",
-        description="Streams: blocks from random places; blocks that tile the stream, from a new place in each epoch and "
-        "in a new order; or tiles in the order of the text. Documents: shuffled unless consecutive.",
+        description="Streams: blocks from random places; blocks that tile the stream, from a new place in each epoch "
+        "and in a new order; or tiles in the order of the text. Documents: shuffled unless consecutive.",
     )
+
+
+@register("task", "reinforge.sources.tasks:CopyTask")
+class CopyOptions(Options):
+    """Repeat the digits of the prompt; the reward is the part of them that is right, and 1 for the right end too."""
+
+    kind: Literal["copy"] = "copy"
+    digits: PositiveInt = Field(2, description="Digits to repeat.")
+
+
+@register("task", "reinforge.sources.tasks:SumTask")
+class SumOptions(Options):
+    """Add numbers; the reward is 1 for the right sum, 0 otherwise."""
+
+    kind: Literal["sum"] = "sum"
+    terms: PositiveInt = Field(2, description="Numbers to add.")
+    digits: PositiveInt = Field(1, description="Digits of each number, at most.")
+
+
+@register("source", "reinforge.sources.completions:CompletionSource")
+class CompletionOptions(Options):
+    """Groups of completions that the model itself writes to the prompts of a task, each with its reward."""
+
+    kind: Literal["completions"] = "completions"
+    task: Annotated[Options, OneOf("task")] = Field(CopyOptions(), description="Prompts and their rewards.")
+    prompts: PositiveInt = Field(8, description="Prompts in an experience.")
+    group: Annotated[int, Field(ge=2)] = Field(8, description="Completions of each prompt.")
+    max_tokens: PositiveInt = Field(8, description="Tokens of a completion, at most.")
+    temperature: PositiveFloat = Field(1.0, description="Divides the logits; the objective takes the same.")

@@ -1,0 +1,257 @@
+"""Text: read from a file or a named resource, split by position, and turned into token ids and back."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import tokenize
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reinforge.core.batch import Batch
+from reinforge.core.ragged import Ragged
+from reinforge.data.options import CharacterOptions, TextOptions
+from reinforge.errors import DataError, IntegrityError
+from reinforge.registry import REGISTRY
+from reinforge.schema.fields import Text
+from reinforge.schema.schema import Schema
+from reinforge.schema.signature import Input, Output, Signature
+
+FORMAT_VERSION = 1
+UNKNOWN = 0
+UNKNOWN_TEXT = "\N{REPLACEMENT CHARACTER}"
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. `size` is the vocabulary; ids lie in [0, size)."""
+
+    @property
+    def size(self) -> int: ...
+
+    def encode(self, text: str) -> Tensor:
+        """(n,) int32."""
+        ...
+
+    def decode(self, ids: Tensor | Sequence[int]) -> str: ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+class CharacterTokenizer:
+    """One id per character of the training text, in code point order from 1; 0 stands for every other character, and is
+    decoded to U+FFFD."""
+
+    def __init__(self, characters: str) -> None:
+        points = [ord(character) for character in characters]
+        if not points or points != sorted(set(points)):
+            raise IntegrityError("characters must be in order, each once", where="pipeline tokenizer")
+        self.characters = characters
+        # Any code point to its id, with a plain look-up.
+        self._ids: NDArray[np.int32] = np.zeros(points[-1] + 2, dtype=np.int32)
+        self._ids[points] = np.arange(1, len(points) + 1)
+        self._texts = [UNKNOWN_TEXT, *characters]
+
+    @property
+    def size(self) -> int:
+        """Characters, and the unknown one."""
+        return len(self._texts)
+
+    def encode(self, text: str) -> Tensor:
+        """(characters,) int32."""
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        return torch.from_numpy(self._ids[np.minimum(points, len(self._ids) - 1)])
+
+    def decode(self, ids: Tensor | Sequence[int]) -> str:
+        """The text of (n,) ids. Raises DataError for an id outside the vocabulary."""
+        numbers: list[int] = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        if numbers and not 0 <= min(numbers) <= max(numbers) < self.size:
+            raise DataError(f"ids must lie in [0, {self.size})", where="tokenizer")
+        return "".join([self._texts[number] for number in numbers])
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able; `from_json` gives an equal tokenizer."""
+        return {"kind": "character", "version": 1, "characters": self.characters}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> CharacterTokenizer:
+        """Read and check what `to_json` wrote. Raises IntegrityError."""
+        if set(value) != {"kind", "version", "characters"} or value["version"] != 1:
+            raise IntegrityError("it must be version 1 of a character tokenizer", where="pipeline tokenizer")
+        if not isinstance(value["characters"], str):
+            raise IntegrityError("its characters must be one text", where="pipeline tokenizer")
+        return cls(value["characters"])
+
+
+def fit_characters(options: CharacterOptions, text: str) -> CharacterTokenizer:
+    """A tokenizer of the characters of this (training) text."""
+    return CharacterTokenizer("".join(sorted(set(text))))
+
+
+# The closed set that a bundle may name.
+STORED: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {"character": CharacterTokenizer.from_json}
+
+
+@dataclass(frozen=True)
+class TextPipeline:
+    """The fitted road from text to tokens and back: training, evaluation and serving share it."""
+
+    FORMAT = "reinforge.text"
+    FIELD = "text"
+    BLOCK = "tokens"
+
+    tokenizer: Tokenizer
+
+    @property
+    def schema(self) -> Schema:
+        """One field of text."""
+        return Schema(fields=(Text(name=self.FIELD),))
+
+    @property
+    def signature(self) -> Signature:
+        """Tokens in, next tokens out."""
+        size = self.tokenizer.size
+        return Signature(
+            inputs={self.BLOCK: Input(form="tokens", sizes=(size,))},
+            outputs={self.BLOCK: Output(form="tokens", size=size)},
+        )
+
+    def transform(self, columns: Mapping[str, Sequence[object]], *, targets: bool = True) -> dict[str, Batch]:
+        """The texts of the one column "text": {"inputs": {"tokens": Ragged}}, and with `targets` the tokens that follow
+        each position but the last, which the inputs then lack. Raises DataError naming a row that is no text, or too
+        short."""
+        if self.FIELD not in columns:
+            raise DataError(f"there is no column {self.FIELD!r}", remedy=f'Give {{"{self.FIELD}": "..."}}.')
+        rows = []
+        for number, text in enumerate(columns[self.FIELD], 1):
+            if not isinstance(text, str) or len(text) < 1 + targets:
+                problem = "the text is too short" if isinstance(text, str) else f"{type(text).__name__} is no text"
+                raise DataError(problem, where=f"row {number}, column {self.FIELD!r}")
+            rows.append(self.tokenizer.encode(text).long())
+        if not targets:
+            return {"inputs": {self.BLOCK: Ragged.from_rows(rows)}, "targets": {}, "valid": {}}
+        return {
+            "inputs": {self.BLOCK: Ragged.from_rows([row[:-1] for row in rows])},
+            "targets": {self.BLOCK: Ragged.from_rows([row[1:] for row in rows])},
+            "valid": {},
+        }
+
+    def transform_row(self, row: Mapping[str, object]) -> dict[str, Batch]:
+        """The inputs of one raw row: the same as in any batch."""
+        return self.transform({name: [value] for name, value in row.items()}, targets=False)
+
+    def inverse(self, target: str, values: Tensor) -> list[str]:
+        """Token ids (rows, time) or (time,) to texts."""
+        return [self.tokenizer.decode(row) for row in (values if values.ndim == 2 else values[None])]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything: `arrays` is empty."""
+        return {"format": self.FORMAT, "version": FORMAT_VERSION, "tokenizer": self.tokenizer.to_json()}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Nothing is stored as an array."""
+        return {}
+
+    @classmethod
+    def load(cls, schema: Schema, description: Any, arrays: Mapping[str, NDArray[Any]]) -> TextPipeline:
+        """From what `schema`, `to_json` and `arrays` gave. Raises IntegrityError."""
+        keys = {"format", "version", "tokenizer"}
+        if not isinstance(description, dict) or set(description) != keys or description["format"] != cls.FORMAT:
+            raise IntegrityError(f"it must have the keys {sorted(keys)}", where="pipeline")
+        if description["version"] != FORMAT_VERSION:
+            raise IntegrityError(f"only text pipeline version {FORMAT_VERSION} is supported", where="pipeline")
+        stored = description["tokenizer"]
+        kind = stored.get("kind") if isinstance(stored, dict) else None
+        if kind not in STORED:
+            raise IntegrityError(f"there is no tokenizer {kind!r}", where="pipeline")
+        pipeline = cls(STORED[kind](cast(Mapping[str, Any], stored)))
+        if schema != pipeline.schema or arrays:
+            raise IntegrityError("its schema must be one text field, and it stores no arrays", where="pipeline")
+        return pipeline
+
+
+@dataclass(frozen=True)
+class TextData:
+    """A text, read, split and tokenized: `training` and `validation` (tokens,) int32; `digest` is the SHA-256 of the
+    whole text in UTF-8; `validation_characters` is what the validation tokens stand for."""
+
+    training: Tensor
+    validation: Tensor
+    validation_characters: int
+    pipeline: TextPipeline
+    digest: str
+    origin: str
+
+
+def prepare_text(options: TextOptions, pipeline: TextPipeline | None = None) -> TextData:
+    """Read, split by position, fit the tokenizer on the training part (or take the pipeline as it is) and encode.
+
+    Raises DataError where the text can't be read or a part of it is too short.
+    """
+    text, origin = read_text(options)
+    cut = len(text) - int(len(text) * options.validation)
+    if min(cut, len(text) - cut) < 2:
+        raise DataError(
+            f"{len(text)} characters leave too little for a part",
+            where=origin,
+            remedy="Give more text, or another data.validation.",
+        )
+    training, validation = text[:cut], text[cut:]
+    if pipeline is None:
+        pipeline = TextPipeline(REGISTRY.build("tokenizer", options.tokenizer, training))
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    encode = pipeline.tokenizer.encode
+    return TextData(encode(training), encode(validation), len(validation), pipeline, digest, origin)
+
+
+def read_text(options: TextOptions) -> tuple[str, str]:
+    """The whole text, and where it comes from. A file is UTF-8, its line ends as they are."""
+    if options.path is None:
+        return RESOURCES[options.resource](), options.resource
+    path = Path(options.path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"it can't be read: {error.strerror}", where=str(path), remedy="Check data.path.") from error
+    try:
+        return raw.decode("utf-8-sig"), str(path)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"byte {raw[error.start]:#04x} is not UTF-8", where=f"{path}, line {line}", remedy="Save the file as UTF-8."
+        ) from error
+
+
+# Modules whose documentation has been long and steady over Python's releases.
+DOCUMENTED = (
+    "difflib", "doctest", "inspect", "ipaddress", "logging", "statistics", "threading", "typing", "unittest.mock",
+)  # fmt: skip
+
+
+def python_documentation() -> str:
+    """Python's own English documentation: docstrings of some of its modules in source order, then the language
+    reference that `help()` shows, by topic. About 680 kB; differs between Python's releases, so pin by digest."""
+    parts = []
+    for name in DOCUMENTED:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+            raise DataError(f"this Python has no source of {name}", where="data.resource python-documentation")
+        with tokenize.open(spec.origin) as file:
+            nodes = ast.walk(ast.parse(file.read()))
+        documented = [n for n in nodes if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
+        documented.sort(key=lambda node: getattr(node, "lineno", 0))
+        parts += [text for node in documented if (text := ast.get_docstring(node))]
+    topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
+    parts += [text.strip() for _, text in sorted(topics.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+RESOURCES: dict[str, Callable[[], str]] = {"python-documentation": python_documentation}

@@ -1,0 +1,59 @@
+"""Cross-entropy of tokens straight from the hidden stream, without ever holding all logits.
+
+Shape suffixes: n tokens, d width, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Logits held at once (64 MB in float32). What fits is computed in one piece and kept for the backward pass.
+CHUNK_ELEMENTS = 1 << 24
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Per-token cross-entropy by chunks of tokens; the backward pass computes each chunk's logits again."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, chunk: int) -> Tensor:
+        losses, normalisers = [], []
+        for start in range(0, len(targets_n), chunk):
+            rows = slice(start, start + chunk)
+            logits_nv = F.linear(hidden_nd[rows], weight_vd).float()
+            normaliser_n = logits_nv.logsumexp(-1)
+            losses.append(normaliser_n - logits_nv.gather(-1, targets_n[rows, None]).squeeze(-1))
+            normalisers.append(normaliser_n)
+        ctx.save_for_backward(hidden_nd, weight_vd, targets_n, torch.cat(normalisers))
+        ctx.chunk = chunk
+        return torch.cat(losses)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_n: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden_nd, weight_vd, targets_n, normaliser_n = ctx.saved_tensors
+        grad_hidden_nd = torch.empty_like(hidden_nd)
+        grad_weight_vd = torch.zeros_like(weight_vd, dtype=torch.float32)
+        for start in range(0, len(targets_n), ctx.chunk):
+            rows = slice(start, start + ctx.chunk)
+            logits_nv = F.linear(hidden_nd[rows], weight_vd).float()
+            grad_nv = logits_nv.sub_(normaliser_n[rows, None]).exp_()
+            grad_nv.scatter_add_(-1, targets_n[rows, None], grad_nv.new_full((len(grad_nv), 1), -1.0))
+            grad_nv = grad_nv.mul_(grad_n[rows, None]).to(weight_vd.dtype)
+            torch.mm(grad_nv, weight_vd, out=grad_hidden_nd[rows])
+            grad_weight_vd += grad_nv.t() @ hidden_nd[rows]
+        return grad_hidden_nd, grad_weight_vd.to(weight_vd.dtype), None, None
+
+
+def token_losses(hidden_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, elements: int = CHUNK_ELEMENTS) -> Tensor:
+    """-log p(target) of each token: (n,) float32, with logits in float32, at most `elements` of them held at once.
+
+    hidden (n, d) and weight (v, d) of one type; targets (n,) int64. Leave out ignored tokens before calling.
+    """
+    chunk = max(1, elements // weight_vd.shape[0])
+    if len(targets_n) > chunk:
+        return cast(Tensor, ChunkedCrossEntropy.apply(hidden_nd, weight_vd, targets_n, chunk))  # type: ignore[no-untyped-call]
+    return F.cross_entropy(F.linear(hidden_nd, weight_vd).float(), targets_n, reduction="none")
