@@ -2,6 +2,7 @@ import hashlib
 import json
 import tracemalloc
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -39,6 +40,7 @@ def examples():
         "parameter": torch.nn.Parameter(torch.ones(3)),
         "conjugate": torch.randn(3, dtype=torch.complex64).conj(),
     }
+    tensors["empty from numpy"] = torch.from_numpy(np.array([], dtype=np.int64))
     for dtype in tensor_files.DTYPES.values():
         values = torch.randint(0, 2, (3, 5))
         tensors[str(dtype)] = values.to(dtype)

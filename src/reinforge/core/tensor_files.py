@@ -46,7 +46,12 @@ def chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
 
 def raw_bytes(tensor: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     """A tensor's elements as bytes, row by row; a view where its memory is laid out so already."""
+    if tensor.numel() == 0:  # its strides may be anything, which `view` refuses
+        return np.empty(0, np.uint8)
     flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+    if flat.stride(0) != 1:
+        # A single element counts as contiguous whatever its stride.
+        flat = flat.clone(memory_format=torch.contiguous_format)
     array: np.ndarray[tuple[int], np.dtype[np.uint8]] = flat.view(torch.uint8).numpy()
     return array
 

@@ -1,0 +1,129 @@
+"""A loaded bundle: predict, and look at what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from reinforge.bundle.forms import Form, Prediction, Row
+from reinforge.bundle.network import Blueprint
+from reinforge.bundle.task import Task
+from reinforge.core import tensor_files
+from reinforge.core.batch import Batch, rows, split, to
+from reinforge.data.values import Origin
+from reinforge.errors import BundleError, DataError
+from reinforge.schema.schema import Schema
+from reinforge.schema.signature import Signature
+from reinforge.storage.folder import Folder
+from reinforge.storage.strict_json import Json
+
+CHUNK = 4096
+
+
+@dataclass
+class Bundle:
+    """A model with everything it needs to predict. `parents` are the digests of the bundles it was tuned from; `folder`
+    is where it lies (None before it is written)."""
+
+    schema: Schema
+    form: Form
+    blueprint: Blueprint
+    model: nn.Module
+    task: Task
+    provenance: Json
+    reference: Json
+    parents: tuple[str, ...] = ()
+    folder: Folder | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def signature(self) -> Signature:
+        """What the model takes and gives."""
+        return self.blueprint.signature
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest: it stands for every byte of the bundle."""
+        return self._stored().manifest.digest
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self._stored().path
+
+    def predict(self, data: object) -> list[Prediction]:
+        """Predictions for rows (a list of mappings), columns (a mapping), a polars or pandas frame, or a Table.
+
+        One dictionary per row, by output: {"label", "probabilities"}, {"value"} or {"action"}. Raises DataError that
+        names the row and the field.
+        """
+        return [prediction for part in self.predictions(data) for prediction in part]
+
+    def predictions(self, data: object) -> Iterator[list[Prediction]]:
+        """Like `predict`, some thousand rows at a time."""
+        if isinstance(data, Sequence) and not isinstance(data, str | bytes):
+            for start in range(0, len(data), CHUNK):
+                part = data[start : start + CHUNK]
+                yield self._read_out(self.form.inputs(part, Origin(places=range(start, start + len(part)))))
+            return
+        inputs = self.form.table_inputs(data)
+        for batch in split(inputs, CHUNK):
+            yield self._read_out(batch)
+
+    def predict_each(self, given: Sequence[Row]) -> list[Prediction | DataError]:
+        """Like `predict` for rows, but a bad row gives its own error in its place, and the others are answered."""
+        found: list[Prediction | DataError] = []
+        waiting = [(0, len(given))]
+        while waiting:
+            start, stop = waiting.pop()
+            try:
+                inputs = self.form.inputs(given[start:stop], Origin(places=range(start, stop)))
+            except DataError as error:
+                if stop - start == 1:
+                    found.append(error)
+                else:  # halve until the bad rows stand alone, from the left
+                    middle = (start + stop) // 2
+                    waiting += [(middle, stop), (start, middle)]
+                continue
+            found.extend(prediction for batch in split(inputs, CHUNK) for prediction in self._read_out(batch))
+        return found
+
+    def forward(self, inputs: Batch) -> dict[str, Tensor]:
+        """The model's outputs for its inputs, without gradients: {head: (rows, ...)}."""
+        with torch.inference_mode():
+            outputs, _state = self.model(inputs if self.device.type == "cpu" else to(inputs, self.device))
+        found: dict[str, Tensor] = outputs
+        return found
+
+    def training(self) -> dict[str, Tensor] | None:
+        """What learning can go on from (optimiser, critics, targets, ...), by name; None where the bundle has none."""
+        folder = self._stored()
+        name = "training.safetensors"
+        return tensor_files.read_checked(folder, name) if name in folder else None
+
+    def _read_out(self, inputs: Batch) -> list[Prediction]:
+        if rows(inputs) == 0:
+            return []
+        with torch.inference_mode():
+            return self.form.values(self.forward(inputs), inputs, self.model, self.task)
+
+    def _stored(self) -> Folder:
+        if self.folder is None:
+            raise BundleError("it is not written yet")
+        return self.folder
+
+
+def outputs_of(prediction: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    """A prediction as flat columns: each output's main value under its name, probabilities as "output.label"."""
+    flat: dict[str, object] = {}
+    for name, value in prediction.items():
+        main = next(key for key in ("label", "value", "action", "text") if key in value)
+        flat[name] = value[main]
+        probabilities = value.get("probabilities")
+        if isinstance(probabilities, Mapping):
+            flat.update({f"{name}.{label}": p for label, p in probabilities.items()})
+    return flat
