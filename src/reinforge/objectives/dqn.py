@@ -79,8 +79,10 @@ class DQN:
         self, experience: Experience, generator: torch.Generator, clock: Clock
     ) -> Generator[Batch, Outcome, None]:
         """The experience's updates, in order."""
-        size = batches.rows(experience.batch) // int(experience.extra["updates"])
-        yield from batches.split(experience.batch, size)
+        rows = batches.rows(experience.batch)
+        size = rows // int(experience.extra["updates"])
+        for start in range(0, rows, size):
+            yield batches.part(experience.batch, start, start + size)
 
     def steps(self, learner: nn.Module) -> Sequence[Step]:
         assert isinstance(learner, DQNLearner)
