@@ -128,7 +128,7 @@ def _usage(error: Exception) -> ReinforgeError:
     return ReinforgeError(problem, remedy=remedy)
 
 
-class _Fault(ReinforgeError):
+class Fault(ReinforgeError):
     """Something that we did not foresee."""
 
     exit_status = 1
@@ -144,4 +144,4 @@ def _fault(error: Exception) -> ReinforgeError:
             file.writelines(traceback.format_exception(error))
     problem = _("this is a fault of Reinforge's own: {error}").format(error=f"{type(error).__name__}: {error}")
     remedy = _("Please report it with the traceback in {path}").format(path=kept) if kept else traceback.format_exc()
-    return _Fault(problem, remedy=remedy)
+    return Fault(problem, remedy=remedy)

@@ -24,14 +24,14 @@ class Command(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Usage, purpose, arguments and options."""
-        parameters = [p for p in self.params if "--help" not in p.opts]
+        parameters: list[Any] = [p for p in self.params if "--help" not in p.opts]
         arguments = [p for p in parameters if p.param_type_name == "argument"]
         options = [p for p in parameters if p.param_type_name == "option"]
         usage = " ".join([ctx.command_path, *map(_argument, arguments), *map(_option, options), "[--json]"])
-        rows = [(str(p.metavar), _(p.help or "")) for p in arguments]
+        rows = [(str(p.metavar), _said(p.help)) for p in arguments]
         told = [(", ".join(p.opts) + ("" if p.is_flag else f" {p.metavar}"), _described(p)) for p in options]
         told += [(name, _(text)) for name, text in _EVERYWHERE]
-        parts = [_("Usage: {usage}").format(usage=usage), *_wrapped(_(self.help or ""), 0)]
+        parts = [_("Usage: {usage}").format(usage=usage), "", *_wrapped(_said(self.help), 0)]
         if rows:
             parts += ["", _("Arguments:"), *_listed(rows)]
         formatter.write("\n".join([*parts, "", _("Options:"), *_listed(told), ""]))
@@ -42,11 +42,11 @@ class Group(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Usage, purpose, verbs and options."""
-        commands = [(name, _(self.commands[name].help or "")) for name in self.commands]
+        commands = [(name, _said(self.commands[name].help)) for name in self.commands]
         options = [("--version", _("Show the version and end.")), *((name, _(text)) for name, text in _EVERYWHERE)]
         more = _("{command} VERB --help tells more about a verb.").format(command=ctx.command_path)
         usage = _("Usage: {usage}").format(usage=f"{ctx.command_path} VERB ...")
-        parts = [usage, *_wrapped(_(self.help or ""), 0), "", _("Verbs:"), *_listed(commands), "", _("Options:")]
+        parts = [usage, "", *_wrapped(_said(self.help), 0), "", _("Verbs:"), *_listed(commands), "", _("Options:")]
         formatter.write("\n".join([*parts, *_listed(options), "", more, ""]))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -62,6 +62,11 @@ class Group(TyperGroup):
         return command
 
 
+def _said(text: str | None) -> str:
+    # To gettext the empty text means the catalogue's own header.
+    return _(text) if text else ""
+
+
 def _argument(parameter: Any) -> str:
     name = f"{parameter.metavar} ..." if parameter.nargs == -1 else str(parameter.metavar)
     return name if parameter.required else f"[{name}]"
@@ -73,7 +78,7 @@ def _option(parameter: Any) -> str:
 
 
 def _described(parameter: Any) -> str:
-    text = _(parameter.help or "")
+    text = _said(parameter.help)
     if parameter.default is None or parameter.is_flag:
         return text
     return _("{text} Default: {default}.").format(text=text, default=parameter.default)

@@ -1,7 +1,7 @@
 """English and Chinese from one gettext catalogue.
 
-The language is `REINFORGE_LANG` where it is set, else the locale's. English is the text in the source itself; Chinese is
-`zh_CN/LC_MESSAGES/reinforge.po`, compiled by `make messages`.
+The language is `REINFORGE_LANG` where it is set, else the locale's. English is the text in the source itself; Chinese
+is `zh_CN/LC_MESSAGES/reinforge.po`, compiled by `make messages`.
 """
 
 from __future__ import annotations
