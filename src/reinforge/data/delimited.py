@@ -64,7 +64,11 @@ def _header(text: str, name: str, delimiter: str) -> tuple[list[str], int]:
     try:
         header = next(record for record in reader if record)
     except csv.Error as error:
-        raise DataError(f"the header can't be read: {error}", where=f"{name}, line {reader.line_num}") from error
+        raise DataError(
+            f"the header can't be read: {error}",
+            where=f"{name}, line {reader.line_num}",
+            remedy="Close every quote, and double the quotes inside quoted text.",
+        ) from error
     end = text.find("\n") + 1
     return unique_names(header, f"{name}, line {reader.line_num}"), end if reader.line_num == 1 else 0
 
@@ -114,7 +118,11 @@ def _records(text: str, name: str, header: Sequence[str], delimiter: str) -> tup
                 lines.append(line)
             line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"the record can't be read: {error}", where=f"{name}, line {line}") from error
+        raise DataError(
+            f"the record can't be read: {error}",
+            where=f"{name}, line {line}",
+            remedy="Close every quote, and double the quotes inside quoted text.",
+        ) from error
     values = zip(*records[1:]) if len(records) > 1 else ([] for _ in header)
     columns = {
         column: pl.Series(column, [value or None for value in cells], dtype=pl.String)

@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.model_selection import KFold, StratifiedKFold
+
+from reinforge.data.options import FoldSplit, GivenSplit, GroupSplit, RandomSplit, StratifiedSplit, TimeSplit
+from reinforge.data.readers import read
+from reinforge.data.split import Indices, group_split, random_folds, split, stratified_folds, stratified_split
+from reinforge.errors import DataError
+
+
+def assert_partition(found: Indices, count: int) -> None:
+    assert np.array_equal(np.sort(np.concatenate([found.train, found.validation, found.test])), np.arange(count))
+
+
+def table(**columns):
+    return read(columns or {"x": list(range(100))})
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5, 10])
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_folds_are_those_of_scikit_learn(folds, seed):
+    classes = np.random.default_rng(seed).choice([3, 1, 0, 2], 97, p=[0.5, 0.3, 0.1, 0.1])
+    ours = stratified_folds(classes, folds, seed)
+    oracle = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    for fold, (_, test) in enumerate(oracle.split(classes, classes)):
+        assert np.array_equal(np.flatnonzero(ours == fold), test)
+    ours = random_folds(97, folds, seed)
+    for fold, (_, test) in enumerate(KFold(folds, shuffle=True, random_state=seed).split(classes)):
+        assert np.array_equal(np.flatnonzero(ours == fold), test)
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=3, max_size=300),
+    st.floats(0, 0.45),
+    st.floats(0, 0.45),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=100, deadline=None)
+def test_stratified_keeps_proportions_to_within_a_row(classes, validation, test, seed):
+    classes = np.array(classes)
+    found = stratified_split(classes, validation, test, np.random.RandomState(seed))
+    count = len(classes)
+    assert_partition(found, count)
+    assert len(found.test) == round(count * test)
+    assert len(found.test) + len(found.validation) == round(count * (test + validation))
+    for code, size in zip(*np.unique(classes, return_counts=True)):
+        for side in (found.train, found.validation, found.test):
+            share = len(side) / count
+            assert abs((classes[side] == code).sum() - size * share) < 2
+            # one for the borders' rounding to whole rows, one for the class's own
+
+
+def test_seed_decides_the_draw():
+    options = RandomSplit()
+    first, again, other = (split(table(), options, seed) for seed in (1, 1, 2))
+    assert np.array_equal(first.test, again.test)
+    assert not np.array_equal(first.test, other.test)
+    fixed = RandomSplit(seed=5)
+    assert np.array_equal(split(table(), fixed, 1).test, split(table(), fixed, 2).test)
+
+
+def test_stratified_by_a_column():
+    data = table(x=list(range(100)), g=["a"] * 90 + ["b"] * 10)
+    found = split(data, StratifiedSplit(by="g", validation=0.2, test=0.3), 0)
+    assert [int((side >= 90).sum()) for side in (found.train, found.validation, found.test)] == [5, 2, 3]
+
+
+@given(st.lists(st.integers(0, 9), min_size=30, max_size=200), st.integers(0, 1000))
+@settings(max_examples=50, deadline=None)
+def test_groups_stay_whole(groups, seed):
+    groups = np.array(groups)
+    found = group_split(groups, 0.2, 0.3, np.random.RandomState(seed))
+    assert_partition(found, len(groups))
+    sides = [set(groups[side].tolist()) for side in (found.train, found.validation, found.test)]
+    assert not sides[0] & sides[1]
+    assert not sides[0] & sides[2]
+    assert not sides[1] & sides[2]
+
+
+def test_groups_fill_their_shares():
+    groups = np.repeat(np.arange(200), 5)
+    found = group_split(groups, 0.2, 0.3, np.random.RandomState(0))
+    assert abs(len(found.test) - 300) <= 5
+    assert abs(len(found.validation) - 200) <= 10
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [7, 3, 3, 9, 1, 3, 8, 2, 5, 5],
+        [f"2026-01-{day:02}" for day in (7, 3, 3, 9, 1, 3, 8, 2, 5, 5)],
+        [f"2026-01-01T{hour:02}:30:00" for hour in (7, 3, 3, 9, 1, 3, 8, 2, 5, 5)],
+        [f"2026-01-01 {hour:02}:30" for hour in (7, 3, 3, 9, 1, 3, 8, 2, 5, 5)],
+        ["7", "3", "3.0", "9", "1", "3", "8", "2", "5", "5e0"],
+    ],
+    ids=["numbers", "dates", "iso", "space", "texts"],
+)
+def test_time_never_looks_ahead(times):
+    found = split(table(t=times), TimeSplit(column="t", validation=0.3, test=0.2), 0)
+    assert_partition(found, 10)
+    moments = np.array([7, 3, 3, 9, 1, 3, 8, 2, 5, 5])
+    assert sorted(moments[found.test]) == [8, 9]
+    assert sorted(moments[found.validation]) == [5, 5, 7]
+    assert moments[found.train].max() < moments[found.validation].min()
+
+
+@given(st.lists(st.integers(0, 6), min_size=12, max_size=60), st.floats(0.05, 0.4), st.floats(0.05, 0.4))
+@settings(max_examples=60, deadline=None)
+def test_equal_times_stay_together(times, validation, test):
+    data = table(t=times)
+    try:
+        found = split(data, TimeSplit(column="t", validation=validation, test=test), 0)
+    except DataError:
+        return  # too few different times for three sides
+    moments = np.array(times)
+    assert_partition(found, len(times))
+    assert moments[found.train].max() < moments[found.validation].min()
+    assert moments[found.validation].max() < moments[found.test].min()
+
+
+def test_given_column_decides():
+    found = split(table(s=["test", " train", "validation", "train"]), GivenSplit(column="s"), 0)
+    assert (found.train.tolist(), found.validation.tolist(), found.test.tolist()) == ([1, 3], [2], [0])
+
+
+@pytest.mark.parametrize("fold", range(4))
+def test_fold_is_disjoint_from_the_rest(fold):
+    classes = np.arange(40) % 4
+    found = split(table(x=list(range(40))), FoldSplit(folds=4, fold=fold, validation=0.2), 3, classes)
+    assert_partition(found, 40)
+    assert np.array_equal(found.test, np.flatnonzero(stratified_folds(classes, 4, 0) == fold))
+    assert len(found.validation) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "columns", "problem"),
+    [
+        (GivenSplit(column="s"), {"s": ["train", "dev"]}, "'dev' is none of train"),
+        (GivenSplit(column="s"), {"s": ["train", None]}, "None is none of train"),
+        (GivenSplit(column="s"), {"s": ["test", "test"]}, "none is left for train"),
+        (GroupSplit(column="g"), {"g": ["a", None]}, "None can't say"),
+        (GroupSplit(column="g"), {"g": ["a", "a"]}, "none is left for"),
+        (TimeSplit(column="t"), {"t": ["2026-01-01", "yesterday"]}, "'yesterday' can't say"),
+        (TimeSplit(column="t"), {"t": [1.0, float("nan")]}, "nan can't say"),
+        (TimeSplit(column="t"), {"t": [1, 1, 1]}, "none is left for"),
+        (RandomSplit(), {"x": [1, 2]}, "none is left for"),
+        (FoldSplit(folds=3), {"x": [1, 2]}, "2 rows can't make 3 folds"),
+        (StratifiedSplit(by="q"), {"x": [1, 2]}, "column 'q' is missing"),
+    ],
+)
+def test_what_can_not_be_split(options, columns, problem):
+    with pytest.raises(DataError, match=problem):
+        split(table(**columns), options, 0)
