@@ -7,16 +7,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from reinforge.core.contracts import Objective, Source
 from reinforge.engine.loop import Engine
-from reinforge.models.options import ComposedOptions, MLPOptions
-from reinforge.objectives.options import SupervisedOptions
+from reinforge.environments.build import signature as environment_signature
+from reinforge.environments.options import EnvironmentOptions
+from reinforge.models.options import (
+    ActorCriticOptions,
+    ComposedOptions,
+    MLPOptions,
+    QNetworkOptions,
+    SquashedGaussianOptions,
+)
+from reinforge.objectives.options import DQNOptions, GANOptions, PPOOptions, SACOptions, SupervisedOptions
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Input, Output, Signature
-from reinforge.sources.options import LoaderOptions
+from reinforge.sources.options import LoaderOptions, PrioritiesOptions, ReplayOptions, RolloutOptions
 
 Parts = tuple[Objective, nn.Module, Source]
 
@@ -70,4 +79,62 @@ def supervised(seed: int, batch: int) -> Parts:
     return objective, model, REGISTRY.build("source", LoaderOptions(), data, batch=batch, seed=seed)
 
 
-SLICES = {s.name: s for s in [Slice("supervised", supervised)]}
+def _environment(
+    model: Any, objective: Any, source: Any, environment: EnvironmentOptions, seed: int, batch: int
+) -> Parts:
+    seen = environment_signature(environment)
+    return (
+        REGISTRY.build("objective", objective, seen),
+        _model(model, seen, seed),
+        REGISTRY.build("source", source, environment=environment, seed=seed, batch=batch),
+    )
+
+
+def dqn(seed: int, batch: int) -> Parts:
+    """Double DQN on CartPole with prioritised n-step replay: each update's errors decide what is sampled next."""
+    source = ReplayOptions(capacity=200, learning_starts=32, n_step=3, priorities=PrioritiesOptions(beta_steps=100))
+    environment = EnvironmentOptions(id="CartPole-v1", count=2)
+    return _environment(QNetworkOptions(sizes=(16, 16)), DQNOptions(double=True), source, environment, seed, batch)
+
+
+def sac(seed: int, batch: int) -> Parts:
+    """SAC on Pendulum: critic, actor and temperature in turn, with target critics."""
+    source = ReplayOptions(capacity=300, learning_starts=24)
+    environment = EnvironmentOptions(id="Pendulum-v1", count=2)
+    model = SquashedGaussianOptions(sizes=(16, 16))
+    return _environment(model, SACOptions(critic_sizes=(16, 16)), source, environment, seed, batch)
+
+
+def ppo(seed: int, batch: int) -> Parts:
+    """PPO with a memory on CartPole: a rollout, prepared once, feeds epochs of minibatches of sequences until it
+    has moved the policy too far."""
+    source = RolloutOptions(steps=16, sequence=8)
+    objective = PPOOptions(epochs=3, minibatches=2, kl_limit=2e-4, entropy_weight=0.01)
+    environment = EnvironmentOptions(id="CartPole-v1", count=8)
+    model = ActorCriticOptions(sizes=(16,), memory=12, normalise=True)
+    return _environment(model, objective, source, environment, seed, batch)
+
+
+def gan(seed: int, batch: int) -> Parts:
+    """A GAN on scikit-learn's digits, 8 by 8: discriminator and generator in turn."""
+    images = torch.from_numpy(load_digits().data).float() / 16
+    signature = Signature(
+        inputs={"latent": Input(form="numbers", shape=(6,))}, outputs={"image": Output(form="number", size=64)}
+    )
+    body = MLPOptions(sizes=(24,), norm="layer")
+    model = _model(ComposedOptions(body=body), signature, seed)
+    objective = REGISTRY.build("objective", GANOptions(discriminator=ComposedOptions(body=body)), signature)
+    source = REGISTRY.build("source", LoaderOptions(), {"targets": {"image": images}}, batch=batch, seed=seed)
+    return objective, model, source
+
+
+SLICES = {
+    s.name: s
+    for s in [
+        Slice("supervised", supervised),
+        Slice("dqn", dqn, learn={"clip": 10.0}),
+        Slice("sac", sac),
+        Slice("ppo", ppo, learn={"clip": 0.5}),
+        Slice("gan", gan),
+    ]
+}

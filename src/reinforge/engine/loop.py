@@ -84,9 +84,13 @@ class Engine:
         self.device = device_of(learn.device)
         self.world = world or World.join(self.device)
         self.clock = Clock()
-        seeds.seed_everything(seed, "engine", self.world.rank)
+        seeds.seed_everything(seed, "learner")
         self.learner = objective.build(model).to(self.device)
         self.learner.train()
+        for tensor in self.learner.state_dict().values():
+            self.world.broadcast(tensor)
+        # From here on ranks differ in what they draw at random for their own rows (dropout).
+        seeds.seed_everything(seed, "engine", self.world.rank)
         compiled = pays(learn, self.learner, self.device)
         self.updater = Updater(
             objective, self.learner, learn, world=self.world, sharded=source.sharded, compiled=compiled
