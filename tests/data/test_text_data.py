@@ -84,8 +84,16 @@ def test_pipeline_contract() -> None:
         {"format": "reinforge.text", "version": 1},
         {"format": "reinforge.text", "version": 2, "tokenizer": {}},
         {"format": "reinforge.text", "version": 1, "tokenizer": {"kind": "pickle"}},
-        {"format": "reinforge.text", "version": 1, "tokenizer": {"kind": "character", "version": 1, "characters": "ba"}},
-        {"format": "reinforge.text", "version": 1, "tokenizer": {"kind": "character", "version": 1, "characters": ["a"]}},
+        {
+            "format": "reinforge.text",
+            "version": 1,
+            "tokenizer": {"kind": "character", "version": 1, "characters": "ba"},
+        },
+        {
+            "format": "reinforge.text",
+            "version": 1,
+            "tokenizer": {"kind": "character", "version": 1, "characters": ["a"]},
+        },
         [],
     ],
 )

@@ -42,7 +42,7 @@ class TextEvaluator:
         for window in self.windows():
             window = window.to(device).long()
             hidden_btd, _ = model.hidden({model.input: window[:, :-1]})
-            losses = token_losses(hidden_btd.flatten(0, 1), model.head.weight, window[:, 1:].flatten())
+            losses = token_losses(hidden_btd.flatten(0, 1), model.head_weight, window[:, 1:].flatten())
             total += float(losses.double().sum())
             count += len(losses)
         loss = total / count

@@ -169,7 +169,8 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(vocabulary, options.width)
         self.blocks = nn.ModuleList(Block(options) for _ in range(options.layers))
         self.norm = RMSNorm(options.width)
-        self.head = self.embedding if options.tied else nn.Linear(options.width, vocabulary, bias=False)
+        # Tied weights stand once in the state, under the embedding's name.
+        self.head = None if options.tied else nn.Linear(options.width, vocabulary, bias=False)
         cos_ce, sin_ce = rotary_tables(options.context, options.width // options.heads, options.rotary_base)
         self.register_buffer("cos", cos_ce, persistent=False)
         self.register_buffer("sin", sin_ce, persistent=False)
@@ -189,7 +190,12 @@ class Decoder(nn.Module):
 
     def logits(self, hidden_nd: Tensor) -> Tensor:
         """Next-token logits in float32: (..., vocabulary)."""
-        return F.linear(hidden_nd, self.head.weight).float()
+        return F.linear(hidden_nd, self.head_weight).float()
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(vocabulary, width): the embedding's own where tied."""
+        return self.embedding.weight if self.head is None else self.head.weight
 
     def hidden(self, inputs: Batch, state: Batch | None = None) -> tuple[Tensor, Batch | None]:
         """The normalised stream before the head: (rows, time, width); losses take this, to never hold all logits."""

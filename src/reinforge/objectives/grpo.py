@@ -186,7 +186,7 @@ def log_probs(model: Decoder, batch: Batch, temperature: float) -> Tensor:
     predicts = (time >= prompt_g[:, None] - 1) & (time < lengths_g[:, None] - 1)
     row, column = (index.to(hidden_gtd.device) for index in predicts.nonzero(as_tuple=True))
     targets_n = tokens.pad()[row, column + 1]
-    return -token_losses(hidden_gtd[row, column] / temperature, model.head.weight, targets_n)
+    return -token_losses(hidden_gtd[row, column] / temperature, model.head_weight, targets_n)
 
 
 def _values(batch: Batch, name: str) -> Tensor:

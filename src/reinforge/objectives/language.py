@@ -71,7 +71,7 @@ class Language:
         if valid is not None:
             index_n = valid.flatten().nonzero().squeeze(1)
             hidden_nd, targets_n = hidden_nd[index_n], targets_n[index_n]
-        return Loss({self.name: Term(token_losses(hidden_nd, model.head.weight, targets_n).sum())})
+        return Loss({self.name: Term(token_losses(hidden_nd, model.head_weight, targets_n).sum())})
 
     def after_update(self, learner: nn.Module, clock: Clock) -> None:
         """Nothing."""
