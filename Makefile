@@ -1,0 +1,56 @@
+# One command for each thing one does with the project. `make setup` needs nothing but Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made
+# Tests run two at a time, each with one thread: small tensors gain nothing from more.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+.PHONY: help setup demo test test-all bench lint messages clean
+
+help:
+	@echo "make setup      make $(VENV) with all that the project needs"
+	@echo "make demo       walk the whole road on two recipes, in minutes"
+	@echo "make test       lint, format, types, layers, tests"
+	@echo "make test-all   the same with the slow tests"
+	@echo "make bench      measure beside the peers"
+	@echo "make lint       lint, format, types, layers"
+	@echo "make messages   bring the Chinese messages up to date"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make setup PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve,track,data,dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/python scripts/demo.py
+
+test: lint
+	$(TEST) -m "not slow"
+
+test-all: lint
+	$(TEST)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tools/layers.py
+
+$(VENV)/.bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.bench
+	@for file in benchmarks/[a-z]*.py; do \
+		name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; \
+	done
+
+messages: setup
+	$(BIN)/python tools/messages.py
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
