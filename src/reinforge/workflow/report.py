@@ -1,0 +1,30 @@
+"""`report`: a run's folder as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reinforge import __version__
+from reinforge.evaluation.report import Page, render
+from reinforge.recipe import dump
+from reinforge.storage.files import write_atomic
+from reinforge.workflow.run import Run
+
+NAME = "report.html"
+
+
+def report(run: Run | str | Path) -> Path:
+    """Write `report.html` into the run's folder and return its path.
+
+    A run that is still going, or was interrupted, is reported as far as it is. Raises StorageError where there is none.
+    """
+    opened = run if isinstance(run, Run) else Run.open(run)
+    path = opened.folder / NAME
+    write_atomic(path, render(_page(opened)))
+    return path
+
+
+def _page(run: Run) -> Page:
+    recipe = run.recipe
+    stages = tuple(_page(child) for child in run.stages)
+    return Page(recipe, dump(recipe), run.status, tuple(run.log()), stages, __version__)
