@@ -116,7 +116,7 @@ def test_refusals(tmp_path: Path) -> None:
     pipeline = TextPipeline(CharacterTokenizer("ab"))
     with pytest.raises(DataError, match="no column 'text'"):
         pipeline.transform({"words": ["a"]})
-    with pytest.raises(DataError, match="row 2.*int is no text"):
+    with pytest.raises(DataError, match=r"row 2.*int is no text"):
         pipeline.transform({"text": ["ab", 3]})
     with pytest.raises(DataError, match="too short"):
         pipeline.transform({"text": ["a"]})

@@ -34,7 +34,7 @@ def decoder(**options: object) -> Decoder:
     assert isinstance(model, Decoder)
     # Away from the small initial weights, where attention is nearly uniform and mistakes hardly show.
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             parameter.mul_(1 + 0.2 * torch.randn_like(parameter)) if parameter.ndim == 1 else parameter.mul_(8)
     return model
 

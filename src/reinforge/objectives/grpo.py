@@ -66,6 +66,7 @@ class GRPO:
         reference = copy.deepcopy(decoder).requires_grad_(False) if self.options.beta else None
         return GRPOLearner(decoder, reference)
 
+    @torch.no_grad()
     def prepare(self, learner: nn.Module, experience: Experience) -> Experience:
         """Advantages, and log-probabilities before the first update. Warns where nothing can be learned from."""
         assert isinstance(learner, GRPOLearner)
