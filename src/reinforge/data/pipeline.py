@@ -5,7 +5,7 @@ Every operation works row by row in IEEE double arithmetic, so a row gives the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,8 +182,8 @@ class Pipeline:
         scales = {
             name: _stored(targets[name], _section(rest, f"targets.{index}."), 1) for index, name in enumerate(names)
         }
-        if width != len(schema.numbers) + sum(f.indicator for f in schema.numbers) or (steps and not schema.numbers):
-            raise IntegrityError("its operations give another width than its schema", where=where)
+        if not _fits(numbers, schema):
+            raise IntegrityError("its operations don't fit its schema", where=where)
         if rest:
             raise IntegrityError(f"arrays are left over: {', '.join(sorted(rest)[:5])}", where=where)
         wrong = [name for name, step in scales.items() if not isinstance(step, Scale)]
@@ -238,6 +238,21 @@ def complete(columns: Columns, schema: Schema, origin: Origin = MEMORY) -> NDArr
             values = column(columns, f.name, count, schema, origin)
             kept &= read_codes(values, f.name, lambda v: label(v, nulls) is not None, origin).astype(np.bool_)
     return kept
+
+
+def _fits(numbers: Sequence[Operation], schema: Schema) -> bool:
+    """What `fit` makes for this schema: in this order, missing numbers filled, indicators where they were asked for."""
+    match numbers:
+        case []:
+            return not schema.numbers
+        case [Indicate() as indicate, Impute() as impute, Scale()]:
+            asked = [index for index, f in enumerate(schema.numbers) if f.indicator]
+            filled = np.array([f.missing == "error" for f in schema.numbers]) | ~np.isnan(
+                impute.fill[: len(schema.numbers)]
+            )
+            return bool(schema.numbers) and indicate.columns.tolist() == asked and bool(filled.all())
+        case _:
+            return False
 
 
 def _section(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:

@@ -34,7 +34,7 @@ class Indicate:
     def load(cls, arrays: Arrays, width: int) -> Indicate:
         """From stored arrays, for a block of `width` columns. Raises IntegrityError."""
         (columns,) = _checked(cls.kind, arrays, {"columns": None}, np.int64)
-        if len(columns) and not (np.diff(columns, prepend=-1) > 0).all() | (columns[-1] >= width):
+        if len(columns) and (columns[-1] >= width or (np.diff(columns, prepend=-1) <= 0).any()):
             raise IntegrityError("columns are out of order or range", where="pipeline operation 'indicate'")
         return cls(columns.astype(np.int64))
 
@@ -119,15 +119,15 @@ class Scale:
             there = there[~np.isnan(there)]
             if len(there) == 0 or field.scale == "none":
                 continue
+            least, most = float(np.min(there)), float(np.max(there))
             with np.errstate(over="ignore", invalid="ignore"):
-                if field.scale == "standard":
-                    shift[index], spread = np.mean(there), np.std(there)
-                    # Rounding alone leaves a deviation of this order in a constant column.
-                    constant = spread <= 10 * np.finfo(np.float64).eps * abs(shift[index])
+                if field.scale == "range" or least == most:
+                    shift[index], spread, rounding = least, most - least, 0.0
                 else:
-                    shift[index], spread = np.min(there), np.max(there) - np.min(there)
-                    constant = spread == 0
-            scale[index] = 1.0 if constant else spread
+                    shift[index], spread = float(np.mean(there)), float(np.std(there))
+                    # Rounding alone leaves a deviation of this order in a column that is as good as constant.
+                    rounding = 10 * float(np.finfo(np.float64).eps) * abs(float(shift[index]))
+            scale[index] = 1.0 if spread <= rounding else spread
         _finite(shift, fields, "mean")
         _finite(scale, fields, "spread")
         return cls(shift, scale)
