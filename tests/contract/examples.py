@@ -1,0 +1,200 @@
+"""Examples on which components are tried. Most kinds need none: a component is tried on every form that its kind knows.
+
+A new kind of component: add its test module here and to COVERED, or say in ELSEWHERE where it is tested. A new model:
+add an example to MODELS. A new objective or source: add a slice to tests/slices/catalogue.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reinforge.core.batch import Batch
+from reinforge.core.contracts import Clock, Experience, Objective, Source
+from reinforge.errors import ReinforgeError
+from reinforge.models.options import (
+    ActorCriticOptions,
+    ComposedOptions,
+    DecoderOptions,
+    MLPOptions,
+    QNetworkOptions,
+    SquashedGaussianOptions,
+)
+from reinforge.objectives.options import GRPOOptions, LanguageOptions
+from reinforge.registry import REGISTRY, Component, Options
+from reinforge.schema.signature import Input, Output, Signature
+from reinforge.sources.completions import task_pipeline
+from reinforge.sources.options import CompletionOptions, IterableOptions, TokenOptions
+from tests.slices.catalogue import SLICES
+
+COVERED = {"encoder", "body", "head", "loss", "metric", "model", "objective", "source", "optimizer", "schedule"}
+ELSEWHERE = {
+    "data": "tests/data", "task": "tests/sources", "tokenizer": "tests/data", "environment": "tests/environments",
+}  # fmt: skip
+ROWS = 6
+
+
+def components(kind: str) -> list[object]:
+    """Parameters for a test of every component of a kind."""
+    return [pytest.param(component, id=component.name) for component in REGISTRY.all(kind)]
+
+
+def draws() -> torch.Generator:
+    """The same random numbers for every test."""
+    return torch.Generator().manual_seed(0)
+
+
+# Input blocks and outputs of every form, with values for them.
+
+BLOCKS = {
+    "numbers": Input(form="numbers", shape=(5,)),
+    "categories": Input(form="categories", sizes=(3, 2, 4)),
+    "box": Input(form="box", shape=(2, 3)),
+    "tokens": Input(form="tokens", sizes=(7,)),
+}
+OUTPUTS = {
+    "number": Output(form="number", size=2),
+    "category": Output(form="category", size=3),
+    "tokens": Output(form="tokens", size=7),
+    "discrete": Output(form="discrete", size=3),
+    "continuous": Output(form="continuous", size=2, low=(-1.0, -2.0), high=(1.0, 2.0)),
+}
+
+
+def values(block: Input, rows: int = ROWS) -> Tensor:
+    """An input block's values."""
+    g = draws()
+    if block.form == "categories":
+        return torch.stack([torch.randint(0, size, (rows,), generator=g) for size in block.sizes], 1)
+    if block.form == "tokens":
+        return torch.randint(0, block.sizes[0], (rows, 8), generator=g)
+    return torch.randn(rows, *block.shape, generator=g)
+
+
+def targets(output: Output, rows: int = ROWS) -> Tensor:
+    """An output's targets."""
+    g = draws()
+    if output.form in ("number", "continuous"):
+        return torch.rand(rows, output.size, generator=g) * 2 - 1
+    return torch.randint(0, output.size, (rows,), generator=g)
+
+
+def fitting(component: Component, forms: dict[str, Input] | dict[str, Output], *more: object) -> Iterator[tuple]:
+    """Every form that the component can be built for, with what was built. At least one, or the test fails."""
+    found = False
+    for form in forms.values():
+        torch.manual_seed(0)
+        try:
+            built = REGISTRY.build(component.kind, component.options(), form, *more)
+        except ReinforgeError:
+            continue
+        found = True
+        yield form, built
+    assert found, f"{component.kind} {component.name!r} can't be built for any of {list(forms)}: add its form"
+
+
+# Models, by name: options, and the signature that they are built for.
+
+
+@dataclass(frozen=True)
+class ModelExample:
+    """A small model: its options and a signature."""
+
+    options: Options
+    signature: Signature
+
+    def build(self) -> nn.Module:
+        """With the same initial weights each time."""
+        torch.manual_seed(0)
+        model: nn.Module = REGISTRY.build("model", self.options, self.signature)
+        return model
+
+    def inputs(self, rows: int = ROWS) -> Batch:
+        """A batch's inputs."""
+        return {name: values(block, rows) for name, block in self.signature.inputs.items()}
+
+
+def _signature(inputs: dict[str, str], **outputs: str) -> Signature:
+    return Signature(
+        inputs={name: BLOCKS[form] for name, form in inputs.items()},
+        outputs={name: OUTPUTS[form] for name, form in outputs.items()},
+    )
+
+
+MODELS: dict[str, ModelExample] = {
+    "composed": ModelExample(
+        ComposedOptions(body=MLPOptions(sizes=(8,))),
+        _signature({"numbers": "numbers", "categories": "categories", "box": "box"}, y="number", label="category"),
+    ),
+    "decoder": ModelExample(
+        DecoderOptions(layers=1, width=8, heads=2, context=8), _signature({"tokens": "tokens"}, tokens="tokens")
+    ),
+    "q-network": ModelExample(QNetworkOptions(sizes=(8,)), _signature({"observation": "box"}, action="discrete")),
+    "actor-critic": ModelExample(ActorCriticOptions(sizes=(8,)), _signature({"observation": "box"}, action="discrete")),
+    "squashed-gaussian": ModelExample(
+        SquashedGaussianOptions(sizes=(8,)), _signature({"observation": "box"}, action="continuous")
+    ),
+}
+
+
+def model_example(name: str) -> ModelExample:
+    """The model's example, or a failure that says how to add one."""
+    if name not in MODELS:
+        pytest.fail(f"model {name!r} has no example: add one to MODELS in tests/contract/examples.py")
+    return MODELS[name]
+
+
+# Objectives and sources, from the slices.
+
+Parts = tuple[Objective, nn.Module, Source]
+PLACES = {"objective": 0, "source": 2}
+
+
+def _iterable(seed: int, batch: int) -> Parts:
+    """The supervised slice, its batches from a list."""
+    objective, model, loader = SLICES["supervised"].build(seed, batch)
+    items = [cast(Experience, loader.next(Clock())).batch for _ in range(5)]
+    return objective, model, REGISTRY.build("source", IterableOptions(), items, objective.signature)
+
+
+def _decoder(signature: Signature, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    model: nn.Module = REGISTRY.build("model", DecoderOptions(layers=1, width=8, heads=2, context=12), signature)
+    return model
+
+
+def _language(seed: int, batch: int) -> Parts:
+    """A decoder on random tokens."""
+    signature = _signature({"tokens": "tokens"}, tokens="tokens")
+    tokens = torch.randint(0, 7, (1000,), generator=draws())
+    source = REGISTRY.build("source", TokenOptions(block=8), tokens, batch=batch, seed=seed)
+    return REGISTRY.build("objective", LanguageOptions(), signature), _decoder(signature, seed), source
+
+
+def _grpo(seed: int, batch: int) -> Parts:
+    """A decoder that writes completions to a task's prompts; enough of them for some to be right."""
+    options = CompletionOptions(prompts=2, group=16, max_tokens=4)
+    source = REGISTRY.build("source", options, seed=seed)
+    signature = task_pipeline(source.task).signature
+    return REGISTRY.build("objective", GRPOOptions(), signature), _decoder(signature, seed), source
+
+
+# Slices first; what follows them are components that no slice has.
+BUILDS: dict[str, Callable[[int, int], Parts]] = {
+    **{name: piece.build for name, piece in SLICES.items()},
+    **{"iterable": _iterable, "tokens": _language, "completions": _grpo},
+}
+
+
+def slice_of(component: Component) -> Callable[[int, int], Parts]:
+    """What builds a small training with that objective or source, from a seed and a batch's size."""
+    wanted = component.load()
+    for build in BUILDS.values():
+        if isinstance(wanted, type) and isinstance(build(0, 4)[PLACES[component.kind]], wanted):
+            return build
+    pytest.fail(f"{component.kind} {component.name!r} is in no slice: add one to SLICES in tests/slices/catalogue.py")

@@ -1,0 +1,205 @@
+"""Objectives, sources, optimisers, schedules and metrics."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reinforge.core import batch as batches
+from reinforge.core import tree
+from reinforge.core.batch import Batch
+from reinforge.core.contracts import Clock, Experience, Objective, Source, State
+from reinforge.core.ragged import Ragged
+from reinforge.core.seeds import random_state, seed_everything
+from reinforge.engine.arena import Arena
+from reinforge.engine.loop import Engine
+from reinforge.engine.optimizers import FlatOptimizer
+from reinforge.recipe.sections import Learn, Stop
+from reinforge.registry import REGISTRY, Component
+from tests.contract.examples import OUTPUTS, components, draws, slice_of, targets
+
+BATCH = 8
+
+
+def first_experience(objective: Objective, source: Source, learner: nn.Module) -> Experience:
+    """What the source gives first, prepared."""
+    source.publish(learner, Clock())
+    with torch.no_grad():
+        return objective.prepare(learner, cast(Experience, source.next(Clock())))
+
+
+@pytest.mark.parametrize("component", components("objective"))
+def test_objective(component: Component):
+    objective, model, source = slice_of(component)(0, BATCH)
+    torch.manual_seed(0)
+    learner = objective.build(model)
+    assert learner.model is model, "the learner must hold the deployed model as `.model`"
+    experience = first_experience(objective, source, learner)
+    batch = next(objective.updates(experience, draws(), Clock()))
+    assert_equal(batch, next(objective.updates(experience, draws(), Clock())))
+    batches.check(batch)
+    total, parts = batches.rows(batch), batches.split(batch, 1)
+    counts = objective.counts(batch)
+    assert all(count.ndim == 0 for count in counts.values())
+    for name, count in counts.items():
+        summed = torch.stack([objective.counts(part)[name] for part in parts]).sum()
+        torch.testing.assert_close(summed.double(), count.double(), msg=f"the count {name!r} isn't additive over rows")
+
+    steps = objective.steps(learner)
+    owned = [p for step in steps for p in step.parameters]
+    assert len({id(p) for p in owned}) == len(owned), "steps share a parameter"
+    for step in steps:
+        before = random_state()["torch"]
+        loss = step.loss(learner, batch, counts)
+        assert torch.equal(before, random_state()["torch"]), "the loss draws random numbers: draw them in `updates`"
+        assert set(loss.terms) <= set(counts), "a term has no count"
+        assert all(len(value) == total and not value.requires_grad for value in loss.items.values())
+        whole = gradients([loss.terms], counts, step.parameters)
+        assert any(g.any() for g in whole), "no gradient reaches the step's parameters"
+        if any(term.coupled for term in loss.terms.values()):
+            continue
+        split = [step.loss(learner, part, counts) for part in parts]
+        for name, term in loss.terms.items():
+            summed = torch.stack([part.terms[name].sum.detach() for part in split]).sum()
+            torch.testing.assert_close(summed, term.sum.detach(), msg=f"the term {name!r} isn't a sum over rows")
+        apart = gradients([part.terms for part in split], counts, step.parameters)
+        norm = math.sqrt(sum(float(g.square().sum()) for g in whole))
+        far = math.sqrt(sum(float((a - b).square().sum()) for a, b in zip(whole, apart)))
+        assert far <= 1e-5 * norm, "gradients depend on how the batch is split"
+
+
+def gradients(losses: list, counts: dict[str, Tensor], parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Gradients of the weighted means, as the engine takes them."""
+    total = sum(
+        term.weight * term.sum / (1 if term.coupled else max(float(counts[name]), 1e-12))
+        for terms in losses
+        for name, term in terms.items()
+        if term.weight and term.sum.requires_grad
+    )
+    found = torch.autograd.grad(total, list(parameters), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found)]
+
+
+@pytest.mark.parametrize("component", components("objective"))
+def test_objective_trains_every_parameter_the_same_each_time(component: Component):
+    build, learners, moved = slice_of(component), [], set()
+    for _ in range(2):
+        objective, model, source = build(0, BATCH)
+        engine = Engine(objective, model, source, learn=Learn(batch=BATCH, threads=1, stop=Stop(updates=6)))
+        before = {name: p.detach().clone() for name, p in engine.learner.named_parameters()}
+        assert engine.run().clock.updates == 6
+        assert engine.updater.skipped == 0
+        learners.append({name: value.clone() for name, value in engine.learner.state_dict().items()})
+        owned = {id(p) for s in engine.updater.steps for p in s.step.parameters}
+        moved |= {n for n, p in engine.learner.named_parameters() if id(p) in owned and not torch.equal(p, before[n])}
+        still = {name for name, p in engine.learner.named_parameters() if id(p) in owned} - moved
+        assert not still, f"six updates moved everything but {still}"
+    assert_equal(*learners)
+
+
+@pytest.mark.parametrize("component", components("source"))
+def test_source_goes_on_where_its_state_was_taken(component: Component):
+    build = slice_of(component)
+    objective, model, source = build(0, BATCH)
+    learner = objective.build(model)
+    source.publish(learner, Clock())
+    for _ in range(7):
+        experience = source.next(Clock())
+        assert isinstance(experience, Experience)
+        batches.check(experience.batch)
+        assert experience.samples > 0
+    state = through_a_checkpoint(source.state_dict())
+    expected = [cast(Experience, source.next(Clock())) for _ in range(9)]
+    again = build(0, BATCH)[2]
+    again.publish(learner, Clock())
+    seed_everything(99)
+    again.load_state_dict(state)
+    if not source.exact:
+        pytest.skip("says that it isn't exact")
+    for there in expected:
+        here = cast(Experience, again.next(Clock()))
+        assert_equal(here.batch, there.batch)
+        assert (here.samples, here.tokens, here.steps, here.epochs) == (
+            there.samples, there.tokens, there.steps, there.epochs,
+        )  # fmt: skip
+
+
+def through_a_checkpoint(state: State) -> State:
+    """In the form in which checkpoints store it, and back; nothing is shared with what it was taken from."""
+    packed = tree.pack(state)
+    skeleton = json.loads(json.dumps(packed.skeleton))
+    return tree.unpack(skeleton, {name: tensor.clone() for name, tensor in packed.tensors.items()}, packed.sealed)
+
+
+def assert_equal(first: Batch, second: Batch) -> None:
+    """The same keys and the same bits."""
+    assert list(first) == list(second)
+    for here, there in zip(batches.leaves(first), batches.leaves(second)):
+        if isinstance(here, Ragged):
+            assert isinstance(there, Ragged)
+            assert torch.equal(here.offsets, there.offsets)
+            here, there = here.values, there.values
+        np.testing.assert_array_equal(here.numpy(force=True), there.numpy(force=True))
+
+
+@pytest.mark.parametrize("component", components("optimizer"))
+def test_optimizer(component: Component):
+    arenas, optimizers = zip(*(_square(component) for _ in range(2)))
+    losses = [_descend(arenas[0], optimizers[0]) for _ in range(50)]
+    assert losses[-1] < 0.8 * losses[0], "fifty steps hardly lowered a square"
+    assert losses == [_descend(arenas[1], optimizers[1]) for _ in range(50)]
+    third, optimizer = _square(component)
+    third.weights.copy_(arenas[0].weights)
+    optimizer.load_state_dict(through_a_checkpoint(optimizers[0].state_dict()))
+    for _ in range(3):
+        assert _descend(third, optimizer) == _descend(arenas[1], optimizers[1]), "its state lacks something"
+
+
+def _square(component: Component) -> tuple[Arena, FlatOptimizer]:
+    """Parameters whose squared distance from 2 is to fall, and an optimiser over them."""
+    arena = Arena([nn.Parameter(torch.randn(4, 3, generator=draws())), nn.Parameter(torch.ones(3))])
+    return arena, REGISTRY.build("optimizer", component.options(), arena.slices, 1e-2)
+
+
+def _descend(arena: Arena, optimizer: FlatOptimizer) -> float:
+    arena.zero()
+    loss = torch.stack([(p - 2).square().sum() for p in arena.parameters]).sum()
+    loss.backward()
+    optimizer.step(1e-2)
+    return float(loss.detach())
+
+
+@pytest.mark.parametrize("component", components("schedule"))
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_schedule(component: Component, warmup: int):
+    schedule = REGISTRY.build("schedule", component.options(warmup=warmup), Stop(updates=100))
+    factors = [schedule(Clock(updates=updates)) for updates in range(150)]
+    assert all(0 <= factor <= 1 for factor in factors)
+    assert factors[0] > 0, "the first update must not have rate 0"
+    assert factors[warmup] == pytest.approx(1, abs=1e-6)
+    assert factors[:warmup] == sorted(factors[:warmup])
+    assert factors[99:] == sorted(factors[99:], reverse=True)
+    assert len(set(factors[100:])) == 1, "a schedule stands still beyond its horizon"
+
+
+@pytest.mark.parametrize("component", components("metric"))
+def test_metric(component: Component):
+    metric = REGISTRY.build("metric", component.options())
+    output = OUTPUTS[metric.form]
+    target = targets(output, 40)
+    perfect = target if metric.form == "number" else nn.functional.one_hot(target, output.size).float() * 50
+    noisy = perfect + perfect.std() * torch.randn(perfect.shape, generator=draws())
+    best, good, worst = metric(perfect, target), metric(noisy, target), metric(-noisy, target)
+    assert isinstance(best, float)
+    assert math.isfinite(best)
+    assert math.isfinite(good)
+    higher = best > worst
+    assert (best >= good >= worst) if higher else (best <= good <= worst)
+    order = torch.randperm(40, generator=draws())
+    assert metric(noisy[order], target[order]) == pytest.approx(good, rel=1e-6), "a metric can't depend on the order"
