@@ -11,21 +11,41 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from reinforge.core.contracts import Objective, Source
+from reinforge.core.ragged import Ragged
 from reinforge.engine.loop import Engine
 from reinforge.environments.build import signature as environment_signature
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.models.options import (
     ActorCriticOptions,
     ComposedOptions,
+    DecoderOptions,
     MLPOptions,
     QNetworkOptions,
     SquashedGaussianOptions,
 )
-from reinforge.objectives.options import DQNOptions, GANOptions, PPOOptions, SACOptions, SupervisedOptions
+from reinforge.objectives.options import (
+    DQNOptions,
+    GANOptions,
+    GRPOOptions,
+    LanguageOptions,
+    PPOOptions,
+    SACOptions,
+    SupervisedOptions,
+)
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Input, Output, Signature
-from reinforge.sources.options import LoaderOptions, PrioritiesOptions, ReplayOptions, RolloutOptions
+from reinforge.sources.completions import CompletionSource, task_pipeline
+from reinforge.sources.options import (
+    CompletionOptions,
+    CopyOptions,
+    LoaderOptions,
+    PrioritiesOptions,
+    ReplayOptions,
+    RolloutOptions,
+    TokenOptions,
+)
+from reinforge.sources.tasks import CopyTask
 
 Parts = tuple[Objective, nn.Module, Source]
 
@@ -128,6 +148,30 @@ def gan(seed: int, batch: int) -> Parts:
     return objective, model, source
 
 
+def language(seed: int, batch: int) -> Parts:
+    """A decoder on packed documents of ragged lengths."""
+    g = torch.Generator().manual_seed(7)
+    documents = [
+        torch.randint(11, (int(n),), generator=g).cumsum(0) % 11 for n in torch.randint(2, 20, (60,), generator=g)
+    ]
+    signature = Signature(
+        inputs={"tokens": Input(form="tokens", sizes=(11,))}, outputs={"tokens": Output(form="tokens", size=11)}
+    )
+    model = _model(DecoderOptions(layers=2, width=16, heads=4, kv_heads=2, context=24), signature, seed)
+    objective = REGISTRY.build("objective", LanguageOptions(), signature)
+    source = REGISTRY.build("source", TokenOptions(block=24), Ragged.from_rows(documents), batch=batch, seed=seed)
+    return objective, model, source
+
+
+def grpo(seed: int, batch: int) -> Parts:
+    """GRPO of a decoder against its frozen reference: groups of ragged completions, two epochs each."""
+    options = CompletionOptions(task=CopyOptions(digits=1), prompts=batch // 4, group=4, max_tokens=6)
+    signature = task_pipeline(CopyTask(CopyOptions(digits=1))).signature
+    model = _model(DecoderOptions(layers=1, width=16, heads=2, context=12), signature, seed)
+    objective = REGISTRY.build("objective", GRPOOptions(epochs=2, mask_truncated=False), signature)
+    return objective, model, CompletionSource(options, seed=seed)
+
+
 SLICES = {
     s.name: s
     for s in [
@@ -136,5 +180,7 @@ SLICES = {
         Slice("sac", sac),
         Slice("ppo", ppo, learn={"clip": 0.5}),
         Slice("gan", gan),
+        Slice("language", language),
+        Slice("grpo", grpo, batch=16),
     ]
 }
