@@ -1,5 +1,8 @@
 """Small bundles of every form, made in a moment."""
 
+import hashlib
+import json
+
 import numpy as np
 import torch
 from torch import nn
@@ -15,6 +18,7 @@ from reinforge.registry import REGISTRY
 from reinforge.schema.fields import Box, Category, Continuous, Discrete, Number
 from reinforge.schema.schema import Schema
 from reinforge.schema.signature import Input, Output, Signature
+from reinforge.storage.manifest import FileRecord, Manifest
 
 
 def rows(count=40, seed=0):
@@ -112,3 +116,15 @@ def own_bundle(path):
         examples=examples,
         modules={"own-net": Own},
     )
+
+
+def rewrite(path, name, content):
+    """Change a file and give the manifest right digests, as whoever wants to mislead would."""
+    data = content if isinstance(content, bytes) else content.encode()
+    (path / name).parent.mkdir(exist_ok=True)
+    (path / name).write_bytes(data)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    files = {n: FileRecord(f["size"], f["sha256"]) for n, f in manifest["files"].items()}
+    made_again = Manifest(manifest["format"], manifest["version"], files, manifest["about"])
+    (path / "manifest.json").write_text(made_again.text())

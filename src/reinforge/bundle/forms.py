@@ -225,7 +225,7 @@ class ObservationForm:
                 raise DataError(f"it is no whole number from {self.first} to {self.first + size - 1}", where=where)
         elif self.box.dtype == "uint8" and (array.dtype.kind == "f" or ((array < 0) | (array > 255)).any()):
             raise DataError("it holds something else than whole numbers from 0 to 255", where=where)
-        elif array.size and float(np.abs(array).max()) > np.finfo(np.float32).max:
+        elif array.size and float(np.abs(array).max()) > float(np.finfo(np.float32).max):
             raise DataError("a number does not fit 32 bits", where=where)
         return array
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.nn.modules import module as hooks
 
+from reinforge.bundle.bounds import bounded
 from reinforge.core.seeds import undisturbed
 from reinforge.errors import BundleError, ComponentError
 from reinforge.models.composed import Wrapped
@@ -74,7 +72,8 @@ class Blueprint:
             raise ComponentError(
                 f"the bundle's model can't be built: {error.problem}",
                 where=_WHERE,
-                remedy="Import or install the code that registers it (command line: --use FILE.py), then load again.",
+                remedy="Import or install the code that registers it (command line: --use FILE.py), then load again. "
+                f"{error.remedy or ''}",
             ) from None
 
 
@@ -98,10 +97,12 @@ def build(
 ) -> nn.Module:
     """The network with its weights, in evaluation mode.
 
-    A registered model is first built without memory and compared with the weights, so that a hostile description
-    allocates nothing. Raises BundleError where they differ, ComponentError for a module that the caller did not pass.
+    A registered model is built within bounds that follow from the weights, so that a hostile description allocates
+    little. Raises BundleError where they differ, ComponentError for a module that the caller did not pass.
     """
-    complete = {**weights, **{name: weights[other] for name, other in shared.items() if other in weights}}
+    if shared.keys() & weights.keys() or not set(shared.values()) <= weights.keys():
+        raise BundleError("`shared` does not fit the weights", where=_WHERE)
+    complete = {**weights, **{name: weights[other] for name, other in shared.items()}}
     with undisturbed():
         model = _own(blueprint, modules) if blueprint.module is not None else _registered(blueprint, complete)
     _compare(model, complete)
@@ -137,16 +138,9 @@ def _own(blueprint: Blueprint, modules: Mapping[str, Factory]) -> nn.Module:
 def _registered(blueprint: Blueprint, weights: Mapping[str, Tensor]) -> nn.Module:
     assert blueprint.options is not None
     try:
-        try:
-            with _bounded(weights), torch.device("meta"):
-                trial = REGISTRY.build("model", blueprint.options, blueprint.signature)
-        except (NotImplementedError, RuntimeError):
-            pass  # it can't be built without memory: a registered component that computes while it is built
-        else:
-            _compare(trial, weights)
-        with _bounded(weights):
+        with bounded(len(weights), sum(t.nbytes for t in weights.values())):
             model: nn.Module = REGISTRY.build("model", blueprint.options, blueprint.signature)
-    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError) as error:
         raise BundleError(f"the model can't be built: {str(error)[:300]}", where=_WHERE) from error
     return model
 
@@ -176,36 +170,3 @@ def _compare(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             raise BundleError(
                 f"{name[:100]!r} is {weights[name].dtype}, not {tensor.dtype}", where="weights.safetensors"
             )
-
-
-@contextmanager
-def _bounded(weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Stop building as soon as a network grows beyond what its weights can fill."""
-    thread = threading.get_ident()
-    modules, numbers = 1_000 + 100 * len(weights), (16 << 20) + 64 * sum(t.nbytes for t in weights.values())
-
-    def count_module(parent: nn.Module, name: str, child: nn.Module | None) -> None:
-        nonlocal modules
-        if threading.get_ident() == thread:
-            modules -= 1
-            if modules < 0:
-                raise BundleError("it describes a network far larger than its weights", where=_WHERE)
-
-    def count_tensor(parent: nn.Module, name: str, tensor: Tensor | None) -> None:
-        nonlocal numbers
-        if threading.get_ident() == thread and tensor is not None:
-            numbers -= tensor.nbytes
-            count_module(parent, name, None)
-            if numbers < 0:
-                raise BundleError("it describes tensors far larger than its weights", where=_WHERE)
-
-    handles = [
-        hooks.register_module_module_registration_hook(count_module),
-        hooks.register_module_parameter_registration_hook(count_tensor),
-        hooks.register_module_buffer_registration_hook(count_tensor),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
