@@ -71,7 +71,7 @@ class Run:
     @property
     def bundle(self) -> Bundle:
         """The run's bundle, verified."""
-        from reinforge.bundle.load import load
+        from reinforge.bundle import load
 
         return load(self.bundle_path)
 
