@@ -79,14 +79,14 @@ class GRPO:
             warnings.warn(
                 "every completion was cut before it ended, and is left out: raise max_tokens, or shorten the answers",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         if flat.all():
             warnings.warn(
                 "no group has any spread in its rewards, so there is nothing to learn from: change the "
                 "difficulty of the task, or raise the size of the groups",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         added: dict[str, Tensor | Ragged] = {"advantage": advantage, "flat": flat, "valid": valid}
         added["old_log_probs"] = self._log_probs(learner.model, batch)
