@@ -17,7 +17,7 @@ from reinforge import __version__
 from reinforge.cli.doctor import doctor
 from reinforge.cli.evaluate import evaluate
 from reinforge.cli.help import Command, Group
-from reinforge.cli.output import Result, show, show_error
+from reinforge.cli.output import Result, show, show_error, speaks
 from reinforge.cli.predict import predict
 from reinforge.cli.prepare import prepare
 from reinforge.cli.recipes import recipes
@@ -70,12 +70,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         result = get_command(application()).main(given or ["--help"], prog_name="reinforge", standalone_mode=False)
         if isinstance(result, Result):
+            if not speaks():
+                return 0
             show(result, as_json=as_json)
             resume = result.values.get("resume")
             if resume:
                 print(_("Interrupted. Go on with: {command}").format(command=resume), file=sys.stderr)
                 return INTERRUPTED
-        return result if isinstance(result, int) else 0
+        # Typer turns Ctrl-C into this status, or into Abort, as its version goes.
+        if result == INTERRUPTED:
+            raise KeyboardInterrupt
+        return 0
     except ReinforgeError as error:
         show_error(error, as_json=as_json, prefix=_("Error: "))
         return error.exit_status

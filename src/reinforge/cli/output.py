@@ -5,23 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Protocol, runtime_checkable
 
 from reinforge.errors import ReinforgeError
-
-
-@runtime_checkable
-class Summarised(Protocol):
-    """What a verb may return instead of a mapping: something with a summary (a Run)."""
-
-    def summary(self) -> Mapping[str, object]:
-        """The facts worth telling, by name."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -33,14 +24,15 @@ class Result:
 
     @classmethod
     def of(cls, value: object) -> Result:
-        """A result from what a verb returned: a mapping, a dataclass, or something with a `summary()`."""
-        if isinstance(value, Summarised):
-            return cls(value.summary())
+        """A result from what a verb returned: a mapping or a dataclass."""
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return cls(dataclasses.asdict(value))
-        if isinstance(value, Mapping):
-            return cls(value)
-        return cls({} if value is None else {"result": value})
+        return cls(value if isinstance(value, Mapping) else {})
+
+
+def speaks() -> bool:
+    """Whether this process talks to the user: of several that torchrun started, the first does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def show(result: Result, *, as_json: bool) -> None:

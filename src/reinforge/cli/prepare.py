@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from reinforge.cli.arguments import Overrides, RecipeName, Use
 from reinforge.cli.output import Result
 from reinforge.cli.progress import progress
+from reinforge.messages import mark
 
 
-def prepare(recipe: RecipeName, overrides: Overrides = None, use: Use = None) -> Result:
+def prepare(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help=mark("Write what was found here: JSON or Markdown.")),
+    ] = None,
+    use: Use = None,
+) -> Result:
     """Read and check the recipe's data, and fit the pipeline to it."""
     from reinforge.workflow.prepare import prepare as run
 
     with progress() as shown:
-        return Result.of(run(recipe, overrides or (), use=use or (), progress=shown))
+        found = run(recipe, overrides or (), output=output, use=use or (), progress=shown)
+    return Result(found.summary(), found.text().rstrip("\n"))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from reinforge.cli.output import speaks
 from reinforge.workflow.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Terminal:
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Progress for the length of a verb: on a terminal shown, elsewhere silent."""
-    if not sys.stderr.isatty():
+    if not speaks() or not sys.stderr.isatty():
         yield Silent()
         return
     terminal = Terminal()

@@ -17,4 +17,4 @@ def report(
     """Write a run's report.html from its log."""
     from reinforge.workflow.report import report as write
 
-    return Result.of(write(run))
+    return Result({"report": write(run)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +50,24 @@ def train(
             dry_run=dry_run,
             progress=shown,
         )
-    return Result.of(done)
+    return _result(done, use or [])
+
+
+def _result(done: object, use: Sequence[Path]) -> Result:
+    from reinforge.workflow.run import Run
+
+    if not isinstance(done, Run):
+        # A dry run ends in an estimate.
+        return Result.of(done)
+    status = done.status
+    values: dict[str, object] = {"run": done.folder, "state": status.get("state"), "reason": status.get("reason")}
+    if done.finished:
+        values |= {"bundle": done.bundle_path, "metrics": done.metrics}
+    else:
+        # What a user's shell must understand again.
+        command = ["reinforge", "train", "--resume", str(done.folder), *(f"--use={file}" for file in use)]
+        values["resume"] = shlex.join(command)
+    return Result(values)
 
 
 def _check(recipe: str | None, start: Path | None, output: Path | None, resume: Path | None, dry_run: bool) -> None:
