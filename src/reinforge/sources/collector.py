@@ -58,6 +58,7 @@ class Collector:
             np.copyto(action, best, where=~chosen)
         return action
 
+    @torch.no_grad()
     def sample(self, policy: Policy) -> Array:
         """Actions in learner space, drawn from the policy."""
         shape = (self.count, *policy.noise_shape())
@@ -72,6 +73,7 @@ class Collector:
             return self.generator.integers(policy.output.size, size=self.count)
         return self.generator.uniform(-1, 1, (self.count, policy.output.size)).astype(np.float32)
 
+    @torch.no_grad()
     def step(self, policy: Policy, action: Array) -> Transition:
         """Take actions given in learner space."""
         if not policy.discrete:
