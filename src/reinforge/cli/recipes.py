@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reinforge.cli.output import Result, table
-from reinforge.errors import RecipeError
-from reinforge.messages import _, mark
+from reinforge.cli.output import Result
+from reinforge.messages import mark
+
+if TYPE_CHECKING:
+    from reinforge.workflow.recipes import ShippedRecipe
 
 
 def recipes(
@@ -25,16 +26,16 @@ def recipes(
 
         written = json_schema()
         return Result({"schema": written}, json.dumps(written, indent=1, ensure_ascii=False))
+    from reinforge.workflow.columns import aligned
     from reinforge.workflow.recipes import recipes as run
 
-    known = {recipe.name: recipe for recipe in run()}
     if name is None:
-        rows = [(recipe.name, recipe.summary) for recipe in known.values()]
-        return Result({"recipes": [{"name": name, "summary": summary} for name, summary in rows]}, table(rows))
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        names = _("Known: {names}.").format(names=", ".join(known) or _("none"))
-        remedy = _("Did you mean {name!r}?").format(name=near[0]) if near else names
-        raise RecipeError(_("there is no recipe called {name!r}").format(name=name), remedy=remedy)
-    text = known[name].path.read_text("utf-8")
-    return Result({"name": name, "path": known[name].path, "recipe": text}, text.rstrip("\n"))
+        known = run()
+        rows = [(recipe.name, f"{recipe.data}, {recipe.objective}", recipe.summary) for recipe in known]
+        return Result({"recipes": [_facts(recipe) for recipe in known]}, "\n".join(aligned(rows, indent="")))
+    found = run(name)
+    return Result({**_facts(found), "path": found.path, "recipe": found.text}, found.text.rstrip("\n"))
+
+
+def _facts(recipe: ShippedRecipe) -> dict[str, str]:
+    return {name: getattr(recipe, name) for name in ("name", "summary", "data", "model", "objective")}

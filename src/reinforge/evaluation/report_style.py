@@ -54,7 +54,7 @@ tbody th { font-weight: 500; }
 .narrow .number { padding-left: 1.5rem; }
 .facts { columns: 18rem; column-gap: 2.5rem; }
 .facts > div { break-inside: avoid; padding-bottom: 1rem; }
-.facts h3 { color: var(--ink-soft); font-size: 0.85rem; font-weight: 500; margin: 0.4rem 0 0.2rem; }
+.facts h3 { color: var(--ink-soft); font-size: 0.85rem; font-weight: 500; margin: 0 0 0.2rem; }
 .facts th { width: 45%; font-weight: 400; color: var(--ink-soft); }
 .facts td { overflow-wrap: anywhere; padding-right: 0; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); gap: 0.9rem; }

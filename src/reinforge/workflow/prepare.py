@@ -1,0 +1,230 @@
+"""`prepare`: read and check a recipe's data, fit the pipeline, and tell what training would see."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from reinforge.core.batch import section
+from reinforge.core.seeds import derive
+from reinforge.data.options import TextOptions
+from reinforge.data.prepared import Prepared
+from reinforge.data.text import TextData, prepare_text
+from reinforge.environments.build import build, is_native
+from reinforge.environments.options import EnvironmentOptions
+from reinforge.messages import _
+from reinforge.recipe import Recipe, load
+from reinforge.registry import REGISTRY
+from reinforge.schema.fields import Category
+from reinforge.schema.signature import Signature
+from reinforge.storage import strict_json
+from reinforge.storage.files import write_atomic
+from reinforge.workflow.columns import aligned
+from reinforge.workflow.progress import Progress, Silent
+
+# How long a random policy may play, for what it gets by chance.
+RANDOM_EPISODES, RANDOM_SECONDS = 20, 2.0
+
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a recipe's data are, before any training.
+
+    `sides`: rows (of a text, tokens) by split. `fields`: one mapping each, inputs first. `classes`: by target, label
+    and side, how many rows. `facts`: what this kind of data tells besides. `prepared` is the data itself, ready for
+    training; None for an environment. `output`: where all this was written, if it was.
+    """
+
+    name: str
+    kind: str
+    facts: Facts
+    sides: Mapping[str, int]
+    fields: tuple[Facts, ...]
+    classes: Mapping[str, Mapping[str, Mapping[str, int]]]
+    blocks: Facts
+    notes: tuple[str, ...]
+    prepared: object = field(repr=False, compare=False, default=None)
+    output: Path | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """All of it as JSON can say it."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            **self.facts,
+            "sides": dict(self.sides),
+            "fields": [dict(f) for f in self.fields],
+            "classes": {t: {label: dict(n) for label, n in by.items()} for t, by in self.classes.items()},
+            "blocks": dict(self.blocks),
+            "notes": list(self.notes),
+            **({"output": str(self.output)} if self.output else {}),
+        }
+
+    def text(self) -> str:
+        """The same for people, as Markdown."""
+        return "\n".join(self._lines()) + "\n"
+
+    def _lines(self) -> Iterator[str]:
+        yield from (f"# {self.name}", "")
+        facts = [(name.replace("_", " "), _plain(value)) for name, value in self.facts.items()]
+        yield from (f"- {name}: {value}" for name, value in [(_("kind"), self.kind), *facts])
+        if self.sides:
+            whole = max(sum(self.sides.values()), 1)
+            yield from ("", f"## {_('Split')}", "")
+            yield from aligned([(side, f"{n:,}", f"{n / whole:.1%}") for side, n in self.sides.items()])
+        if self.fields:
+            yield from ("", f"## {_('Fields')}", "")
+            yield from aligned([_field_row(f) for f in self.fields])
+        for target, labels in self.classes.items():
+            sides = list(dict.fromkeys(side for counts in labels.values() for side in counts))
+            yield from ("", f"## {_('Classes of {target}').format(target=target)}", "")
+            rows = [(label, *(f"{counts.get(side, 0):,}" for side in sides)) for label, counts in labels.items()]
+            yield from aligned([("", *sides), *rows])
+        if self.notes:
+            yield from ("", f"## {_('Notes')}", "", *(f"- {note}" for note in self.notes))
+
+
+def prepare(
+    recipe: str | Path | Mapping[str, object] | Recipe,
+    overrides: Iterable[str] | Mapping[str, object] = (),
+    *,
+    data: object = None,
+    output: str | Path | None = None,
+    use: Iterable[str | Path] = (),
+    progress: Progress | None = None,
+) -> Preparation:
+    """Read and check the data of a recipe and fit its pipeline to the training rows; nothing is trained.
+
+    `data`, a table in memory, stands in for the recipe's own. `output`: a file for what was found, JSON where its name
+    ends in .json, else Markdown. Raises RecipeError and DataError as training would.
+    """
+    shown = progress or Silent()
+    whole = load(recipe, overrides, use=use)
+    shown.update(0, 1, _("reading"))
+    found = _prepared(whole, data)
+    shown.update(1, 1, _("read"))
+    if output is None:
+        return found
+    found = Preparation(**{**vars(found), "output": Path(output)})
+    as_json = Path(output).suffix == ".json"
+    write_atomic(Path(output), strict_json.pretty(found.summary()) if as_json else found.text())
+    return found
+
+
+def _prepared(recipe: Recipe, data: object) -> Preparation:
+    options = recipe.data
+    if isinstance(options, EnvironmentOptions):
+        return _environment(recipe, options)
+    if isinstance(options, TextOptions):
+        return _text(recipe, prepare_text(options))
+    given = {} if data is None else {"data": data}
+    return _table(recipe, REGISTRY.build("data", options, seed=recipe.seed, **given))
+
+
+def _table(recipe: Recipe, prepared: Prepared) -> Preparation:
+    rows = prepared.rows
+    sides = {"train": rows.train, "validation": rows.validation, "test": rows.test}
+    batches = {"train": prepared.train, "validation": prepared.validation, "test": prepared.test}
+    classes: dict[str, dict[str, dict[str, int]]] = {}
+    for target in (f for f in prepared.schema.targets if isinstance(f, Category)):
+        classes[target.name] = {label: {} for label in target.labels}
+        for side, batch in batches.items():
+            if batch is None:
+                continue
+            codes, valid = section(batch, "targets")[target.name], section(batch, "valid").get(target.name)
+            codes = codes if valid is None else codes[valid]
+            counts = torch.bincount(codes.flatten(), minlength=len(target.labels)).tolist()
+            for label, count in zip(target.labels, counts):
+                classes[target.name][label][side] = count
+    # Where it stands matters more than how it is written: what is left at its default says nothing.
+    fields = tuple(f.model_dump(mode="json", exclude_defaults=True) | {"kind": f.kind} for f in prepared.schema.fields)
+    where = getattr(recipe.data, "path", None)
+    facts = {"from": where or _("memory"), "digest": prepared.digest}
+    return Preparation(
+        recipe.name,
+        str(getattr(recipe.data, "kind", "table")),
+        facts,
+        {side: len(index) for side, index in sides.items() if len(index)},
+        tuple({"role": "input", **f} for f in fields),
+        classes,
+        _blocks(prepared.signature),
+        prepared.notes,
+        prepared,
+    )
+
+
+def _text(recipe: Recipe, data: TextData) -> Preparation:
+    tokenizer = data.pipeline.tokenizer
+    facts = {
+        "from": data.origin,
+        "digest": data.digest,
+        "vocabulary": tokenizer.size,
+        "sample": tokenizer.decode(data.training[:80]),
+    }
+    sides = {"train": len(data.training), "validation": len(data.validation)}
+    blocks = _blocks(data.pipeline.signature)
+    return Preparation(recipe.name, "text", facts, sides, (), {}, blocks, (), data)
+
+
+def _environment(recipe: Recipe, options: EnvironmentOptions) -> Preparation:
+    environments = build(options, seed=derive(recipe.seed, "prepare"))
+    notes = [] if environments.exact else [_("its state can't be restored bit for bit, so resuming is not exact")]
+    copies = environments.count
+    returns: list[float] = []
+    # Each copy plays as many, or short episodes would count for more.
+    quota = np.full(copies, -(-RANDOM_EPISODES // copies))
+    totals, steps, began = np.zeros(copies), 0, time.perf_counter()
+    output = environments.signature.outputs["action"]
+    generator = np.random.default_rng(derive(recipe.seed, "random"))
+    try:
+        environments.reset()
+        while quota.any() and time.perf_counter() - began < RANDOM_SECONDS:
+            if output.form == "discrete":
+                step = environments.step(generator.integers(output.size, size=copies))
+            else:
+                action = generator.uniform(output.low, output.high, (copies, output.size))
+                step = environments.step(action.astype(np.float32))
+            steps += int(step.valid.sum())
+            totals += np.where(step.valid, step.reward, 0)
+            done = step.terminated | step.truncated
+            returns += totals[done & (quota > 0)].tolist()
+            quota -= done & (quota > 0)
+            totals[done] = 0
+    finally:
+        environments.close()
+    seconds = time.perf_counter() - began
+    facts: dict[str, Any] = {
+        "environment": options.id,
+        "vectorised_itself": is_native(options),
+        "exact": environments.exact,
+        "steps_per_second": round(steps / seconds),
+    }
+    if returns:
+        facts |= {"random_return": float(np.mean(returns)), "random_episodes": len(returns)}
+    return Preparation(recipe.name, "environment", facts, {}, (), {}, _blocks(environments.signature), tuple(notes))
+
+
+def _blocks(signature: Signature) -> dict[str, Any]:
+    return signature.model_dump(mode="json", exclude_defaults=True)
+
+
+def _field_row(facts: Facts) -> tuple[str, ...]:
+    details = {key: value for key, value in facts.items() if key not in ("name", "kind", "role")}
+    told = ", ".join(f"{key}: {_plain(value)}" for key, value in details.items())
+    return (str(facts["name"]), str(facts["role"]), str(facts["kind"]), told)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value[:12])) + (", ..." if len(value) > 12 else "")
+    if isinstance(value, bool):
+        return _("yes") if value else _("no")
+    return f"{value:.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else repr(value)[1:-1]
