@@ -20,12 +20,22 @@ from reinforge.errors import DataError, TrainingDiverged
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
+class Found:
+    """What prepare answers."""
+
+    def summary(self) -> dict[str, object]:
+        return {"fine": True}
+
+    def text(self) -> str:
+        return "fine"
+
+
 @dataclass
 class Workflow:
     """Stands for the functions behind the verbs: records calls, returns or raises what it is told."""
 
     calls: list[tuple[str, Call]] = field(default_factory=list)
-    answers: dict[str, object] = field(default_factory=dict)
+    answers: dict[str, object] = field(default_factory=lambda: {"prepare": Found()})
 
     def function(self, verb: str) -> Callable[..., object]:
         def call(*arguments: Any, **keywords: Any) -> object:
@@ -51,7 +61,7 @@ def workflow(monkeypatch: pytest.MonkeyPatch) -> Workflow:
 
 
 CALLS: list[tuple[str, Call]] = [
-    ("prepare r data.x=1 --use u.py", (("r", ["data.x=1"]), {"use": [Path("u.py")]})),
+    ("prepare r data.x=1 -o f.md --use u.py", (("r", ["data.x=1"]), {"output": Path("f.md"), "use": [Path("u.py")]})),
     (
         "train r learn.lr=-1 a=b --from b -o out --use u.py --use v.py --dry-run",
         (
