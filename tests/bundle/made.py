@@ -9,11 +9,13 @@ from torch import nn
 
 from reinforge.bundle.forms import ObservationForm, TableForm
 from reinforge.bundle.sketch import sketch
+from reinforge.bundle.text_form import TextForm
 from reinforge.bundle.writing import write_bundle
 from reinforge.data.pipeline import Pipeline
 from reinforge.data.readers import read
+from reinforge.data.text import CharacterTokenizer, TextPipeline
 from reinforge.models.composed import Composed, Wrapped
-from reinforge.models.options import ComposedOptions, QNetworkOptions, SquashedGaussianOptions
+from reinforge.models.options import ComposedOptions, DecoderOptions, QNetworkOptions, SquashedGaussianOptions
 from reinforge.registry import REGISTRY
 from reinforge.schema.fields import Box, Category, Continuous, Discrete, Number
 from reinforge.schema.schema import Schema
@@ -128,3 +130,14 @@ def rewrite(path, name, content):
     files = {n: FileRecord(f["size"], f["sha256"]) for n, f in manifest["files"].items()}
     made_again = Manifest(manifest["format"], manifest["version"], files, manifest["about"])
     (path / "manifest.json").write_text(made_again.text())
+
+
+def text_bundle(path, **keywords):
+    form = TextForm(TextPipeline(CharacterTokenizer("".join(sorted(set("the quick brown fox.\n"))))))
+    options = DecoderOptions(layers=2, width=32, heads=2, context=48)
+    torch.manual_seed(0)
+    model = REGISTRY.build("model", options, form.pipeline.signature)
+    examples = [{"text": "the quick"}, {"text": "fox. brown fox"}]
+    return write_bundle(
+        path, model=model, options=options, signature=form.pipeline.signature, form=form, examples=examples, **keywords
+    )

@@ -58,8 +58,8 @@ class Bundle:
     def predict(self, data: object) -> list[Prediction]:
         """Predictions for rows (a list of mappings), columns (a mapping), a polars or pandas frame, or a Table.
 
-        One dictionary per row, by output: {"label", "probabilities"}, {"value"} or {"action"}. Raises DataError that
-        names the row and the field.
+        One dictionary per row, by output: {"label", "probabilities"}, {"value"}, {"action"} or {"text", "stopped"}.
+        Raises DataError that names the row and the field.
         """
         return [prediction for part in self.predictions(data) for prediction in part]
 
@@ -109,7 +109,7 @@ class Bundle:
         if rows(inputs) == 0:
             return []
         with torch.inference_mode():
-            return self.form.values(self.forward(inputs), inputs, self.model, self.task)
+            return self.form.values(inputs, self.forward, self.model, self.task)
 
     def _stored(self) -> Folder:
         if self.folder is None:

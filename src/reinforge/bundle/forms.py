@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reinforge.bundle.task import Reading, Task
 from reinforge.core.batch import Batch
@@ -23,6 +23,7 @@ from reinforge.storage.strict_json import Json
 
 Row = Mapping[str, object]
 Prediction = dict[str, Any]  # by output; JSON values
+Forward = Callable[[Batch], dict[str, Tensor]]  # a model's inputs to its outputs by head
 ROWS = Origin()
 
 
@@ -49,9 +50,7 @@ class Form(Protocol):
         """A model's inputs from a frame, a table or a mapping of columns. Raises DataError."""
         ...
 
-    def values(
-        self, outputs: Mapping[str, Tensor], inputs: Batch, model: torch.nn.Module, task: Task
-    ) -> list[Prediction]:
+    def values(self, inputs: Batch, forward: Forward, model: nn.Module, task: Task) -> list[Prediction]:
         """One prediction per row."""
         ...
 
@@ -60,6 +59,7 @@ class Form(Protocol):
 FORMS = {
     "table": "reinforge.bundle.forms:TableForm",
     "observation": "reinforge.bundle.forms:ObservationForm",
+    "text": "reinforge.bundle.text_form:TextForm",
 }
 
 
@@ -119,10 +119,9 @@ class TableForm:
         batch: Batch = self.pipeline.transform(columns, targets=False, origin=table.origin)["inputs"]
         return batch
 
-    def values(
-        self, outputs: Mapping[str, Tensor], inputs: Batch, model: torch.nn.Module, task: Task
-    ) -> list[Prediction]:
+    def values(self, inputs: Batch, forward: Forward, model: nn.Module, task: Task) -> list[Prediction]:
         """{target: {"label", "probabilities"}} or {target: {"value"}}, in the targets' own terms."""
+        outputs = forward(inputs)
         columns: dict[str, list[Prediction]] = {}
         for field in self.schema.targets:
             output = outputs[field.name]
@@ -199,11 +198,9 @@ class ObservationForm:
         shape = (len(array), *self.box.shape) if isinstance(array, np.ndarray | Tensor | Sequence) else self.box.shape
         return self._batch(self._checked(array, shape, self.box.name))
 
-    def values(
-        self, outputs: Mapping[str, Tensor], inputs: Batch, model: torch.nn.Module, task: Task
-    ) -> list[Prediction]:
+    def values(self, inputs: Batch, forward: Forward, model: nn.Module, task: Task) -> list[Prediction]:
         """{"action": {"action"}}: the number of the action, or its coordinates in the environment's units."""
-        action = outputs["action"]
+        action = forward(inputs)["action"]
         if self.output.form == "discrete":
             return [{"action": {"action": int(a) + self.start}} for a in action.argmax(-1).tolist()]
         low, high = torch.tensor(self.output.low), torch.tensor(self.output.high)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from reinforge.registry import Options
 
@@ -36,10 +36,21 @@ TOLERANCE = {
 }
 
 
+class Continuation(Options):
+    """How a language model goes on: by default the likeliest token each time (`temperature` 0)."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=65_536)] = 128
+    temperature: NonNegativeFloat = 0.0
+    top_k: PositiveInt | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    stop: tuple[NonNegativeInt, ...] = ()
+    seed: NonNegativeInt = 0
+
+
 class Task(Options):
-    """Readings by output, tolerance by the weights' dtype, and what a text model needs (chat template, limits)."""
+    """Readings by output, tolerance by the weights' dtype, and how text goes on."""
 
     version: Literal[1] = 1
     outputs: dict[str, Reading] = Field({}, description="How each categorical output becomes a label.")
     tolerance: dict[str, Tolerance] = Field(TOLERANCE, description="By the dtype of the weights.")
-    text: dict[str, JsonValue] = Field({}, description="Chat template and limits of a text model.")
+    text: Continuation | None = Field(None, description="How a language model goes on.")

@@ -1,0 +1,83 @@
+"""Rows {"text": ...} of a language model, and how it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from reinforge.bundle.forms import ROWS, Forward, Prediction, Row
+from reinforge.bundle.task import Continuation, Task
+from reinforge.core import seeds
+from reinforge.core.batch import Batch
+from reinforge.core.ragged import Ragged
+from reinforge.data.text import TextPipeline
+from reinforge.data.values import Origin
+from reinforge.errors import BundleError, DataError, IntegrityError
+from reinforge.inference.generation import Sampling, generate
+from reinforge.models.decoder import Decoder
+from reinforge.schema.schema import Schema
+from reinforge.schema.signature import Signature
+from reinforge.storage.strict_json import Json
+
+
+class TextForm:
+    """Prompts through the fitted tokenizer; continuations by generation."""
+
+    kind: ClassVar[str] = "text"
+
+    def __init__(self, pipeline: TextPipeline) -> None:
+        self.pipeline, self.schema = pipeline, pipeline.schema
+
+    def save(self) -> tuple[Json, dict[str, Tensor]]:
+        """The tokenizer."""
+        return self.pipeline.to_json(), {}
+
+    @classmethod
+    def load(cls, schema: Schema, signature: Signature, description: Json, tensors: Mapping[str, Tensor]) -> TextForm:
+        """Raises IntegrityError where the tokenizer does not fit the model."""
+        pipeline = TextPipeline.load(schema, description, {name: tensor.numpy() for name, tensor in tensors.items()})
+        if pipeline.signature != signature:
+            raise IntegrityError("the tokenizer and the model do not fit each other", where="pipeline.json")
+        return cls(pipeline)
+
+    def inputs(self, rows: Sequence[Row], origin: Origin = ROWS) -> Batch:
+        """{"tokens": Ragged}."""
+        name = self.pipeline.FIELD
+        for index, row in enumerate(rows):
+            if not isinstance(row, Mapping) or name not in row:
+                raise DataError(f"the field {name!r} is missing", where=origin.at(index, name))
+            text = row[name]
+            if not isinstance(text, str) or not text:
+                raise DataError("it is no text, or an empty one", where=origin.at(index, name))
+        return self.pipeline.transform({name: [row[name] for row in rows]}, targets=False)["inputs"]
+
+    def table_inputs(self, data: object) -> Batch:
+        """From a frame or a table with the column "text"."""
+        from reinforge.data.readers import read
+
+        table = read(data)
+        return self.inputs([{self.pipeline.FIELD: text} for text in table.column(self.pipeline.FIELD)], table.origin)
+
+    def values(self, inputs: Batch, forward: Forward, model: nn.Module, task: Task) -> list[Prediction]:
+        """{"text": {"text": continuation, "stopped": whether it ended by itself}}.
+
+        Each row draws from its own generator, seeded by its prompt: the same alone and in a batch.
+        """
+        prompts = inputs[self.pipeline.BLOCK]
+        if not isinstance(model, Decoder) or not isinstance(prompts, Ragged):
+            raise BundleError("its model does not generate text", where="model.json")
+        chosen = task.text or Continuation()
+        sampling = Sampling(chosen.max_tokens, chosen.temperature, chosen.top_k, chosen.top_p, chosen.stop)
+        texts = [self.pipeline.tokenizer.decode(prompts.row(index)) for index in range(len(prompts))]
+        found = generate(model, prompts, sampling, [seeds.generator(chosen.seed, "continue", text) for text in texts])
+        return [
+            {
+                "text": {
+                    "text": self.pipeline.tokenizer.decode(found.tokens.row(index)),
+                    "stopped": bool(found.stopped[index]),
+                }
+            }
+            for index in range(len(prompts))
+        ]
