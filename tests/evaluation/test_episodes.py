@@ -1,0 +1,127 @@
+"""Episode evaluation: whole episodes, own seeds, no trace left."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from tests.environments.probes import Counter
+
+from reinforge.core.contracts import Clock
+from reinforge.environments.build import build, signature
+from reinforge.environments.options import EnvironmentOptions
+from reinforge.environments.synchronous import SynchronousEnvironments
+from reinforge.evaluation.episodes import EpisodeEvaluator, Episodes, interquartile_mean, play
+from reinforge.models.options import ActorCriticOptions, QNetworkOptions
+from reinforge.models.policy import Policy
+from reinforge.registry import REGISTRY
+
+CARTPOLE = EnvironmentOptions(id="CartPole-v1")
+
+
+def _policy(options: Any = None, seed: int = 0) -> Policy:
+    torch.manual_seed(seed)
+    policy: Policy = REGISTRY.build("model", options or QNetworkOptions(sizes=(8,)), signature(CARTPOLE))
+    return policy
+
+
+@pytest.mark.parametrize("vectorization", ["native", "synchronous"])
+@pytest.mark.parametrize("options", [QNetworkOptions(sizes=(8,)), ActorCriticOptions(sizes=(8,), memory=4)])
+def test_returns_are_those_of_single_episodes_played_one_by_one(vectorization: Any, options: Any) -> None:
+    """A plain loop over one CartPole from each episode's first observation gives the same return."""
+    # Short episodes: in long ones the last bit of the starting state grows until it matters.
+    for seed in range(20):
+        policy = _policy(options, seed)
+        environments = build(EnvironmentOptions(id="CartPole-v1", vectorization=vectorization), seed=5, count=6)
+        first = environments.reset()
+        found = play(policy, environments, 6)
+        if 12 < found.returns.max() < 100:
+            break
+    expected = []
+    single: Any = gym.make("CartPole-v1", max_episode_steps=-1).unwrapped
+    for observation in first:
+        single.reset(seed=0)
+        single.state, state, length = observation.astype(np.float64), policy.initial_state(1), 0
+        current, ended = observation, False
+        while not ended and length < 500:
+            with torch.no_grad():
+                outputs, state = policy({"observation": torch.from_numpy(current[None])}, state)
+            current, _, ended, _, _ = single.step(int(outputs["action"].argmax()))
+            length += 1
+        expected.append(length)
+    assert sorted(found.returns.tolist()) == pytest.approx(sorted(expected), abs=1)
+    assert np.array_equal(found.returns, found.lengths), "CartPole pays 1 for each step"
+
+
+def test_every_copy_plays_its_share_of_whole_episodes() -> None:
+    """Short episodes don't crowd out long ones: each copy counts a fixed number of its own."""
+    signature_of = signature(CARTPOLE).model_copy(
+        update={"inputs": {"observation": signature(CARTPOLE).inputs["observation"].model_copy(update={"shape": (2,)})}}
+    )
+    policy = REGISTRY.build("model", QNetworkOptions(sizes=(4,)), signature_of)
+    script = ((1, True, False), (50, False, True))
+    found = play(policy, SynchronousEnvironments(lambda: Counter(script), 3, 0, "probe"), 8)
+    assert len(found.returns) == 8
+    assert sorted(found.lengths.tolist()) in ([1] * 3 + [50] * 5, [1] * 5 + [50] * 3, [1] * 4 + [50] * 4)
+    assert all(r == length * (length + 1) / 2 for r, length in zip(found.returns, found.lengths))
+
+
+def test_evaluation_leaves_no_trace_and_repeats_itself() -> None:
+    policy = _policy()
+    policy.train()
+    evaluator = EpisodeEvaluator(CARTPOLE, episodes=10, seed=3)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index,union-attr]
+    weights = {name: value.clone() for name, value in policy.state_dict().items()}
+    one = evaluator.evaluate(policy, Clock(updates=7))
+    other = EpisodeEvaluator(CARTPOLE, episodes=10, seed=3).evaluate(policy, Clock(updates=7))
+    assert one == other == evaluator.evaluate(policy, Clock(updates=7))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # type: ignore[index]
+    assert random.getstate() == before[2]
+    assert policy.training
+    assert all(torch.equal(value, weights[name]) for name, value in policy.state_dict().items())
+
+
+def test_each_evaluation_has_fresh_episodes_and_seeds_matter() -> None:
+    policy = _policy()
+    evaluator = EpisodeEvaluator(CARTPOLE, episodes=30, seed=3)
+    first = evaluator.evaluate(policy, Clock(updates=1))
+    assert first != evaluator.evaluate(policy, Clock(updates=2))
+    assert first != EpisodeEvaluator(CARTPOLE, episodes=30, seed=4).evaluate(policy, Clock(updates=1))
+
+
+def test_interquartile_mean_is_the_mean_of_the_middle_half() -> None:
+    values = np.random.default_rng(0).permutation(np.arange(8.0))
+    assert interquartile_mean(values) == pytest.approx(np.mean([2, 3, 4, 5]))
+    # Five values: the quartiles cut the second and fourth, three quarters of each count.
+    assert interquartile_mean(np.array([0.0, 1, 2, 3, 100])) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
+    assert interquartile_mean(np.array([7.0])) == 7.0
+    assert Episodes(values, values.astype(np.int64)).metrics()["return"] == pytest.approx(3.5)
+
+
+def test_a_hundred_full_episodes_take_a_fraction_of_a_second() -> None:
+    policy = _policy(QNetworkOptions(sizes=(64, 64)))
+    with torch.no_grad():  # a linear controller that balances: lean against angle and speed
+        for parameter in policy.parameters():
+            parameter.zero_()
+        layers: Any = policy.network.layers  # type: ignore[union-attr]
+        layers[0].weight[0] = torch.tensor([0.1, 0.3, 5.0, 1.0])
+        layers[0].bias[0] = 100.0
+        layers[1].weight[0, 0] = layers[2].weight[1, 0] = 1.0
+        layers[2].bias[0] = 100.0
+    evaluator = EpisodeEvaluator(CARTPOLE, episodes=100, seed=0)
+    evaluator.run(policy, "warm")
+    best = min(_seconds(evaluator, policy) for _ in range(3))
+    assert evaluator.run(policy, "x").returns.mean() > 490
+    assert best < 0.9  # alone on the machine about 0.06 s; three times the bar of 0.3 s, for a loaded one
+
+
+def _seconds(evaluator: EpisodeEvaluator, policy: Policy) -> float:
+    began = time.perf_counter()
+    evaluator.run(policy, "timed")
+    return time.perf_counter() - began
