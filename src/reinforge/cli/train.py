@@ -37,9 +37,13 @@ def train(
 ) -> Result:
     """Train a recipe, and write a run with its bundle."""
     _check(recipe, start, output, resume, dry_run)
+    from reinforge.workflow.rehearsal import rehearse
     from reinforge.workflow.train import train as run
 
     with progress() as shown:
+        if dry_run:
+            assert recipe is not None
+            return Result.of(rehearse(recipe, overrides or (), start=start, use=use or (), progress=shown))
         done = run(
             recipe,
             overrides or (),
@@ -47,7 +51,6 @@ def train(
             output=output,
             resume=resume,
             use=use or (),
-            dry_run=dry_run,
             progress=shown,
         )
     return _result(done, use or [])

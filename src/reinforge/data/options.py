@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from reinforge.recipe.component import OneOf
 from reinforge.registry import Options, register
@@ -66,14 +66,16 @@ class FoldSplit(Options):
 
     kind: Literal["folds"] = "folds"
     folds: Annotated[int, Field(ge=2)] = Field(5, description="How many folds.")
-    fold: NonNegativeInt = Field(0, description="Which fold is the test, counted from 0.")
+    fold: NonNegativeInt | None = Field(
+        None, description="Which fold is the test, counted from 0; all in turn, each a run of its own, where null."
+    )
     stratified: bool = Field(True, description="Each class in its proportion, by the first target that is a category.")
     validation: Fraction = Field(0.15, description="Part of the other folds' rows for validation.")
     seed: NonNegativeInt = Field(0, description="Seed of the folds, the same for every fold.")
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
-        if self.fold >= self.folds:
+        if self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} is not one of {self.folds}, counted from 0")
         return self
 
@@ -103,6 +105,20 @@ class FieldOptions(Options):
     rare: PositiveInt | None = Field(None, description="Category: labels seen in fewer rows share the unknown slot.")
 
 
+def _by_name(targets: object) -> object:
+    """A name, or names alone, as names with nothing to overrule."""
+    names = [targets] if isinstance(targets, str) else targets
+    if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
+        return {name: {} for name in names}
+    return targets
+
+
+Targets = Annotated[
+    dict[str, FieldOptions],
+    BeforeValidator(_by_name, json_schema_input_type=str | list[str] | dict[str, FieldOptions]),
+]
+
+
 @register("data", "reinforge.data.prepared:prepare_table")
 class TableOptions(Options):
     """A table: rows of typed columns, from a file, an installed package or memory."""
@@ -113,7 +129,7 @@ class TableOptions(Options):
         description="A file (.csv, .tsv, .json, .jsonl, .parquet), package:NAME/PATH for one in an installed package, "
         "or sklearn:NAME. None where the data are given in Python.",
     )
-    targets: dict[str, FieldOptions] = Field(
+    targets: Targets = Field(
         description="Columns to predict: a list of names, or names with what overrules their inferred fields."
     )
     inputs: tuple[str, ...] | None = Field(None, description="Columns to predict from; by default all the others.")
@@ -128,17 +144,6 @@ class TableOptions(Options):
         None, description="What separates values; by default told by the file's suffix."
     )
     encoding: str = Field("utf-8", description="Encoding of a text file.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _targets_by_name(cls, values: object) -> object:
-        if isinstance(values, dict):
-            targets = values.get("targets")
-            if isinstance(targets, str):
-                targets = [targets]
-            if isinstance(targets, (list, tuple)) and all(isinstance(name, str) for name in targets):
-                return values | {"targets": {name: {} for name in targets}}
-        return values
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:

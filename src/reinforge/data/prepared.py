@@ -35,7 +35,7 @@ class Prepared:
     """Data ready for training. Batches hold {"inputs", "targets", "valid"}; a side that was not asked for is None.
 
     `examples`: some raw rows of inputs, from data that were not trained on where there are any. `rows`: the numbers of
-    each side's rows within the table as it was read. `digest` names the raw content.
+    each side's rows within the table as it was read, `training` those rows as they are. `digest` names the raw content.
     """
 
     pipeline: Pipeline
@@ -43,6 +43,7 @@ class Prepared:
     validation: Batch | None
     test: Batch | None
     rows: Indices
+    training: Table
     examples: tuple[dict[str, object], ...]
     notes: tuple[str, ...]
     digest: str
@@ -111,7 +112,7 @@ def prepare_table(
     rows = split(table, options.split, derive(seed, "split"), classes)
     if pipeline is None:
         training = {name: take(column, rows.train) for name, column in columns.items()}
-        pipeline = Pipeline.fit(training, schema, table.take(rows.train).origin)
+        pipeline = Pipeline.fit(training, schema, table.origin.take(rows.train))
     batch = pipeline.transform(columns, origin=table.origin)
     sides = [batches.select(batch, torch.from_numpy(side)) if len(side) else None for side in _sides(rows)]
     train, validation, test = sides
@@ -128,6 +129,7 @@ def prepare_table(
         validation,
         test,
         Indices(*(kept[side] for side in _sides(rows))),
+        table.take(rows.train),
         tuple(examples),
         tuple(notes),
         table.digest,
@@ -148,7 +150,7 @@ def apply(pipeline: Pipeline, source: object, *, targets: bool = True, base: Pat
             columns = {name: take(column, kept) for name, column in columns.items()}
         if len(kept) == 0:
             raise DataError("no row has its targets", where=table.origin.at())
-    origin = table.origin if len(kept) == len(table) else table.take(kept).origin
+    origin = table.origin if len(kept) == len(table) else table.origin.take(kept)
     return Applied(pipeline.transform(columns, targets=targets, origin=origin), table, kept, tuple(notes))
 
 

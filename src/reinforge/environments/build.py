@@ -44,14 +44,19 @@ def is_native(options: EnvironmentOptions) -> bool:
     return offered and options.vectorization != "synchronous"
 
 
-def signature(options: EnvironmentOptions) -> Signature:
-    """What a policy for this environment takes and gives."""
+def spaces(options: EnvironmentOptions) -> tuple[gym.Space[Any], gym.Space[Any], str]:
+    """The observation space, the action space, and what to call the environment in an error."""
     keywords: dict[str, Any] = dict(options.options)
     environment = gym.make(_spec(options), **keywords)
     try:
-        return signature_of(environment.observation_space, environment.action_space, f"environment {options.id!r}")
+        return environment.observation_space, environment.action_space, f"environment {options.id!r}"
     finally:
         environment.close()
+
+
+def signature(options: EnvironmentOptions) -> Signature:
+    """What a policy for this environment takes and gives."""
+    return signature_of(*spaces(options))
 
 
 def _spec(options: EnvironmentOptions) -> EnvSpec:

@@ -14,8 +14,10 @@ class EnvironmentOptions(Options):
     """A Gymnasium environment, run as a vector of `count` copies."""
 
     kind: Literal["environment"] = "environment"
+    # No "module:Name", which Gymnasium would import: a recipe can't import code.
     id: str = Field(
-        description="Gymnasium's name of the environment; `package.module:Name-v0` imports the module first."
+        pattern=r"^[\w./-]+$",
+        description="Gymnasium's name of the environment; register your own in a file given by --use.",
     )
     count: PositiveInt = Field(8, description="Copies stepped together while collecting experience.")
     options: dict[str, JsonValue] = Field({}, description="Keyword arguments of the environment itself.")

@@ -8,6 +8,8 @@ import gymnasium as gym
 import numpy as np
 
 from reinforge.errors import EnvironmentFault
+from reinforge.schema.fields import Box, Continuous, Discrete, Field
+from reinforge.schema.schema import Schema
 from reinforge.schema.signature import Input, Output, Signature
 
 FLATTEN = "Wrap the environment with gymnasium.wrappers.FlattenObservation, or write a wrapper that gives a Box."
@@ -43,6 +45,38 @@ def _output(space: gym.Space[Any], where: str) -> Output:
         where=where,
         remedy="Wrap the environment so that it takes one of the two.",
     )
+
+
+def schema(observation: gym.Space[Any], action: gym.Space[Any], where: str) -> Schema:
+    """The same as typed fields: a box "observation" (a numbered state is a box of one integer), and the action."""
+    signature(observation, action, where)
+    seen: Field
+    if isinstance(observation, gym.spaces.Discrete):
+        first = float(observation.start)
+        seen = Box(shape=(), dtype="int64", low=first, high=first + float(observation.n) - 1)
+    else:
+        assert isinstance(observation, gym.spaces.Box)
+        seen = Box.model_validate(
+            {"shape": observation.shape, "dtype": _dtype(observation.dtype)}
+            | {side: _bounds(getattr(observation, side)) for side in ("low", "high")}
+        )
+    taken: Field
+    if isinstance(action, gym.spaces.Discrete):
+        taken = Discrete(n=int(action.n), start=int(action.start))
+    else:
+        assert isinstance(action, gym.spaces.Box)
+        taken = Continuous(low=tuple(action.low.ravel().tolist()), high=tuple(action.high.ravel().tolist()))
+    return Schema(fields=(seen, taken))
+
+
+def _dtype(dtype: np.dtype[Any]) -> str:
+    return "uint8" if dtype == np.uint8 else "int64" if dtype.kind in "iu" else "float32"
+
+
+def _bounds(bound: np.ndarray[Any, Any]) -> float | tuple[float | None, ...] | None:
+    """One number where all elements share it, None where there is no bound."""
+    flat = [float(x) if np.isfinite(x) and abs(x) < np.finfo(np.float32).max else None for x in bound.ravel()]
+    return flat[0] if len(set(flat)) <= 1 and flat else tuple(flat)
 
 
 class Codec:
@@ -88,6 +122,10 @@ class Codec:
             if array.min() < 0 or array.max() >= self.signature.inputs["observation"].sizes[0]:
                 raise self.fault("an observation lies outside its Discrete space", moment, "the observation space")
         return array.astype(self.observation_dtype, copy=False)
+
+    def raw(self, observation: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """What the environment itself calls these observations: (n, *shape), numbers of states (n,) from its own first."""
+        return observation[:, 0] + self._first_observation if self.discrete_observation else observation
 
     def rewards(self, value: object, count: int, moment: str) -> np.ndarray[Any, Any]:
         """float32 (count,). Raises EnvironmentFault where a reward is no finite number."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -15,6 +15,7 @@ from reinforge.registry import Options, register
 class SupervisedOptions(Options):
     """Learn targets from labels: one loss per target, their weighted sum; missing targets are left out."""
 
+    default_source: ClassVar[str] = "loader"
     kind: Literal["supervised"] = "supervised"
     losses: dict[str, Annotated[Options, OneOf("loss")]] = Field(
         {}, description="Losses by target; by default that of the model's head."
@@ -26,6 +27,7 @@ class SupervisedOptions(Options):
 class GANOptions(Options):
     """Generate what can't be told from the data: a generator (the model) against a discriminator."""
 
+    default_source: ClassVar[str] = "loader"
     kind: Literal["gan"] = "gan"
     discriminator: Annotated[Options, OneOf("model")] = Field(
         ComposedOptions(body=MLPOptions(sizes=(128, 128), activation="leaky-relu", norm="layer")),
@@ -37,6 +39,7 @@ class GANOptions(Options):
 class LanguageOptions(Options):
     """Predict the next token: the mean cross-entropy over the valid tokens of an update."""
 
+    default_source: ClassVar[str] = "tokens"
     kind: Literal["language"] = "language"
 
 
@@ -47,6 +50,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class DQNOptions(Options):
     """Deep Q-learning, for discrete actions."""
 
+    default_source: ClassVar[str] = "replay"
     kind: Literal["dqn"] = "dqn"
     gamma: Fraction = Field(0.99, description="Discount per environment step.")
     double: bool = Field(False, description="Double Q-learning: the network picks the action, the target values it.")
@@ -59,6 +63,7 @@ class DQNOptions(Options):
 class SACOptions(Options):
     """Soft actor-critic, for continuous actions."""
 
+    default_source: ClassVar[str] = "replay"
     kind: Literal["sac"] = "sac"
     gamma: Fraction = Field(0.99, description="Discount per environment step.")
     period: PositiveInt = Field(1, description="Updates between two moves of the target critics.")
@@ -78,6 +83,7 @@ class SACOptions(Options):
 class PPOOptions(Options):
     """Proximal policy optimisation, for all kinds of actions."""
 
+    default_source: ClassVar[str] = "rollout"
     kind: Literal["ppo"] = "ppo"
     gamma: Fraction = Field(0.99, description="Discount per environment step.")
     gae_lambda: Fraction = Field(0.95, description="Lambda of the advantage estimation.")
@@ -95,6 +101,7 @@ class PPOOptions(Options):
 class GRPOOptions(Options):
     """Group-relative policy optimisation: completions that beat their group's mean reward become likelier."""
 
+    default_source: ClassVar[str] = "completions"
     kind: Literal["grpo"] = "grpo"
     clip: PositiveFloat = Field(0.2, description="How far the probability ratio may move from 1 and still teach.")
     clip_high: PositiveFloat | None = Field(None, description="The same upwards, where it differs (DAPO: 0.28).")

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, NonNegativeInt
 
 from reinforge.recipe.component import OneOf
-from reinforge.recipe.sections import Checkpoint, Evaluate, Learn, Log
+from reinforge.recipe.sections import Checkpoint, Evaluate, Learn, Log, Start
 from reinforge.registry import Options
 
 # A name becomes that of a folder.
@@ -32,6 +32,7 @@ class Recipe(Options):
     source: Annotated[Options, OneOf("source")] | None = Field(
         None, description="Where batches come from; by default what the objective needs."
     )
+    start: Start = Field(Start(), description="What to begin with, where not with new weights.")
     learn: Learn = Field(Learn(), description="How weights are updated, and when to stop.")
     evaluate: Evaluate = Field(Evaluate(), description="When to evaluate, and which metric decides.")
     checkpoint: Checkpoint = Field(Checkpoint(), description="When to save, and how much to keep.")

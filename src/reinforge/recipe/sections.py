@@ -90,6 +90,15 @@ class Evaluate(Options):
     seed: NonNegativeInt = Field(10_000, description="Seed of the evaluation's own environments.")
 
 
+class Start(Options):
+    """Where to begin: a bundle's weights, schema and pipeline instead of new ones."""
+
+    bundle: str | None = Field(None, description="Folder of the bundle to begin with (--from).")
+    renew: tuple[str, ...] = Field(
+        (), description="Patterns of weights that begin anew, because the bundle lacks them or has another shape."
+    )
+
+
 class Checkpoint(Options):
     """Checkpoints: every so many seconds or updates, and at the end."""
 

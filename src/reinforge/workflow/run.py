@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,19 @@ class Run:
     def stages(self) -> list[Run]:
         """Child runs in order; empty for a run without stages."""
         return [Run(path) for path in sorted((self.folder / "stages").glob("*/")) if (path / "recipe.yaml").is_file()]
+
+    def summary(self) -> dict[str, Any]:
+        """The facts worth telling at the end; `resume` is the command that goes on with an interrupted run."""
+        status = self.status
+        told: dict[str, Any] = {"run": str(self.folder), "state": status.get("state"), "reason": status.get("reason")}
+        told |= {name: status[name] for name in ("clock", "metrics", "notes") if status.get(name)}
+        if self.bundle_path.is_dir():
+            told["bundle"] = str(self.bundle_path)
+        if (self.folder / "report.html").is_file():
+            told["report"] = str(self.folder / "report.html")
+        if status.get("state") == "interrupted":
+            told["resume"] = f"reinforge train --resume {shlex.quote(str(self.folder))}"
+        return told
 
     def log(self) -> Iterator[dict[str, Any]]:
         """The logged rows, oldest first; a torn last line is left out."""

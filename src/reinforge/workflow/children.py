@@ -1,0 +1,76 @@
+"""Runs made of runs: stages one after another, and the folds of a cross-validation."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+from reinforge.data.options import FoldSplit
+from reinforge.recipe.recipe import Recipe
+from reinforge.workflow.progress import Progress
+from reinforge.workflow.report import report
+from reinforge.workflow.run import Run
+
+# Recipe, folder and bundle to begin with, to the finished (or interrupted) run; goes on with a folder that is there.
+Train = Callable[[Recipe, Path, Path | None], Run]
+
+
+def children(recipe: Recipe) -> list[Recipe]:
+    """The recipes of a run's children, in order: its stages, or the folds where all are asked for; else none."""
+    if recipe.stages:
+        return list(recipe.stages)
+    split = getattr(recipe.data, "split", None)
+    if not isinstance(split, FoldSplit) or split.fold is not None:
+        return []
+    folds = [
+        recipe.data.model_copy(update={"split": split.model_copy(update={"fold": fold})}) for fold in range(split.folds)
+    ]
+    return [recipe.model_copy(update={"name": f"fold-{i}", "data": data}) for i, data in enumerate(folds)]
+
+
+def train_children(run: Run, recipe: Recipe, train: Train, progress: Progress) -> Run:
+    """Train each child that is not finished.
+
+    Each stage begins from the bundle before it, and the last one's is the run's. Folds are independent, and the run has
+    the mean and deviation of their metrics instead of a bundle.
+    """
+    staged = bool(recipe.stages)
+    start = Path(recipe.start.bundle) if recipe.start.bundle else None
+    done: list[Run] = []
+    run.write_status(state="running")
+    for index, child in enumerate(children(recipe)):
+        folder = run.folder / "stages" / f"{index:02d}-{child.name}"
+        progress.update(index, None, f"{child.name} ({index + 1} of {len(children(recipe))})")
+        made = train(child, folder, start)
+        if not made.finished:
+            run.write_status(state="interrupted")
+            return run
+        done.append(made)
+        if staged:
+            start = made.bundle_path
+    metrics = _last(done) if staged else _spread(done)
+    if staged and not run.bundle_path.exists():
+        # A copy, so that the run's bundle stands for itself when stages are removed.
+        copying = run.folder / ".bundle"
+        shutil.rmtree(copying, ignore_errors=True)
+        shutil.copytree(done[-1].bundle_path, copying)
+        copying.rename(run.bundle_path)
+    run.write_status(state="finished", reason="stages" if staged else "folds", metrics=metrics)
+    report(run)
+    return run
+
+
+def _last(runs: list[Run]) -> dict[str, float]:
+    return runs[-1].metrics
+
+
+def _spread(runs: list[Run]) -> dict[str, float]:
+    """Mean and standard deviation (n - 1) over folds of each metric, as "mean/test/accuracy" and "deviation/..."."""
+    metrics: dict[str, float] = {}
+    for name in runs[0].metrics:
+        values = [value for r in runs if (value := r.metrics.get(name)) is not None]
+        metrics[f"mean/{name}"] = statistics.fmean(values)
+        metrics[f"deviation/{name}"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    return metrics

@@ -1,0 +1,29 @@
+"""From a recipe to its task, by the kind of its data."""
+
+from __future__ import annotations
+
+from reinforge.bundle.bundle import Bundle
+from reinforge.data.options import TextOptions
+from reinforge.environments.options import EnvironmentOptions
+from reinforge.recipe.recipe import Recipe
+from reinforge.workflow.tasks.task import Given, Task
+
+
+def assemble(recipe: Recipe, start: Bundle | None = None, given: Given | None = None) -> Task:
+    """Data, model, objective, source and evaluation of a recipe. `start`: a bundle whose schema and pipeline are kept.
+
+    Any kind of data other than text and environments gives a prepared table.
+    """
+    match recipe.data:
+        case EnvironmentOptions():
+            from reinforge.workflow.tasks.environment import environment_task
+
+            return environment_task(recipe, start)
+        case TextOptions():
+            from reinforge.workflow.tasks.text import text_task
+
+            return text_task(recipe, start)
+        case _:
+            from reinforge.workflow.tasks.table import table_task
+
+            return table_task(recipe, start, given or Given())

@@ -1,0 +1,80 @@
+"""Learning from the rewards of an environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from reinforge.bundle.bundle import Bundle
+from reinforge.bundle.forms import ObservationForm
+from reinforge.core import seeds
+from reinforge.environments.build import build, spaces
+from reinforge.environments.options import EnvironmentOptions
+from reinforge.environments.spaces import schema as schema_of
+from reinforge.environments.spaces import signature as signature_of
+from reinforge.errors import BundleError
+from reinforge.evaluation.episodes import EpisodeEvaluator
+from reinforge.models.policy import Policy
+from reinforge.recipe.recipe import Recipe
+from reinforge.registry import REGISTRY
+from reinforge.schema.signature import Output
+from reinforge.workflow.tasks.task import Task, source_options
+
+# Fresh episodes at the end of training, and golden observations.
+_FINAL_EPISODES, _EXAMPLES = 100, 16
+
+
+def environment_task(recipe: Recipe, start: Bundle | None) -> Task:
+    """Make the environment's source and put its training together."""
+    options = recipe.data
+    assert isinstance(options, EnvironmentOptions)
+    observation, action, where = spaces(options)
+    signature = signature_of(observation, action, where)
+    if start is not None and start.signature != signature:
+        raise BundleError(
+            f"its policy does not fit {options.id!r}: its inputs or actions are others", where=str(start.path)
+        )
+    model: nn.Module = REGISTRY.build("model", recipe.model, signature)
+    objective = REGISTRY.build("objective", recipe.objective, signature)
+    chosen = source_options(recipe.source, recipe.objective)
+    source = REGISTRY.build("source", chosen, environment=options, seed=recipe.seed, batch=recipe.learn.batch)
+    settings = recipe.evaluate
+    evaluator = EpisodeEvaluator(options, episodes=settings.episodes, seed=settings.seed)
+
+    def test(learner: nn.Module) -> dict[str, float]:
+        final = EpisodeEvaluator(options, episodes=_FINAL_EPISODES, seed=settings.seed, name="final")
+        policy = learner.model
+        assert isinstance(policy, Policy)
+        return {f"final/{name}": value for name, value in final.run(policy, str(recipe.seed)).metrics().items()}
+
+    return Task(
+        signature=signature,
+        model=model,
+        model_options=recipe.model,
+        objective=objective,
+        source=source,
+        form=ObservationForm(schema_of(observation, action, where), signature),
+        examples=_observations(options, recipe.seed),
+        test=test,
+        evaluator=evaluator,
+    )
+
+
+def _random(action: Output, generator: np.random.Generator) -> np.ndarray[Any, Any]:
+    if action.form == "discrete":
+        return generator.integers(action.size, size=1)
+    return generator.uniform(action.low, action.high, (1, action.size)).astype(np.float32)
+
+
+def _observations(options: EnvironmentOptions, seed: int) -> list[dict[str, object]]:
+    """What random actions lead to, as raw rows for golden replay."""
+    environments = build(options, seed=seeds.derive(seed, "golden"), count=1)
+    generator = np.random.default_rng(seeds.derive(seed, "golden actions"))
+    observation, rows = environments.reset(), []
+    for _ in range(_EXAMPLES):
+        rows.append({"observation": environments.codec.raw(observation)[0].tolist()})
+        observation = environments.step(_random(environments.signature.outputs["action"], generator)).observation
+    environments.close()
+    return rows

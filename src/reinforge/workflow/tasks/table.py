@@ -1,0 +1,99 @@
+"""Learning from the labels of a table."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from reinforge.bundle.bundle import Bundle
+from reinforge.bundle.forms import TableForm
+from reinforge.bundle.sketch import sketch
+from reinforge.core.batch import Batch
+from reinforge.core.contracts import Clock
+from reinforge.data.pipeline import Pipeline
+from reinforge.data.prepared import Prepared, prepare
+from reinforge.errors import BundleError, ComponentError
+from reinforge.evaluation.supervised import SupervisedEvaluator
+from reinforge.models.composed import Wrapped
+from reinforge.objectives.supervised import Supervised
+from reinforge.recipe.recipe import Recipe
+from reinforge.registry import REGISTRY, Options
+from reinforge.schema.signature import Signature
+from reinforge.workflow.tasks.task import Given, Task, source_options
+
+
+def table_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
+    """Prepare the table and put its training together. `start` freezes schema and pipeline."""
+    pipeline = pipeline_of(start) if start else None
+    prepared: Prepared = prepare(recipe.data, recipe.seed, data=given.data, pipeline=pipeline, base=Path.cwd())
+    signature = prepared.signature
+    model, options, modules = _model(recipe, signature, given)
+    objective = REGISTRY.build("objective", recipe.objective, signature)
+    chosen = source_options(recipe.source, recipe.objective)
+    source = REGISTRY.build("source", chosen, prepared.train, batch=recipe.learn.batch, seed=recipe.seed)
+    validation = _evaluator(objective, prepared.pipeline, prepared.validation)
+
+    def test(learner: nn.Module) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for split in ("train", "validation", "test"):
+            evaluator = _evaluator(objective, prepared.pipeline, getattr(prepared, split))
+            if evaluator is not None:
+                found = evaluator.evaluate(learner, Clock())
+                metrics.update({f"{split}/{name}": value for name, value in found.items()})
+        return metrics
+
+    return Task(
+        signature=signature,
+        model=model,
+        model_options=options,
+        objective=objective,
+        source=source,
+        form=TableForm(prepared.pipeline),
+        examples=prepared.examples,
+        test=test,
+        evaluator=validation,
+        monitor=("loss", "min") if validation else None,
+        ships="best" if validation else "last",
+        reference=sketch(prepared.training, prepared.schema),
+        digest=prepared.digest,
+        notes=prepared.notes,
+        modules=modules,
+    )
+
+
+def pipeline_of(bundle: Bundle) -> Pipeline:
+    """A table bundle's pipeline. Raises BundleError for a bundle of another kind."""
+    if not isinstance(bundle.form, TableForm):
+        raise BundleError(
+            f"it reads {bundle.form.kind}, not tables", where=str(bundle.path), remedy="Begin from a table's bundle."
+        )
+    return bundle.form.pipeline
+
+
+def _evaluator(objective: Any, pipeline: Pipeline, data: Batch | None) -> SupervisedEvaluator | None:
+    if data is None or not isinstance(objective, Supervised):
+        return None
+    return SupervisedEvaluator(objective, pipeline.signature, data, units=pipeline.inverse)
+
+
+def _model(recipe: Recipe, signature: Signature, given: Given) -> tuple[nn.Module, Options | str, dict[str, Any]]:
+    module = given.module
+    if module is None:
+        return REGISTRY.build("model", recipe.model, signature), recipe.model, {}
+    name = getattr(recipe.model, "name", type(module).__qualname__)
+    if isinstance(module, Wrapped) or hasattr(module, "initial_state"):
+        model = module
+    else:
+        if len(signature.inputs) != 1:
+            raise ComponentError(
+                f"a plain module takes one tensor, and the data have the blocks {', '.join(signature.inputs)}",
+                where=name,
+                remedy="Give it forward(inputs, state=None) -> (outputs by name, state) and initial_state(n), "
+                "or leave out the columns of one kind.",
+            )
+        model = Wrapped(module, signature)
+    blank = copy.deepcopy(module)
+    return model, name, {name: lambda: copy.deepcopy(blank)}

@@ -1,0 +1,62 @@
+"""What training and evaluating need, put together from a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import nn
+
+from reinforge.bundle.forms import Form
+from reinforge.bundle.network import Factory
+from reinforge.core.contracts import Evaluator, Objective, Source
+from reinforge.registry import REGISTRY, Options
+from reinforge.schema.signature import Signature
+from reinforge.storage.strict_json import Json
+
+# From the finished learner to metrics by "split/name".
+Test = Callable[[nn.Module], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that is particular to one recipe and its data.
+
+    `model_options`: of the registered model, or the name of a user's own module, which `modules` builds. `ships`: which
+    weights go into the bundle, the best on validation or the last. `examples`: raw rows for golden replay. `monitor`:
+    the metric of `evaluator` that decides by default, and whether smaller is better; None where nothing is held back.
+    """
+
+    signature: Signature
+    model: nn.Module
+    model_options: Options | str
+    objective: Objective
+    source: Source
+    form: Form
+    examples: Sequence[Mapping[str, object]]
+    test: Test
+    evaluator: Evaluator | None = None
+    monitor: tuple[str, Literal["min", "max"]] | None = None
+    ships: Literal["best", "last"] = "last"
+    reference: Json = None
+    digest: str = ""
+    notes: Sequence[str] = ()
+    modules: Mapping[str, Factory] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a Python caller passes beside the recipe: data in memory, and a module of their own with its name."""
+
+    data: object = None
+    module: nn.Module | None = None
+
+
+def source_options(given: Options | None, objective: Options) -> Options:
+    """The recipe's source, or the one that the objective's options name."""
+    if given is not None:
+        return given
+    name: str = getattr(objective, "default_source", "loader")
+    options: Options = REGISTRY.find("source", name).options()
+    return options

@@ -1,0 +1,56 @@
+"""Learning to continue text."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from reinforge.bundle.bundle import Bundle
+from reinforge.bundle.text_form import TextForm
+from reinforge.core.contracts import Clock
+from reinforge.data.options import TextOptions
+from reinforge.data.text import prepare_text
+from reinforge.errors import BundleError
+from reinforge.evaluation.text import TextEvaluator
+from reinforge.recipe.recipe import Recipe
+from reinforge.registry import REGISTRY
+from reinforge.sources.options import TokenOptions
+from reinforge.workflow.tasks.task import Task, source_options
+
+# Characters of validation text per golden row, and how many rows.
+_EXAMPLE, _EXAMPLES = 48, 4
+
+
+def text_task(recipe: Recipe, start: Bundle | None) -> Task:
+    """Read and tokenize the text and put its training together. `start` freezes the tokenizer."""
+    assert isinstance(recipe.data, TextOptions)
+    if start is not None and not isinstance(start.form, TextForm):
+        raise BundleError(f"it reads {start.form.kind}, not text", where=str(start.path))
+    data = prepare_text(recipe.data, start.form.pipeline if start and isinstance(start.form, TextForm) else None)
+    signature = data.pipeline.signature
+    model: nn.Module = REGISTRY.build("model", recipe.model, signature)
+    objective = REGISTRY.build("objective", recipe.objective, signature)
+    chosen = source_options(recipe.source, recipe.objective)
+    source = REGISTRY.build("source", chosen, data.training, batch=recipe.learn.batch, seed=recipe.seed)
+    block = chosen.block if isinstance(chosen, TokenOptions) else 64
+    evaluator = TextEvaluator(data.validation, characters=data.validation_characters, block=block)
+
+    def test(learner: nn.Module) -> dict[str, float]:
+        return {f"validation/{name}": value for name, value in evaluator.evaluate(learner, Clock()).items()}
+
+    decode = data.pipeline.tokenizer.decode
+    parts = [data.validation[i * _EXAMPLE : (i + 1) * _EXAMPLE] for i in range(_EXAMPLES)]
+    return Task(
+        signature=signature,
+        model=model,
+        model_options=recipe.model,
+        objective=objective,
+        source=source,
+        form=TextForm(data.pipeline),
+        examples=[{data.pipeline.FIELD: decode(part)} for part in parts if len(part) > 1],
+        test=test,
+        evaluator=evaluator,
+        monitor=("loss", "min"),
+        ships="best",
+        digest=data.digest,
+        notes=(f"{len(data.training)} training tokens of {data.pipeline.tokenizer.size} kinds from {data.origin}",),
+    )

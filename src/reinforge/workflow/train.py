@@ -1,0 +1,288 @@
+"""Training a recipe, from its data to a run with a bundle and a report."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from reinforge import recipe as recipes
+from reinforge.bundle.bundle import Bundle
+from reinforge.bundle.loading import load
+from reinforge.bundle.writing import write_bundle
+from reinforge.core import seeds
+from reinforge.engine.checkpoint import CheckpointStore
+from reinforge.engine.distributed import World, device_of
+from reinforge.engine.logbook import Logbook
+from reinforge.engine.loop import Engine, Finished
+from reinforge.errors import ComponentError, RecipeError, StorageError
+from reinforge.recipe.recipe import Recipe
+from reinforge.recipe.sections import Evaluate, Learn
+from reinforge.recipe.user_code import load_user_code
+from reinforge.storage.files import require_space, write_atomic
+from reinforge.workflow.children import children, train_children
+from reinforge.workflow.progress import Progress, Silent
+from reinforge.workflow.report import report
+from reinforge.workflow.run import Run
+from reinforge.workflow.tasks.assemble import assemble
+from reinforge.workflow.tasks.task import Given, Task
+
+# Below this many weights a second thread costs more than it brings (docs/architecture.md).
+_SMALL = 1_000_000
+
+
+def train(
+    recipe: str | Path | Mapping[str, object] | Recipe | None = None,
+    overrides: Iterable[str] | Mapping[str, object] = (),
+    *,
+    model: nn.Module | None = None,
+    data: object = None,
+    target: str | Sequence[str] | None = None,
+    start: str | Path | None = None,
+    output: str | Path | None = None,
+    resume: str | Path | None = None,
+    use: Iterable[str | Path] = (),
+    progress: Progress | None = None,
+) -> Run:
+    """Train and return the run; its bundle is `run.bundle`.
+
+    `recipe`: a file, a shipped name, a mapping or a Recipe, changed by `overrides` ("learn.lr=3e-4", ...). Without one,
+    `data` (a frame, a mapping of columns, a list of rows, or a path) and `target` do, with `model` or a plain network.
+    `start`: a bundle to begin with, whose schema and pipeline stay as they are. `output`: the run's folder, made new;
+    by default runs/NAME-TIME. `resume`: an interrupted run's folder.
+
+    Raises RecipeError, DataError, BundleError and other ReinforgeErrors that name the place and the remedy. Ctrl-C
+    checkpoints; the run's status is then "interrupted".
+    """
+    shown = progress or Silent()
+    if resume is not None:
+        load_user_code(use)
+        run = Run.open(resume)
+        resolved, status = run.recipe, run.status
+        if run.finished:
+            return run
+        if status.get("in_memory") and data is None and model is None:
+            raise RecipeError(
+                "the run was given data or a module in Python, which are not in its folder", where=str(run.folder),
+                remedy="Resume in Python: train(resume=..., data=..., model=...).",
+            )  # fmt: skip
+    else:
+        resolved = resolve(recipe, overrides, data=data, target=target, start=start, use=use)
+        run = None
+    device = device_of(resolved.learn.device)
+    world = World.join(device)
+    if run is None:
+        run = _create(resolved, output, world, in_memory=data is not None or model is not None)
+    if children(resolved):
+        return train_children(run, resolved, lambda r, o, s: _train_child(r, o, s, data, model, shown), shown)
+    return train_one(run, resolved, Given(data, model), world, shown)
+
+
+def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Progress) -> Run:
+    """Train a recipe without children in its run's folder, from its newest checkpoint if there is one."""
+    device = device_of(recipe.learn.device)
+    before = torch.get_num_threads()
+    began = time.time()
+    try:
+        parent = load(recipe.start.bundle) if recipe.start.bundle else None
+        seeds.seed_everything(recipe.seed, "model")
+        task = assemble(recipe, parent, given)
+        if parent is not None:
+            transfer(parent, task.model, recipe.start.renew)
+        _set_threads(recipe.learn, task.model)
+        recipe = with_defaults(recipe, task)
+        store = CheckpointStore(run.folder / "checkpoints", recipe.checkpoint.keep)
+        require_space(run.folder, _space(task.model, recipe))
+        if world.main:
+            run.write_status(state="running", notes=list(task.notes), data=task.digest, machine=_machine(device))
+        engine = Engine(
+            task.objective, task.model, task.source,
+            learn=recipe.learn, seed=recipe.seed, evaluate=recipe.evaluate, evaluator=task.evaluator,
+            checkpoint=recipe.checkpoint, store=store, log=recipe.log,
+            logbook=Logbook(run.folder, recipe.log) if world.main else None, world=world,
+            report=lambda fraction, text: progress.update(fraction, 1.0, text),
+            note=lambda text: progress.update(0.0, None, text),
+        )  # fmt: skip
+        if (state := store.latest()) is not None:
+            engine.load_state_dict(state)
+            progress.update(0.0, None, f"resumed at update {engine.clock.updates}")
+        finished = engine.run()
+        if world.main:
+            _finish(run, recipe, task, engine, finished, parent, store.notes, began)
+        world.barrier()
+    finally:
+        torch.set_num_threads(before)
+    return run
+
+
+def transfer(parent: Bundle, model: nn.Module, renew: Sequence[str]) -> None:
+    """Copy a bundle's weights into a model. Weights that match a pattern in `renew` stay new.
+
+    Raises ComponentError that lists every other weight that is missing, left over or of another shape.
+    """
+    theirs, ours = parent.model.state_dict(), model.state_dict()
+    wrong = []
+    for name in sorted({*theirs, *ours}):
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in renew):
+            continue
+        if name not in ours:
+            wrong.append(f"{name}: only in the bundle")
+        elif name not in theirs:
+            wrong.append(f"{name}: not in the bundle")
+        elif ours[name].shape != theirs[name].shape:
+            wrong.append(f"{name}: {tuple(theirs[name].shape)} in the bundle, {tuple(ours[name].shape)} here")
+        else:
+            with torch.no_grad():
+                ours[name].copy_(theirs[name])
+    if wrong:
+        listing = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise ComponentError(
+            f"the bundle's weights don't fit the model ({listing})", where=str(parent.path),
+            remedy="Use the bundle's own model, or name what begins anew: start.renew=['PATTERN'].",
+        )  # fmt: skip
+
+
+def with_defaults(recipe: Recipe, task: Task) -> Recipe:
+    """The recipe with what it left to the task: when to evaluate, and by which metric to choose."""
+    evaluate = recipe.evaluate
+    if task.monitor is None or evaluate.monitor is not None:
+        return recipe
+    name, mode = task.monitor
+    every = evaluate.every
+    if every is None and recipe.learn.stop.epochs:
+        # A validation per epoch; for very many epochs, two hundred in all.
+        every = max(1.0, recipe.learn.stop.epochs / 200)
+    changed = Evaluate(**{**evaluate.model_dump(), "monitor": name, "mode": mode, "every": every})
+    return recipe.model_copy(update={"evaluate": changed})
+
+
+def _finish(
+    run: Run, recipe: Recipe, task: Task, engine: Engine, finished: Finished, parent: Bundle | None,
+    notes: Sequence[str], began: float,
+) -> None:  # fmt: skip
+    clock = {name: value for name, value in vars(finished.clock).items() if value}
+    run.write_status(clock=clock, reason=finished.reason, skipped_updates=engine.updater.skipped)
+    if finished.reason == "interrupted":
+        run.write_status(state="interrupted")
+        return
+    learner = engine.learner
+    model = learner.get_submodule("model")
+    if task.ships == "best" and finished.best is not None:
+        model.load_state_dict(finished.best)
+    learner.eval()
+    with seeds.undisturbed(), torch.no_grad():
+        metrics = task.test(learner)
+    if not run.bundle_path.exists():
+        write_bundle(
+            run.bundle_path, model=model.to("cpu"), options=task.model_options, signature=task.signature,
+            form=task.form, examples=task.examples, reference=task.reference, parents=[parent.digest] if parent else [],
+            modules=task.modules,
+            provenance={
+                "recipe": recipe.model_dump(mode="json", exclude={"stages"}), "data": task.digest, "seed": recipe.seed,
+                "metrics": _json_numbers(metrics), "clock": clock, "machine": _machine(engine.device),
+            },
+        )  # fmt: skip
+    run.write_status(
+        state="finished", metrics=_json_numbers(metrics), notes=[*task.notes, *notes], wall_seconds=time.time() - began
+    )
+    report(run)
+
+
+def resolve(
+    recipe: str | Path | Mapping[str, object] | Recipe | None,
+    overrides: Iterable[str] | Mapping[str, object] = (),
+    *,
+    data: object = None,
+    target: str | Sequence[str] | None = None,
+    start: str | Path | None = None,
+    use: Iterable[str | Path] = (),
+) -> Recipe:
+    """The recipe that `train` would follow, every option resolved; arguments as there."""
+    if recipe is None:
+        if data is None or target is None:
+            raise RecipeError("train needs a recipe, or data and a target", remedy="train(data=frame, target='y')")
+        recipe = {"data": {"kind": "table"}, "model": {"kind": "composed"}, "objective": {"kind": "supervised"}}
+    if isinstance(recipe, Mapping):
+        recipe = {key: dict(value) if isinstance(value, Mapping) else value for key, value in recipe.items()}
+        section = recipe.get("data")
+        if target is not None and isinstance(section, dict):
+            section.setdefault("targets", [target] if isinstance(target, str) else list(target))
+        if isinstance(data, str | Path) and isinstance(section, dict):
+            section.setdefault("path", str(data))
+    resolved = recipes.load(recipe, overrides, use=use)
+    if start is not None:
+        path = str(Path(start).resolve())
+        resolved = resolved.model_copy(update={"start": resolved.start.model_copy(update={"bundle": path})})
+    return resolved
+
+
+def _create(recipe: Recipe, output: str | Path | None, world: World, *, in_memory: bool) -> Run:
+    """The run's new folder, with the resolved recipe in it."""
+    if output is None and world.size > 1:
+        raise RecipeError("several processes need one folder", remedy="Name it: -o RUN.")
+    folder = Path(output) if output is not None else _fresh(Path("runs"), recipe.name)
+    if world.main:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            remedy = f"Go on with it: reinforge train --resume {folder}" if (folder / "recipe.yaml").is_file() else None
+            raise StorageError(
+                "the run's folder is there already, and not empty", where=str(folder),
+                remedy=remedy or "Name another with -o, or remove it.",
+            )  # fmt: skip
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"the run's folder can't be made: {error.strerror}", where=str(folder)) from error
+        write_atomic(folder / "recipe.yaml", recipes.dump(recipe))
+    run = Run(folder)
+    if world.main:
+        run.write_status(state="created", in_memory=in_memory)
+    world.barrier()
+    return run
+
+
+def _fresh(parent: Path, name: str) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder, serial = parent / f"{name}-{stamp}", 1
+    while folder.exists():
+        folder, serial = parent / f"{name}-{stamp}-{serial}", serial + 1
+    return folder
+
+
+def _train_child(
+    recipe: Recipe, output: Path, start: Path | None, data: object, model: nn.Module | None, progress: Progress
+) -> Run:
+    if (output / "recipe.yaml").is_file():
+        return train(resume=output, data=data, model=model, progress=progress)
+    return train(recipe, output=output, start=start, data=data, model=model, progress=progress)
+
+
+def _set_threads(learn: Learn, model: nn.Module) -> None:
+    if learn.threads is not None:
+        torch.set_num_threads(learn.threads)
+    elif "OMP_NUM_THREADS" not in os.environ and sum(p.numel() for p in model.parameters()) < _SMALL:
+        torch.set_num_threads(1)
+
+
+def _space(model: nn.Module, recipe: Recipe) -> int:
+    """Bytes that checkpoints and bundle may take: weights, gradient moments and best weights, per kept checkpoint."""
+    weights = sum(p.numel() * 4 for p in model.parameters())
+    return weights * 4 * (recipe.checkpoint.keep + 1) + weights + (16 << 20)
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    return {
+        "device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "python": platform.python_version(), "processor": platform.machine(), "system": platform.system(),
+    }  # fmt: skip
+
+
+def _json_numbers(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: a metric that isn't a number is null."""
+    return {name: value if value - value == 0 else None for name, value in metrics.items()}
