@@ -1,0 +1,145 @@
+"""Measuring a bundle: on labelled data, on its own test split, on text, or in its environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reinforge.bundle.bundle import Bundle
+from reinforge.bundle.forms import ObservationForm, TableForm
+from reinforge.bundle.loading import load
+from reinforge.bundle.text_form import TextForm
+from reinforge.core.batch import Batch, rows
+from reinforge.core.contracts import Clock
+from reinforge.data.options import TextOptions
+from reinforge.data.prepared import apply, prepare
+from reinforge.data.text import prepare_text, read_text
+from reinforge.environments.options import EnvironmentOptions
+from reinforge.errors import BundleError, DataError
+from reinforge.evaluation.episodes import EpisodeEvaluator
+from reinforge.evaluation.supervised import SupervisedEvaluator
+from reinforge.evaluation.text import TextEvaluator
+from reinforge.models.policy import Policy
+from reinforge.recipe import load as load_recipe
+from reinforge.recipe.recipe import Recipe
+from reinforge.recipe.user_code import load_user_code
+from reinforge.registry import REGISTRY
+from reinforge.sources.options import TokenOptions
+from reinforge.workflow.progress import Progress, Silent
+from reinforge.workflow.run import Run
+
+_EPISODES = 100
+
+
+def evaluate(
+    bundle: str | Path | Bundle | Run,
+    data: object = None,
+    episodes: int | None = None,
+    *,
+    seed: int | None = None,
+    use: Iterable[str | Path] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Metrics of a bundle by name.
+
+    Tables: `data` (a file, a frame) with the targets; without, the test split of the recipe's own data, which must
+    still be the same. Text: a file, or the recipe's validation part. Policies: `episodes` fresh episodes (100 by
+    default) in the recipe's environment, greedy, given by `seed`. Raises DataError and BundleError.
+    """
+    load_user_code(use)
+    (progress or Silent()).update(0.0, None, "evaluating")
+    made = _bundle(bundle)
+    if isinstance(made.form, TableForm):
+        _refuse(episodes, "episodes", made)
+        return _table(made, made.form, data)
+    if isinstance(made.form, TextForm):
+        _refuse(episodes, "episodes", made)
+        return _text(made, made.form, data)
+    assert isinstance(made.form, ObservationForm)
+    _refuse(data, "data", made)
+    return _episodes(made, _EPISODES if episodes is None else episodes, seed)
+
+
+def recipe_of(bundle: Bundle) -> Recipe:
+    """The recipe that a bundle was trained by. Raises BundleError where it doesn't say."""
+    provenance = bundle.provenance
+    stored = provenance.get("recipe") if isinstance(provenance, Mapping) else None
+    if not isinstance(stored, Mapping):
+        raise BundleError("it doesn't say by which recipe it was trained", where=str(bundle.path))
+    return load_recipe({key: value for key, value in stored.items() if key != "use"})
+
+
+def _bundle(given: str | Path | Bundle | Run) -> Bundle:
+    if isinstance(given, Bundle):
+        return given
+    if isinstance(given, Run):
+        return given.bundle
+    path = Path(given)
+    # A run's folder stands for its bundle.
+    return load(path / "bundle" if (path / "recipe.yaml").is_file() else path)
+
+
+def _table(bundle: Bundle, form: TableForm, data: object) -> dict[str, Any]:
+    if data is not None:
+        batch: Batch = apply(form.pipeline, data).batch
+        what = str(data) if isinstance(data, str | Path) else "given data"
+    else:
+        recipe = recipe_of(bundle)
+        prepared = prepare(recipe.data, recipe.seed, pipeline=form.pipeline, base=Path.cwd())
+        stated = bundle.provenance.get("data") if isinstance(bundle.provenance, Mapping) else None
+        if prepared.digest != stated:
+            raise DataError(
+                "the recipe's data are no longer those it was trained on, so their test split may hold training rows",
+                remedy="Give labelled data: --data FILE.",
+            )
+        if prepared.test is None:
+            raise DataError("the recipe holds back no test rows", remedy="Give labelled data: --data FILE.")
+        batch, what = prepared.test, "test split"
+    objective = REGISTRY.build("objective", recipe_of(bundle).objective, bundle.signature)
+    learner = objective.build(bundle.model)
+    metrics = SupervisedEvaluator(objective, bundle.signature, batch, units=form.pipeline.inverse).evaluate(
+        learner, Clock()
+    )
+    bundle.model.eval()
+    return {"on": what, "rows": rows(batch), **metrics}
+
+
+def _text(bundle: Bundle, form: TextForm, data: object) -> dict[str, Any]:
+    recipe = recipe_of(bundle)
+    block = recipe.source.block if isinstance(recipe.source, TokenOptions) else TokenOptions().block
+    if data is not None:
+        text, what = read_text(TextOptions(path=str(data)))
+        tokens, characters = form.pipeline.tokenizer.encode(text), len(text)
+    else:
+        assert isinstance(recipe.data, TextOptions)
+        found = prepare_text(recipe.data, form.pipeline)
+        tokens, characters, what = found.validation, found.validation_characters, "validation part"
+    evaluator = TextEvaluator(tokens, characters=characters, block=block)
+    return {"on": what, "tokens": len(tokens), **evaluator.evaluate(_Holder(bundle.model), Clock())}
+
+
+def _episodes(bundle: Bundle, episodes: int, seed: int | None) -> dict[str, Any]:
+    recipe = recipe_of(bundle)
+    environment = recipe.data
+    assert isinstance(environment, EnvironmentOptions)
+    model = bundle.model
+    assert isinstance(model, Policy)
+    chosen = recipe.evaluate.seed if seed is None else seed
+    evaluator = EpisodeEvaluator(environment, episodes=episodes, seed=chosen, name="evaluate")
+    return {"on": environment.id, "seed": chosen, **evaluator.run(model, "command").metrics()}
+
+
+class _Holder(torch.nn.Module):
+    """A learner with nothing but the model."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+
+def _refuse(value: object, name: str, bundle: Bundle) -> None:
+    if value is not None:
+        raise BundleError(f"its form is {bundle.form.kind}, which takes no {name}", where=str(bundle.path))
