@@ -60,7 +60,8 @@ def unique_names(names: Sequence[str], where: str) -> list[str]:
 
 def _header(text: str, name: str, delimiter: str) -> tuple[list[str], int]:
     """Column names, and where the second line starts; 0 where the header spans several lines or isn't the first."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    head = text[: text.find("\n", 1 << 16) + 1 or None]
+    reader = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(record for record in reader if record)
     except csv.Error as error:
@@ -75,11 +76,13 @@ def _header(text: str, name: str, delimiter: str) -> tuple[list[str], int]:
 
 def _plain_grid(text: str, header: Sequence[str], start: int, delimiter: str) -> Columns | None:
     """The fast way, for a file without quotes, blank lines and ragged rows; None where it is anything else."""
-    if start == 0 or '"' in text or "\r" in text.replace("\r\n", "\n") or not delimiter.isascii():
+    if start == 0 or start == len(text) or '"' in text or not delimiter.isascii():
         return None
-    body = text[start:].replace("\r\n", "\n").encode()
-    if not body:
-        return None
+    body = text[start:].encode()
+    if b"\r" in body:
+        body = body.replace(b"\r\n", b"\n")
+        if b"\r" in body:
+            return None
     body += b"" if body.endswith(b"\n") else b"\n"
     grid = np.frombuffer(body, np.uint8)
     ends = np.flatnonzero(grid == ord("\n"))
@@ -102,7 +105,7 @@ def _plain_grid(text: str, header: Sequence[str], start: int, delimiter: str) ->
 def _records(text: str, name: str, header: Sequence[str], delimiter: str) -> tuple[Columns, Origin]:
     """The exact way: record by record."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    records: list[list[str]] = []
+    cells: list[str] = []
     lines: list[int] = []
     width, line = len(header), 1
     try:
@@ -114,7 +117,7 @@ def _records(text: str, name: str, header: Sequence[str], delimiter: str) -> tup
                         where=f"{name}, line {line}",
                         remedy=f"Mend the row, or state the right `delimiter` (it was {delimiter!r}).",
                     )
-                records.append(record)
+                cells += record
                 lines.append(line)
             line = reader.line_num + 1
     except csv.Error as error:
@@ -123,9 +126,8 @@ def _records(text: str, name: str, header: Sequence[str], delimiter: str) -> tup
             where=f"{name}, line {line}",
             remedy="Close every quote, and double the quotes inside quoted text.",
         ) from error
-    values = zip(*records[1:]) if len(records) > 1 else ([] for _ in header)
     columns = {
-        column: pl.Series(column, [value or None for value in cells], dtype=pl.String)
-        for column, cells in zip(header, values)
+        column: pl.Series(column, [value or None for value in cells[width + index :: width]], dtype=pl.String)
+        for index, column in enumerate(header)
     }
     return columns, Origin(name, "line", np.array(lines[1:], dtype=np.int64))

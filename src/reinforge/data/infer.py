@@ -22,7 +22,7 @@ IDENTIFIER = re.compile(
 )
 FEW = 20  # whole numbers of a target with at most so many distinct values are classes
 LEAST = 20  # fewer rows say nothing about whether a column identifies them
-LEADING_ZERO = "^[+-]?0[0-9]"
+LEADING_ZERO = r"^\s*[+-]?0[0-9]"
 
 _FIELD: TypeAdapter[Field] = TypeAdapter(Field)
 
@@ -57,7 +57,7 @@ def infer(table: Table, options: TableOptions, helpers: tuple[str, ...] = ()) ->
         overrule = options.fields.get(name, FieldOptions())
         guess = _guess(table, name, nulls) if overrule.kind is None else Guess(overrule.kind)
         if guess.kind == "nothing" and (options.inputs is not None or name in options.fields):
-            guess = Guess("number" if _is_number(table.columns[name], nulls) else "category")
+            guess = Guess("number" if _look(table.columns[name], nulls)[1] else "category")
         if guess.kind == "nothing":
             notes.append(f"{name!r} is left out: {guess.why}")
             continue
@@ -76,20 +76,18 @@ def _guess(table: Table, name: str, nulls: Nulls) -> Guess:
         return Guess("nothing", "dates and times are no inputs yet")
     if series.dtype.is_nested() or series.dtype == pl.Object:
         return Guess("nothing", "it holds nested values")
-    there = _there(series, nulls)
+    there, numeric = _look(series, nulls)
     if len(there) == 0:
         return Guess("nothing", "all values are missing")
-    distinct = there.n_unique()
-    if distinct == 1 and len(there) == len(series):
+    if len(there) == len(series) and bool((there == there[0]).all()):
         return Guess("nothing", "it has the same value in every row")
-    numeric = _is_number(series, nulls)
     if numeric:
-        counted = there if there.dtype.is_numeric() else as_float(there, nulls)
-        if distinct == len(series) and counted is not None and _identifies(name, counted):
+        if len(there) == len(series) and _identifies(name, there):
             return Guess("nothing", "it numbers the rows")
         return Guess("number")
-    if there.dtype == pl.String:
-        _refuse_mixture(table, name, series, there, nulls)
+    distinct = there.n_unique()
+    if series.dtype == pl.String:
+        _refuse_mixture(table, name, there, f"data.fields.{name}")
         if distinct == len(series) >= LEAST:
             return Guess("nothing", "its text is different in every row, so it identifies rows")
         if len(there) >= LEAST and distinct > 0.5 * len(there):
@@ -99,12 +97,12 @@ def _guess(table: Table, name: str, nulls: Nulls) -> Guess:
 
 def _target(table: Table, name: str, nulls: Nulls, notes: list[str]) -> str:
     series = table.columns[name]
-    there = _there(series, nulls)
+    there, numeric = _look(series, nulls)
     if len(there) == 0:
         raise DataError("all values are missing", where=table.origin.at(column=name))
-    if not _is_number(series, nulls):
-        if there.dtype == pl.String:
-            _refuse_mixture(table, name, series, there, nulls)
+    if not numeric:
+        if series.dtype == pl.String:
+            _refuse_mixture(table, name, there, f"data.targets.{name}")
             distinct = there.n_unique()
             if len(there) >= LEAST and distinct > 0.5 * len(there):
                 raise DataError(
@@ -113,10 +111,8 @@ def _target(table: Table, name: str, nulls: Nulls, notes: list[str]) -> str:
                     remedy=f"If they are classes, say so: data.targets.{name}.kind: category.",
                 )
         return "category"
-    values = there if there.dtype.is_numeric() else as_float(there, nulls)
     distinct = there.n_unique()
-    whole = values is not None and bool((values.cast(pl.Float64) == values.cast(pl.Float64).round()).all())
-    if whole and distinct <= min(FEW, max(2, len(there) // 5)):
+    if bool((there == there.round()).all()) and distinct <= min(FEW, max(2, len(there) // 5)):
         notes.append(
             f"target {name!r} has {distinct} different whole numbers, taken as classes "
             f"(data.targets.{name}.kind: number for a quantity)"
@@ -125,42 +121,46 @@ def _target(table: Table, name: str, nulls: Nulls, notes: list[str]) -> str:
     return "number"
 
 
-def _there(series: pl.Series, nulls: Nulls) -> pl.Series:
-    """The values that are not missing; texts trimmed."""
-    if series.dtype in (pl.Categorical, pl.Enum):
-        series = series.cast(pl.String)
-    if series.dtype == pl.String:
-        trimmed = series.str.strip_chars()
-        return trimmed.filter(trimmed.is_not_null() & ~trimmed.is_in(list(nulls.texts)))
-    return series.drop_nans().drop_nulls() if series.dtype.is_float() else series.drop_nulls()
+def _look(series: pl.Series, nulls: Nulls) -> tuple[pl.Series, bool]:
+    """The values that are not missing, and whether all of them are numbers: Float64 then, else trimmed where texts.
 
-
-def _is_number(series: pl.Series, nulls: Nulls) -> bool:
-    """Texts such as 007 are no numbers: their zeros would be lost."""
-    if series.dtype == pl.String:
-        there = _there(series, nulls)
-        return as_float(there, nulls) is not None and not there.str.contains(LEADING_ZERO).any()
-    return series.dtype.is_numeric()
+    Texts such as 007 are no numbers: their zeros would be lost.
+    """
+    if series.dtype.is_numeric():
+        return series.cast(pl.Float64).drop_nulls().drop_nans(), True
+    if series.dtype != pl.String:
+        return series.drop_nulls(), False
+    values = as_float(series, nulls)
+    if values is not None and not series.str.contains(LEADING_ZERO).any():
+        return values.drop_nans(), True
+    trimmed = series.str.strip_chars()
+    return trimmed.filter(trimmed.is_not_null() & ~trimmed.is_in(list(nulls.texts))), False
 
 
 def _identifies(name: str, values: pl.Series) -> bool:
-    numbers = values.cast(pl.Float64).to_numpy()
-    counts_rows = len(numbers) >= LEAST and bool((np.diff(numbers) == 1).all())
-    return counts_rows or (IDENTIFIER.fullmatch(name) is not None and bool((numbers == np.floor(numbers)).all()))
+    """Whether numbers (n,), none missing, only tell rows apart."""
+    numbers = values.to_numpy()
+    if len(numbers) >= LEAST and bool((np.diff(numbers) == 1).all()):
+        return True
+    return (
+        IDENTIFIER.fullmatch(name) is not None
+        and bool((numbers == np.floor(numbers)).all())
+        and values.n_unique() == len(values)
+    )
 
 
-def _refuse_mixture(table: Table, name: str, series: pl.Series, there: pl.Series, nulls: Nulls) -> None:
+def _refuse_mixture(table: Table, name: str, there: pl.Series, key: str) -> None:
     """Mostly numbers with a few words between them is a slip in the data, not a category."""
     numbers = there.cast(pl.Float64, strict=False)
     if there.str.contains(LEADING_ZERO).any() or numbers.is_not_null().sum() <= 0.5 * len(there):
         return
     word = there.filter(numbers.is_null())[0]
-    row = int((series.str.strip_chars() == word).arg_true()[0])
+    row = int((table.columns[name].str.strip_chars() == word).arg_true()[0])
     raise DataError(
         f"{word!r} is not a number, but most values of this column are",
         where=table.origin.at(row, name),
         remedy=f"Mend the value, add it to data.nulls if it means missing, or say that the column is a category: "
-        f"data.fields.{name}.kind: category.",
+        f"{key}.kind: category.",
     )
 
 

@@ -60,7 +60,9 @@ def columns_of_rows(rows: Sequence[Any], origin: Origin = MEMORY, absent: Absent
     for index, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise DataError("a row must be an object of names and values", where=origin.at(index))
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = list(rows[0])
+    if any(row.keys() != rows[0].keys() for row in rows):
+        names = list(dict.fromkeys(name for row in rows for name in row))
     if absent == "error":
         for index, row in enumerate(rows):
             if len(row) != len(names):
@@ -127,6 +129,8 @@ def _series(name: str, values: Any, origin: Origin = MEMORY) -> pl.Series:
     kinds = {type(value) for value in values} - {type(None)}
     if kinds == {float} or kinds == {bool}:
         return pl.Series(name, values)
+    if kinds == {str}:
+        return pl.Series(name, values, dtype=pl.String)
     if kinds == {int} and all(value is None or abs(value) < 2**63 for value in values):
         return pl.Series(name, values, dtype=pl.Int64)
     texts: list[str | None] = []

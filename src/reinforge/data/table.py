@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
 
 from reinforge.data.values import MEMORY, Codes, Column, Encoded, Nulls, Origin
@@ -38,11 +37,8 @@ class Table:
 
     def take(self, rows: Codes) -> Table:
         """Those rows, in that order; errors still name the places they came from."""
-        places = self.origin.places
-        chosen = rows.astype(np.int64) if places is None else np.asarray(places, dtype=np.int64)[rows]
-        origin = Origin(self.origin.name, self.origin.unit, chosen)
         columns = {name: series.gather(rows) for name, series in self.columns.items()}
-        return Table(columns, origin, self.digest, self.notes)
+        return Table(columns, self.origin.take(rows), self.digest, self.notes)
 
     def plain(self, schema: Schema, *, targets: bool = True) -> dict[str, Column]:
         """The schema's columns in plain form, for the pipeline. What is not there is left out."""

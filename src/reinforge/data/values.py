@@ -42,6 +42,11 @@ class Origin:
         parts += [f"column {column!r}"] if column is not None else []
         return ", ".join(parts) or "data"
 
+    def take(self, rows: Codes) -> Origin:
+        """Of those rows, in that order."""
+        places = rows if self.places is None else np.asarray(self.places, dtype=np.int64)[rows]
+        return Origin(self.name, self.unit, places)
+
 
 MEMORY = Origin()
 
