@@ -21,4 +21,5 @@ def doctor(
     """Look at this machine; for a recipe: parameters, memory, time, and whether it fits."""
     from reinforge.workflow.doctor import doctor as run
 
-    return Result.of(run(recipe, overrides or (), use=use or ()))
+    found = run(recipe, overrides or (), use=use or ())
+    return Result(found.summary(), found.text())

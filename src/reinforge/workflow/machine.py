@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,28 @@ def process_memory() -> int:
 def processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# Below this many weights a second thread costs more than it brings.
+_SMALL = 1_000_000
+
+
+def set_threads(wanted: int | None, model: nn.Module) -> None:
+    """Give torch the threads wanted, or for a small model one, unless OMP_NUM_THREADS says otherwise."""
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    elif "OMP_NUM_THREADS" not in os.environ and sum(p.numel() for p in model.parameters()) < _SMALL:
+        torch.set_num_threads(1)
+
+
+@contextmanager
+def same_threads() -> Iterator[None]:
+    """Leave torch the number of threads that it had."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def disk(folder: Path) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,18 +23,16 @@ from reinforge.engine.logbook import Logbook
 from reinforge.engine.loop import Engine, Finished
 from reinforge.errors import ComponentError, RecipeError, StorageError
 from reinforge.recipe.recipe import Recipe
-from reinforge.recipe.sections import Evaluate, Learn
+from reinforge.recipe.sections import Evaluate
 from reinforge.recipe.user_code import load_user_code
 from reinforge.storage.files import require_space, write_atomic
 from reinforge.workflow.children import children, train_children
+from reinforge.workflow.machine import set_threads
 from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.report import report
 from reinforge.workflow.run import Run
 from reinforge.workflow.tasks.assemble import assemble
 from reinforge.workflow.tasks.task import Given, Task
-
-# Below this many weights a second thread costs more than it brings (docs/architecture.md).
-_SMALL = 1_000_000
 
 
 def train(
@@ -96,7 +93,7 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
         task = assemble(recipe, parent, given)
         if parent is not None:
             transfer(parent, task.model, recipe.start.renew)
-        _set_threads(recipe.learn, task.model)
+        set_threads(recipe.learn.threads, task.model)
         recipe = with_defaults(recipe, task)
         store = CheckpointStore(run.folder / "checkpoints", recipe.checkpoint.keep)
         require_space(run.folder, _space(task.model, recipe))
@@ -261,13 +258,6 @@ def _train_child(
     if (output / "recipe.yaml").is_file():
         return train(resume=output, data=data, model=model, progress=progress)
     return train(recipe, output=output, start=start, data=data, model=model, progress=progress)
-
-
-def _set_threads(learn: Learn, model: nn.Module) -> None:
-    if learn.threads is not None:
-        torch.set_num_threads(learn.threads)
-    elif "OMP_NUM_THREADS" not in os.environ and sum(p.numel() for p in model.parameters()) < _SMALL:
-        torch.set_num_threads(1)
 
 
 def _space(model: nn.Module, recipe: Recipe) -> int:
