@@ -16,9 +16,12 @@ from reinforge.recipe.recipe import Recipe
 TILES = 4
 # Long tables are cut: the log has every row.
 MOST_ROWS = 200
-SPLITS = ("train", "validation", "test")
+# Columns of the table of metrics; the last that is there is what counts.
+SPLITS = ("train", "validation", "test", "final", "deviation", "mean")
+_SHORT = 14
 
 STATES = {
+    "created": mark("created"),
     "running": mark("running"),
     "interrupted": mark("interrupted"),
     "finished": mark("finished"),
@@ -36,6 +39,8 @@ REASONS = {
     "patience": mark("the monitored metric no longer improved"),
     "end": mark("its source was exhausted"),
     "interrupted": mark("it was interrupted"),
+    "stages": mark("all its stages were done"),
+    "folds": mark("all its folds were done"),
 }
 # Which of many metrics stand on top, where the recipe monitors none.
 FIRST = ("accuracy", "return", "bits_per_character", "r2", "rmse", "log-loss", "mae", "loss")
@@ -85,9 +90,15 @@ def render(page: Page) -> str:
 
 
 def number(value: object) -> str:
-    """A value as a table shows it: four significant digits, thousands set apart."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
+    """A value as a table shows it: four significant digits, thousands set apart; digests cut short."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return _("yes") if value else _("no")
+    if not isinstance(value, (int, float)):
+        text = str(value)
+        name, colon, digest = text.partition(":")
+        return f"{name}:{digest[:_SHORT]}…" if colon and name == "sha256" else text
     if isinstance(value, int) or (value == math.floor(value) and abs(value) < 1e15):
         return f"{int(value):,}"
     return f"{value:,.1f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
@@ -137,7 +148,7 @@ def _tiles(page: Page) -> str:
         short = {
             name.removeprefix(f"{split}/"): value for name, value in metrics.items() if name.startswith(f"{split}/")
         }
-        wanted = [page.recipe.evaluate.monitor, *FIRST]
+        wanted = [page.recipe.evaluate.monitor, *FIRST, *(f"test/{name}" for name in FIRST)]
         names = dict.fromkeys(name for name in (*wanted, *short) if name in short)
         chosen = [(f"{name.replace('_', ' ')} ({_(split)})", short[name]) for name in list(names)[: TILES - 1]]
     elif metrics:
