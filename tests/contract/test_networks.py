@@ -37,7 +37,7 @@ def survives_saving(first: nn.Module, second: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("component", components("encoder"))
-def test_encoder(component: Component):
+def test_encoder(component: Component) -> None:
     for block, encoder in fitting(component, BLOCKS):
         rows = values(block)
         features = encoder(rows)
@@ -54,7 +54,7 @@ def test_encoder(component: Component):
 
 
 @pytest.mark.parametrize("component", components("body"))
-def test_body(component: Component):
+def test_body(component: Component) -> None:
     torch.manual_seed(0)
     body = REGISTRY.build("body", component.options(), FEATURES)
     x = values(BLOCKS["numbers"])
@@ -71,7 +71,7 @@ def test_body(component: Component):
 
 
 @pytest.mark.parametrize("component", components("head"))
-def test_head(component: Component):
+def test_head(component: Component) -> None:
     form = {component.name: OUTPUTS[component.name]} if component.name in OUTPUTS else OUTPUTS
     for output, head in fitting(component, form, FEATURES):
         x, target = values(BLOCKS["numbers"]), targets(output)
@@ -98,7 +98,7 @@ def test_head(component: Component):
 
 
 @pytest.mark.parametrize("component", components("loss"))
-def test_loss(component: Component):
+def test_loss(component: Component) -> None:
     loss = REGISTRY.build("loss", component.options())
     output = OUTPUTS[loss.form]
     target = targets(output)
@@ -119,7 +119,7 @@ def test_loss(component: Component):
 
 
 @pytest.mark.parametrize("component", components("model"))
-def test_model(component: Component):
+def test_model(component: Component) -> None:
     example = model_example(component.name)
     model, inputs = example.build().eval(), example.inputs()
     assert isinstance(model, Model)

@@ -17,13 +17,13 @@ EVERY = [
 ]
 
 
-def test_every_kind_is_tested():
+def test_every_kind_is_tested() -> None:
     missing = set(REGISTRY.kinds()) - COVERED - set(ELSEWHERE)
     assert not missing, f"no contract test for {missing}: add one, or name its tests in tests/contract/examples.py"
 
 
 @pytest.mark.parametrize("component", EVERY)
-def test_loads_and_is_described(component: Component):
+def test_loads_and_is_described(component: Component) -> None:
     assert callable(component.load())
     assert component.options.__doc__, "options need a docstring: it is their page in the reference"
     fields = {name: f for name, f in component.options.model_fields.items() if name != "kind"}
@@ -32,7 +32,7 @@ def test_loads_and_is_described(component: Component):
 
 
 @pytest.mark.parametrize("component", EVERY)
-def test_options_round_trip_through_json(component: Component):
+def test_options_round_trip_through_json(component: Component) -> None:
     required = [name for name, f in component.options.model_fields.items() if f.is_required()]
     if required:
         pytest.skip(f"has required fields: {required}")

@@ -35,7 +35,7 @@ def first_experience(objective: Objective, source: Source, learner: nn.Module) -
 
 
 @pytest.mark.parametrize("component", components("objective"))
-def test_objective(component: Component):
+def test_objective(component: Component) -> None:
     objective, model, source = slice_of(component)(0, BATCH)
     torch.manual_seed(0)
     learner = objective.build(model)
@@ -87,7 +87,7 @@ def gradients(losses: list, counts: dict[str, Tensor], parameters: list[nn.Param
 
 
 @pytest.mark.parametrize("component", components("objective"))
-def test_objective_trains_every_parameter_the_same_each_time(component: Component):
+def test_objective_trains_every_parameter_the_same_each_time(component: Component) -> None:
     build, learners, moved = slice_of(component), [], set()
     for _ in range(2):
         objective, model, source = build(0, BATCH)
@@ -104,7 +104,7 @@ def test_objective_trains_every_parameter_the_same_each_time(component: Componen
 
 
 @pytest.mark.parametrize("component", components("source"))
-def test_source_goes_on_where_its_state_was_taken(component: Component):
+def test_source_goes_on_where_its_state_was_taken(component: Component) -> None:
     build = slice_of(component)
     objective, model, source = build(0, BATCH)
     learner = objective.build(model)
@@ -149,7 +149,7 @@ def assert_equal(first: Batch, second: Batch) -> None:
 
 
 @pytest.mark.parametrize("component", components("optimizer"))
-def test_optimizer(component: Component):
+def test_optimizer(component: Component) -> None:
     arenas, optimizers = zip(*(_square(component) for _ in range(2)))
     losses = [_descend(arenas[0], optimizers[0]) for _ in range(50)]
     assert losses[-1] < 0.8 * losses[0], "fifty steps hardly lowered a square"
@@ -177,7 +177,7 @@ def _descend(arena: Arena, optimizer: FlatOptimizer) -> float:
 
 @pytest.mark.parametrize("component", components("schedule"))
 @pytest.mark.parametrize("warmup", [0, 10])
-def test_schedule(component: Component, warmup: int):
+def test_schedule(component: Component, warmup: int) -> None:
     schedule = REGISTRY.build("schedule", component.options(warmup=warmup), Stop(updates=100))
     factors = [schedule(Clock(updates=updates)) for updates in range(150)]
     assert all(0 <= factor <= 1 for factor in factors)
@@ -189,7 +189,7 @@ def test_schedule(component: Component, warmup: int):
 
 
 @pytest.mark.parametrize("component", components("metric"))
-def test_metric(component: Component):
+def test_metric(component: Component) -> None:
     metric = REGISTRY.build("metric", component.options())
     output = OUTPUTS[metric.form]
     target = targets(output, 40)

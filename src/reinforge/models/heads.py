@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, distributions, nn
@@ -20,10 +20,20 @@ class RowLoss(Protocol):
 
 
 class Head(nn.Module):
-    """What every head offers. `features` None: the output is given as it is, and there is nothing to learn."""
+    """What every head offers. `features` None: the output is given as it is, and there is nothing to learn.
+
+    Raises ComponentError where the output has none of the head's `forms`.
+    """
+
+    forms: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, output: Output, features: int | None) -> None:
         super().__init__()
+        if output.form not in self.forms:
+            raise ComponentError(
+                f"it is for {' and '.join(self.forms)} outputs, not {output.form}",
+                where=f"head {type(self).__name__!r}",
+            )
         self.output = output
         self.projection = nn.Identity() if features is None else nn.Linear(features, output.size)
 
@@ -48,6 +58,8 @@ class Head(nn.Module):
 class Number(Head):
     """Numbers: (rows, size) float32. `decode` gives "value": (rows,) where size is 1, else (rows, size)."""
 
+    forms = ("number", "continuous")
+
     def __init__(self, options: NumberOptions, output: Output, features: int | None = None) -> None:
         super().__init__(output, features)
         self.row_loss = row_loss(options.loss, "number")
@@ -67,6 +79,8 @@ class Number(Head):
 
 class Category(Head):
     """Logits: (rows, classes) float32. `decode` gives "label" (rows,) int64 and "probabilities" (rows, classes)."""
+
+    forms = ("category", "discrete")
 
     def __init__(self, options: CategoryOptions, output: Output, features: int | None = None) -> None:
         super().__init__(output, features)

@@ -1,0 +1,188 @@
+"""The in-memory loader against plain indexing; iterables of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from reinforge.core.batch import Batch
+from reinforge.core.contracts import END, Clock, Experience
+from reinforge.core.ragged import Ragged
+from reinforge.core.seeds import generator
+from reinforge.errors import CheckpointError, DataError
+from reinforge.schema.signature import Input, Output, Signature
+from reinforge.sources import loader
+from reinforge.sources.loader import IterableSource, LoaderSource
+from reinforge.sources.options import IterableOptions, LoaderOptions
+
+CLOCK = Clock()
+SIGNATURE = Signature(inputs={"x": Input(form="numbers", shape=(2,))}, outputs={"y": Output(form="number", size=1)})
+
+
+def table(n: int) -> Batch:
+    """Rows that bear their own number, in tensors and in ragged values."""
+    number = torch.arange(n)
+    ragged = Ragged.from_rows([torch.full((1 + i % 3,), i) for i in range(n)])
+    return {
+        "inputs": {"x": number[:, None].float().expand(-1, 2).clone(), "r": ragged},
+        "targets": {"y": number},
+        "valid": {},
+    }
+
+
+def seen(experience: Experience) -> list[int]:
+    """The numbers of the rows of a batch, checked against all its leaves."""
+    batch = cast(dict[str, Any], experience.batch)
+    y: list[int] = batch["targets"]["y"].tolist()
+    assert batch["inputs"]["x"][:, 1].tolist() == y
+    assert [int(batch["inputs"]["r"].row(i)[0]) for i in range(len(y))] == y
+    assert batch["inputs"]["r"].lengths.tolist() == [1 + i % 3 for i in y]
+    assert experience.samples == len(y)
+    assert batch["valid"] == {}
+    return y
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 23), batch=st.integers(1, 25), shuffle=st.booleans(), drop_last=st.booleans(),
+    chunk=st.sampled_from([1, 200, 1 << 20]), taken=st.integers(0, 30),
+)  # fmt: skip
+def test_order_epochs_and_resuming(n: int, batch: int, shuffle: bool, drop_last: bool, chunk: int, taken: int) -> None:
+    options = LoaderOptions(shuffle=shuffle, drop_last=drop_last)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "_CHUNK_BYTES", chunk)
+        source = LoaderSource(options, table(n), batch=batch, seed=3)
+        size = min(batch, n)
+        steps = n // size if drop_last else -(-n // size)
+        order: list[list[int]] = []
+        for epoch in range(3):
+            whole = torch.randperm(n, generator=generator(3, "order", epoch)).tolist() if shuffle else list(range(n))
+            order += [whole[i * size : (i + 1) * size] for i in range(steps)]
+        experiences = [source.next(CLOCK) for _ in range(3 * steps)]
+        assert [seen(e) for e in experiences] == order
+        assert [e.epochs for e in experiences][steps - 1 :: steps] == [1.0, 2.0, 3.0]
+        assert sorted(cast(float, e.epochs) for e in experiences) == [e.epochs for e in experiences]
+
+        stopped = LoaderSource(options, table(n), batch=batch, seed=3)
+        taken = min(taken, 3 * steps - 1)
+        for _ in range(taken):
+            stopped.next(CLOCK)
+        resumed = LoaderSource(options, table(n), batch=batch, seed=3)
+        resumed.load_state_dict(stopped.state_dict())
+        assert seen(resumed.next(CLOCK)) == order[taken]
+
+
+def test_seeds_and_epochs_differ() -> None:
+    orders = []
+    for seed in (0, 1):
+        source = LoaderSource(LoaderOptions(), table(50), batch=50, seed=seed)
+        orders += [tuple(seen(source.next(CLOCK))) for _ in range(2)]
+    assert len(set(orders)) == 4
+
+
+def test_unshuffled_batches_are_views() -> None:
+    data = table(10)
+    batch = LoaderSource(LoaderOptions(shuffle=False), data, batch=4).next(CLOCK).batch
+    assert cast(Any, batch)["targets"]["y"].data_ptr() == cast(Any, data)["targets"]["y"].data_ptr()
+
+
+def test_other_data_cannot_be_resumed() -> None:
+    state = LoaderSource(LoaderOptions(), table(10), batch=4).state_dict()
+    with pytest.raises(CheckpointError, match="rows 10, this one 11"):
+        LoaderSource(LoaderOptions(), table(11), batch=4).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="batch 4, this one 5"):
+        LoaderSource(LoaderOptions(), table(10), batch=5).load_state_dict(state)
+
+
+def test_no_rows_and_uneven_rows() -> None:
+    with pytest.raises(DataError, match="no row"):
+        LoaderSource(LoaderOptions(), {"targets": {"y": torch.empty(0)}}, batch=4)
+    with pytest.raises(ValueError, match="different numbers of rows"):
+        LoaderSource(LoaderOptions(), {"targets": {"y": torch.zeros(3), "z": torch.zeros(2)}}, batch=4)
+
+
+def pairs(n: int = 3) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.full((2, 2), float(i)), torch.full((2,), float(i))) for i in range(n)]
+
+
+def values(source: IterableSource, count: int) -> list[float]:
+    found = []
+    for _ in range(count):
+        answer = source.next(CLOCK)
+        if not isinstance(answer, Experience):
+            break
+        batch = cast(Any, answer.batch)
+        assert answer.samples == 2
+        assert torch.equal(batch["inputs"]["x"][:, 0], batch["targets"]["y"])
+        found.append(float(batch["targets"]["y"][0]))
+    return found
+
+
+class Again:
+    """Iterable again and again, of unknown length."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(pairs())
+
+
+def test_a_list_goes_epoch_after_epoch_and_resumes() -> None:
+    source = IterableSource(IterableOptions(), pairs(), SIGNATURE)
+    assert source.exact
+    assert values(source, 4) == [0, 1, 2, 0]
+    resumed = IterableSource(IterableOptions(), pairs(), SIGNATURE)
+    resumed.load_state_dict(source.state_dict())
+    assert values(resumed, 3) == values(source, 3) == [1, 2, 0]
+
+
+@pytest.mark.parametrize("items", [pairs(), Again()])
+def test_epochs_are_whole_at_the_end_of_a_pass(items: Any) -> None:
+    source = IterableSource(IterableOptions(), items, SIGNATURE)
+    epochs = [cast(Experience, source.next(CLOCK)).epochs for _ in range(6)]
+    assert (epochs[2], epochs[5]) == (1.0, 2.0)
+    assert all(cast(float, e) < 1 for e in epochs[:2])
+
+
+def test_what_is_exact() -> None:
+    assert not IterableSource(IterableOptions(), Again(), SIGNATURE).exact
+    assert IterableSource(IterableOptions(repeatable=True), Again(), SIGNATURE).exact
+    assert not IterableSource(IterableOptions(), iter(pairs()), SIGNATURE).exact
+    assert not IterableSource(IterableOptions(repeatable=False), pairs(), SIGNATURE).exact
+
+
+def test_an_iterator_ends_and_is_never_asked_ahead() -> None:
+    asked = []
+
+    def stream() -> Iterator[tuple[Tensor, Tensor]]:
+        for i, pair in enumerate(pairs()):
+            asked.append(i)
+            yield pair
+
+    source = IterableSource(IterableOptions(), stream(), SIGNATURE)
+    assert values(source, 1) == [0]
+    assert asked == [0]
+    assert values(source, 5) == [1, 2]
+    assert source.next(CLOCK) is END
+    assert source.next(CLOCK) is END
+
+
+def test_a_data_loader_is_a_source() -> None:
+    data = torch.utils.data.TensorDataset(torch.arange(6.0)[:, None].expand(-1, 2), torch.arange(6.0))
+    source = IterableSource(IterableOptions(), torch.utils.data.DataLoader(data, batch_size=2), SIGNATURE)
+    assert values(source, 4) == [0, 2, 4, 0]
+
+
+def test_strange_iterables_are_refused() -> None:
+    with pytest.raises(DataError, match="gave no batch"):
+        IterableSource(IterableOptions(), [], SIGNATURE).next(CLOCK)
+    with pytest.raises(DataError, match="not int"):
+        IterableSource(IterableOptions(), [1], SIGNATURE).next(CLOCK)
+    shrunk = IterableSource(IterableOptions(), pairs(1), SIGNATURE)
+    shrunk.load_state_dict({"epoch": 0, "taken": 2})
+    with pytest.raises(DataError, match="ended after at most 2"):
+        shrunk.next(CLOCK)
