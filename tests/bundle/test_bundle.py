@@ -97,7 +97,7 @@ def test_frames_columns_and_rows_agree(table_path):
 
 
 def test_large_data_go_in_pieces_and_errors_name_the_row(table_path, monkeypatch):
-    monkeypatch.setattr("reinforge.bundle.bundle.CHUNK", 7)
+    monkeypatch.setattr("reinforge.bundle.forms.TableForm.chunk", 7)
     bundle = reinforge.bundle.load(table_path)
     rows = made.rows(20)
     assert [len(part) for part in bundle.predictions(rows)] == [7, 7, 6]

@@ -21,8 +21,6 @@ from reinforge.schema.signature import Signature
 from reinforge.storage.folder import Folder
 from reinforge.storage.strict_json import Json
 
-CHUNK = 4096
-
 
 @dataclass
 class Bundle:
@@ -64,15 +62,15 @@ class Bundle:
         return [prediction for part in self.predictions(data) for prediction in part]
 
     def predictions(self, data: object) -> Iterator[list[Prediction]]:
-        """Like `predict`, some thousand rows at a time."""
+        """Like `predict`, some rows at a time."""
         if isinstance(data, Sequence) and not isinstance(data, str | bytes):
-            for start in range(0, len(data), CHUNK):
-                part = data[start : start + CHUNK]
-                yield self._read_out(self.form.inputs(part, Origin(places=range(start, start + len(part)))))
+            for start in range(0, len(data), self.form.chunk):
+                part = data[start : start + self.form.chunk]
+                yield self.read_out(self.form.inputs(part, Origin(places=range(start, start + len(part)))))
             return
         inputs = self.form.table_inputs(data)
-        for batch in split(inputs, CHUNK):
-            yield self._read_out(batch)
+        for batch in split(inputs, self.form.chunk):
+            yield self.read_out(batch)
 
     def predict_each(self, given: Sequence[Row]) -> list[Prediction | DataError]:
         """Like `predict` for rows, but a bad row gives its own error in its place, and the others are answered."""
@@ -89,7 +87,7 @@ class Bundle:
                     middle = (start + stop) // 2
                     waiting += [(middle, stop), (start, middle)]
                 continue
-            found.extend(prediction for batch in split(inputs, CHUNK) for prediction in self._read_out(batch))
+            found.extend(prediction for batch in split(inputs, self.form.chunk) for prediction in self.read_out(batch))
         return found
 
     def forward(self, inputs: Batch) -> dict[str, Tensor]:
@@ -99,17 +97,18 @@ class Bundle:
         found: dict[str, Tensor] = outputs
         return found
 
+    def read_out(self, inputs: Batch) -> list[Prediction]:
+        """Predictions for inputs that the form has made."""
+        if rows(inputs) == 0:
+            return []
+        with torch.inference_mode():
+            return self.form.values(inputs, self.forward, self.model, self.task)
+
     def training(self) -> dict[str, Tensor] | None:
         """What learning can go on from (optimiser, critics, targets, ...), by name; None where the bundle has none."""
         folder = self._stored()
         name = "training.safetensors"
         return tensor_files.read_checked(folder, name) if name in folder else None
-
-    def _read_out(self, inputs: Batch) -> list[Prediction]:
-        if rows(inputs) == 0:
-            return []
-        with torch.inference_mode():
-            return self.form.values(inputs, self.forward, self.model, self.task)
 
     def _stored(self) -> Folder:
         if self.folder is None:

@@ -31,6 +31,7 @@ class Form(Protocol):
     """One way from raw rows to tensors and back; the pipeline of a bundle."""
 
     kind: ClassVar[str]
+    chunk: ClassVar[int]  # rows computed at once
     schema: Schema
 
     def save(self) -> tuple[Json, dict[str, Tensor]]:
@@ -81,6 +82,7 @@ class TableForm:
     """Rows of a table, through the fitted pipeline."""
 
     kind: ClassVar[str] = "table"
+    chunk: ClassVar[int] = 4096
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline, self.schema = pipeline, pipeline.schema
@@ -151,6 +153,7 @@ class ObservationForm:
     """Rows {"observation": ...} of a policy, and the actions it takes."""
 
     kind: ClassVar[str] = "observation"
+    chunk: ClassVar[int] = 4096
 
     def __init__(self, schema: Schema, signature: Signature) -> None:
         boxes = [field for field in schema.inputs if isinstance(field, Box)]

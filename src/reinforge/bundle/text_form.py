@@ -26,6 +26,7 @@ class TextForm:
     """Prompts through the fitted tokenizer; continuations by generation."""
 
     kind: ClassVar[str] = "text"
+    chunk: ClassVar[int] = 64  # each row holds a key-value cache
 
     def __init__(self, pipeline: TextPipeline) -> None:
         self.pipeline, self.schema = pipeline, pipeline.schema

@@ -11,6 +11,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from reinforge.errors import IntegrityError, StorageError
 
@@ -69,13 +70,18 @@ def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, st
     return size, digest.hexdigest()
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a text file whole or not at all (UTF-8). Raises StorageError; the old content then stays."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` when the block ends without error, whole or not at all.
+
+    Raises StorageError; the old content then stays.
+    """
     with storage_errors(path):
         descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
-        try:
+    try:
+        with storage_errors(path):
             with os.fdopen(descriptor, "wb") as file:
-                file.write(text.encode())
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             if os.name != "nt":
@@ -83,11 +89,17 @@ def write_atomic(path: Path, text: str) -> None:
                 os.umask(mask)
                 os.chmod(name, 0o666 & ~mask)
             os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
-        sync_folder(path.parent)
+            sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace a text file whole or not at all (UTF-8). Raises StorageError; the old content then stays."""
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 @contextlib.contextmanager

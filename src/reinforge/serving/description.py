@@ -1,0 +1,114 @@
+"""What a server says of its models: summaries, and an OpenAPI document with the schema of each model's rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from reinforge.bundle.bundle import Bundle
+from reinforge.schema.fields import Box, Category, Continuous, Discrete, Field, Number
+from reinforge.storage.strict_json import Json
+
+
+def describe(name: str, bundle: Bundle, whole: bool = False) -> Json:
+    """A model in short; `whole` adds schema, parents and metrics."""
+    targets = [field.name for field in bundle.schema.targets] or list(bundle.signature.outputs)
+    told: dict[str, Json] = {"name": name, "digest": bundle.digest, "kind": bundle.form.kind}
+    told |= {"inputs": [field.name for field in bundle.schema.inputs], "outputs": targets}
+    if whole:
+        stated = bundle.provenance if isinstance(bundle.provenance, dict) else {}
+        told |= {"schema": bundle.schema.to_json(), "parents": list(bundle.parents)}
+        told |= {"metrics": stated.get("metrics", {}), "versions": stated.get("versions", {})}
+    return told
+
+
+def openapi(bundles: Mapping[str, Bundle], most_rows: int) -> Json:
+    """OpenAPI 3.1 for the whole server, with one predict path per model."""
+    ok = {"description": "The answer.", "content": {"application/json": {"schema": {"type": "object"}}}}
+    error = {
+        "description": "What is wrong.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+    }
+    plain = {"get": {"responses": {"200": ok}}}
+    paths: dict[str, Json] = {"/healthz": plain, "/v1/models": plain}
+    for name, bundle in bundles.items():
+        rows = {"type": "array", "items": row_schema(bundle), "minItems": 1, "maxItems": most_rows}
+        body = {
+            "type": "object",
+            "properties": {"rows": rows, "partial": {"type": "boolean", "default": False}},
+            "required": ["rows"],
+            "additionalProperties": False,
+        }
+        answer = {
+            "type": "object",
+            "properties": {"predictions": {"type": "array", "items": prediction_schema(bundle)}},
+        }
+        predicted = {"description": "One prediction per row.", "content": {"application/json": {"schema": answer}}}
+        paths[f"/v1/models/{name}"] = plain
+        paths[f"/v1/models/{name}/predict"] = {
+            "post": {
+                "summary": f"Predict rows with {name}.",
+                "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+                "responses": {"200": predicted, **dict.fromkeys(("400", "404", "408", "413", "422"), error)},
+            }
+        }
+    text = {"type": ["string", "null"]}
+    told = {"type": text, "problem": text, "where": text, "remedy": text, "row": {"type": "integer"}}
+    schema = {"type": "object", "properties": {"error": {"type": "object", "properties": told}}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Reinforge", "version": "1"},
+        "paths": paths,
+        "components": {"schemas": {"Error": schema}},
+    }
+
+
+def row_schema(bundle: Bundle) -> Json:
+    """JSON Schema of one input row."""
+    inputs = bundle.schema.inputs
+    optional = bundle.schema.absent == "null"
+    return {
+        "type": "object",
+        "properties": {field.name: _input(field) for field in inputs},
+        "required": [] if optional else [field.name for field in inputs],
+    }
+
+
+def prediction_schema(bundle: Bundle) -> Json:
+    """JSON Schema of one prediction."""
+    return {"type": "object", "properties": {field.name: _output(field) for field in bundle.schema.targets}}
+
+
+def _input(field: Field) -> Json:
+    match field:
+        case Number():
+            bounds = {"minimum": field.low, "maximum": field.high}
+            types = ["integer" if field.integer else "number", *([] if field.missing == "error" else ["null"])]
+            return {"type": types, **{key: value for key, value in bounds.items() if value is not None}}
+        case Category():
+            types = ["string", "number", "boolean", *([] if field.missing == "error" else ["null"])]
+            return {"type": types, **({"examples": list(field.labels[:20])} if field.labels else {})}
+        case Box():
+            value: Json = {"type": "integer" if field.dtype in ("uint8", "int64") else "number"}
+            for side in reversed(field.shape):
+                value = {"type": "array", "items": value, "minItems": side, "maxItems": side}
+            return value
+    return {"type": "string"}
+
+
+def _output(field: Field) -> Json:
+    match field:
+        case Category():
+            probabilities = {label: {"type": "number"} for label in field.labels}
+            label = {"type": "string", "enum": list(field.labels)}
+            parts: dict[str, Json] = {"label": label, "probabilities": {"type": "object", "properties": probabilities}}
+        case Number():
+            parts = {"value": {"type": ["number", "null"]}}
+        case Discrete():
+            parts = {"action": {"type": "integer", "minimum": field.start, "maximum": field.start + field.n - 1}}
+        case Continuous():
+            size = math.prod((len(field.low),))
+            parts = {"action": {"type": "array", "items": {"type": "number"}, "minItems": size, "maxItems": size}}
+        case _:
+            parts = {}
+    return {"type": "object", "properties": parts}

@@ -1,0 +1,140 @@
+"""`predict`: every row of a file or of data in memory."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reinforge.errors import DataError, IntegrityError
+from reinforge.messages import _
+from reinforge.storage import strict_json
+from reinforge.storage.files import replacing, storage_errors
+from reinforge.workflow.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from reinforge.bundle.bundle import Bundle
+    from reinforge.bundle.network import Factory
+
+Prediction = dict[str, Any]
+OUTPUTS = (".csv", ".jsonl", ".ndjson", ".parquet")
+_LINE = 16 << 20
+
+
+@dataclass(frozen=True)
+class Written:
+    """How many predictions were written, and where."""
+
+    rows: int
+    output: Path
+
+    def __len__(self) -> int:
+        return self.rows
+
+
+def predict(
+    bundle: Bundle | str | Path,
+    data: object,
+    *,
+    output: str | Path | None = None,
+    use: Sequence[str | Path] = (),
+    modules: Mapping[str, Factory] | None = None,
+    progress: Progress | None = None,
+) -> list[Prediction] | Written:
+    """Predictions for a file (CSV, TSV, JSON, JSON Lines, Parquet) or data in memory, in their order.
+
+    With `output` (.csv, .jsonl or .parquet) they are written there, whole or not at all, and only their number is
+    returned. Policies and language models read JSON Lines a piece at a time. Raises DataError that names file, line
+    and column.
+    """
+    from reinforge.workflow.opened import opened
+
+    target = Path(output) if output is not None else None
+    if target is not None and target.suffix.lower() not in OUTPUTS:
+        remedy = _("Known suffixes: {known}.").format(known=", ".join(OUTPUTS))
+        raise DataError(_("can't tell how to write this"), where=str(target), remedy=remedy)
+    loaded = opened(bundle, use, modules)
+    parts = _counted(_parts(loaded, data), progress or Silent())
+    if target is None:
+        return list(chain.from_iterable(parts))
+    return Written(_write(parts, target), target)
+
+
+def _parts(bundle: Bundle, data: object) -> Iterator[list[Prediction]]:
+    lines = isinstance(data, str | Path) and Path(data).suffix.lower() in (".jsonl", ".ndjson")
+    if lines and bundle.form.kind != "table":
+        yield from _lines(bundle, Path(str(data)))
+    elif isinstance(data, str | Path):
+        from reinforge.data.readers import read
+
+        yield from bundle.predictions(read(data, absent=bundle.schema.absent))
+    else:
+        yield from bundle.predictions(data)
+
+
+def _lines(bundle: Bundle, path: Path) -> Iterator[list[Prediction]]:
+    """Rows that hold arrays or long texts: one JSON object a line, never all of them in memory."""
+    from reinforge.data.values import Origin
+
+    with storage_errors(path), open(path, "rb") as file:
+        read = iter(lambda: file.readline(_LINE + 1), b"")
+        numbered = ((number, line) for number, line in enumerate(read, 1) if line.strip())
+        while part := list(islice(numbered, bundle.form.chunk)):
+            rows = []
+            for number, line in part:
+                try:
+                    rows.append(strict_json.parse(line, f"{path}, line {number}", limit=_LINE))
+                except IntegrityError as error:
+                    raise DataError(error.problem, where=error.where, remedy=error.remedy) from None
+            origin = Origin(str(path), "line", _places([number for number, _line in part]))
+            yield bundle.read_out(bundle.form.inputs(rows, origin))
+
+
+def _places(numbers: list[int]) -> Any:
+    import numpy as np
+
+    return np.array(numbers)
+
+
+def _counted(parts: Iterable[list[Prediction]], progress: Progress) -> Iterator[list[Prediction]]:
+    done = 0
+    for part in parts:
+        yield part
+        done += len(part)
+        progress.update(done, None, _("rows"))
+
+
+def _write(parts: Iterator[list[Prediction]], target: Path) -> int:
+    from reinforge.bundle.bundle import outputs_of
+
+    suffix, rows = target.suffix.lower(), 0
+    # The first part is computed before the file is touched: most errors show there.
+    first = next(parts, [])
+    with replacing(target) as file:
+        if suffix == ".parquet":
+            import polars as pl
+
+            flat = [outputs_of(prediction) for part in chain([first], parts) for prediction in part]
+            pl.DataFrame(flat, infer_schema_length=None).write_parquet(file)
+            return len(flat)
+        for part in chain([first], parts):
+            if suffix == ".csv":
+                file.write(_csv([outputs_of(prediction) for prediction in part], header=rows == 0))
+            else:
+                file.write(b"".join(strict_json.compact(prediction) + b"\n" for prediction in part))
+            rows += len(part)
+    return rows
+
+
+def _csv(rows: list[dict[str, object]], header: bool) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if header and rows:
+        writer.writerow(rows[0])
+    for row in rows:
+        writer.writerow([strict_json.compact(v).decode() if isinstance(v, list) else v for v in row.values()])
+    return text.getvalue().encode()

@@ -1,0 +1,27 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bundle"))
+import made
+
+from reinforge.serving.app import Limits
+from reinforge.serving.server import Server
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    return {
+        "table": made.table_bundle(folder / "table"),
+        "policy": made.policy_bundle(folder / "policy"),
+        "text": made.text_bundle(folder / "text"),
+    }
+
+
+@pytest.fixture(scope="session")
+def url(bundles):
+    server = Server(bundles, port=0, limits=Limits(body=100_000, rows=500, seconds=0.5))
+    with server.background() as url:
+        yield url

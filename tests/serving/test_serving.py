@@ -1,0 +1,254 @@
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import jsonschema
+import made
+import pytest
+
+from reinforge.errors import MissingExtra, ReinforgeError
+from reinforge.serving.server import Server, model_name
+from reinforge.workflow.serve import serve
+
+
+def post(url, name, body):
+    content = body if isinstance(body, bytes) else json.dumps(body)
+    return httpx.post(f"{url}/v1/models/{name}/predict", content=content, timeout=20)
+
+
+def test_answers_are_those_of_predict(url, bundles):
+    rows = made.rows(30, seed=4)
+    for count in (1, 16, 30):
+        answer = post(url, "table", {"rows": rows[:count]})
+        assert answer.status_code == 200
+        assert answer.json() == {"predictions": bundles["table"].predict(rows[:count])}
+    observations = [{"observation": [0.1, 2, 3, 4]}]
+    assert post(url, "policy", {"rows": observations}).json()["predictions"] == bundles["policy"].predict(observations)
+    prompt = [{"text": "the"}]
+    assert post(url, "text", {"rows": prompt}).json()["predictions"] == bundles["text"].predict(prompt)
+
+
+def test_models_are_listed_and_described(url, bundles):
+    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+    listed = httpx.get(f"{url}/v1/models").json()["models"]
+    assert [model["name"] for model in listed] == ["table", "policy", "text"]
+    assert listed[0]["digest"] == bundles["table"].digest
+    whole = httpx.get(f"{url}/v1/models/table").json()
+    assert whole["metrics"] == {"accuracy": 0.5}
+    assert whole["inputs"] == ["size", "mass", "island"]
+    assert "recipe" not in whole
+
+
+GOOD = {"size": 1.0, "mass": 2, "island": "Dream"}
+NESTED = b'{"rows":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"", 400, "JSON"),
+        (b"\xff\xfe\x00", 400, "UTF-8"),
+        (b'{"rows": [NaN]}', 400, "NaN"),
+        (b'{"rows": [{"size": Infinity}]}', 400, "Infinity"),
+        (b'{"rows": [{"size": 1e999}]}', 400, "too large"),
+        (b'{"rows": [{"size": 1, "size": 2}]}', 400, "twice"),
+        (b'{"rows": [{"size": "\\ud800"}]}', 400, "surrogate"),
+        (NESTED[:99_000], 400, "nested"),
+        (b'{"rows": [' + b"1" * 90_000 + b"]}", 400, "digits"),
+        ([], 400, "rows"),
+        ({}, 400, "rows"),
+        ({"rows": []}, 400, "rows"),
+        ({"rows": {}}, 400, "rows"),
+        ({"rows": "x"}, 400, "rows"),
+        ({"rows": [GOOD], "partial": 1}, 400, "partial"),
+        ({"rows": [GOOD], "more": 1}, 400, "rows"),
+        ({"rows": [1]}, 422, "object"),
+        ({"rows": [GOOD, {"size": 1, "mass": 2}]}, 422, "island"),
+        ({"rows": [GOOD, {**GOOD, "mass": "heavy"}]}, 422, "heavy"),
+        ({"rows": [GOOD, {**GOOD, "mass": {"a": 1}}]}, 422, "mass"),
+        ({"rows": [GOOD, {**GOOD, "mass": [1]}]}, 422, "mass"),
+        ({"rows": [GOOD, {**GOOD, "mass": True}]}, 422, "mass"),
+        ({"rows": [GOOD, {**GOOD, "mass": 10**300}]}, 422, "mass"),
+        ({"rows": [GOOD] * 501}, 413, "500 rows"),
+        (b" " * 100_001, 413, "100,000 bytes"),
+    ],
+)
+def test_bad_requests_are_refused_by_name(url, body, status, says):
+    answer = post(url, "table", body)
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert says in f"{error['problem']} {error['where']}"
+    assert "Traceback" not in answer.text
+    assert post(url, "table", {"rows": [GOOD]}).status_code == 200
+
+
+def test_the_bad_row_and_field_are_named(url):
+    error = post(url, "table", {"rows": [GOOD, GOOD, {**GOOD, "mass": "heavy"}]}).json()["error"]
+    assert error["type"] == "DataError"
+    assert error["row"] == 2
+    assert "'mass'" in error["where"]
+
+
+@pytest.mark.parametrize(
+    ("name", "row"), [("policy", {"observation": [1, 2]}), ("text", {"text": "x" * 60}), ("text", {"text": 3})]
+)
+def test_bad_rows_of_other_forms(url, name, row):
+    assert post(url, name, {"rows": [row]}).status_code == 422
+
+
+def test_with_partial_a_bad_row_fails_alone(url, bundles):
+    rows = made.rows(40)
+    expected = bundles["table"].predict(rows)
+    rows[7] = {"size": "x"}
+    rows[39] = None
+    answer = post(url, "table", {"rows": rows, "partial": True})
+    assert answer.status_code == 200
+    found = answer.json()["predictions"]
+    for index in range(40):
+        if index in (7, 39):
+            assert found[index]["error"]["row"] == index
+        else:
+            assert found[index]["species"]["label"] == expected[index]["species"]["label"]
+
+
+def test_a_chunked_body_is_bounded_too(url):
+    def endless():
+        while True:
+            yield b" " * 10_000
+
+    with contextlib.suppress(httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
+        answer = httpx.post(f"{url}/v1/models/table/predict", content=endless(), timeout=20)
+        assert answer.status_code == 413
+    assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_a_body_that_never_comes_is_given_up(url):
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(b"POST /v1/models/table/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+        assert b" 408 " in client.recv(1000)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nothing", 404), ("GET", "/v1/models/none", 404), ("POST", "/v1/models/none/predict", 404),
+     ("GET", "/v1/models/table/predict", 405), ("DELETE", "/v1/models", 405), ("GET", "/v1/models/..%2f..%2fetc", 404)],
+)  # fmt: skip
+def test_unknown_paths_and_methods_are_typed(url, method, path, status):
+    answer = httpx.request(method, url + path, content=b"{}" if method == "POST" else None)
+    assert answer.status_code == status
+    assert answer.json()["error"]["type"] == "Refused"
+
+
+def test_our_own_faults_are_500_without_details(bundles, monkeypatch):
+    def fail(data):
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(bundles["table"], "predict", fail)
+    with Server(bundles, port=0).background() as url:
+        answer = post(url, "table", {"rows": [GOOD]})
+        assert answer.status_code == 500
+        assert answer.json()["error"]["type"] == "InternalError"
+        assert "secret" not in answer.text
+        assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_openapi_describes_each_models_rows(url, bundles):
+    document = httpx.get(f"{url}/openapi.json").json()
+    assert document["openapi"] == "3.1.0"
+    for name, rows in (("table", [GOOD]), ("policy", [{"observation": [1, 2, 3, 4]}]), ("text", [{"text": "the"}])):
+        operation = document["paths"][f"/v1/models/{name}/predict"]["post"]
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        jsonschema.Draft202012Validator.check_schema(schema)
+        jsonschema.validate({"rows": rows}, schema)
+        answer = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        jsonschema.validate({"predictions": bundles[name].predict(rows)}, answer)
+    table = document["paths"]["/v1/models/table/predict"]["post"]["requestBody"]["content"]["application/json"][
+        "schema"
+    ]
+    for bad in ({"rows": []}, {"rows": [{"size": "x", "mass": 1, "island": "Dream"}]}, {"rows": [{"size": 1}]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(bad, table)
+
+
+def test_many_clients_get_their_own_answers(url, bundles):
+    rows = made.rows(24, seed=9)
+    expected = [bundles["table"].predict([row])[0] for row in rows]
+    found = [None] * len(rows)
+
+    def ask(index):
+        found[index] = post(url, "table", {"rows": [rows[index]]}).json()["predictions"][0]
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(rows))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == expected
+
+
+def test_an_address_in_use_is_a_users_mistake(url, bundles):
+    with pytest.raises(ReinforgeError, match="can't listen") as caught:
+        Server(bundles, port=int(url.rsplit(":", 1)[1]))
+    assert caught.value.exit_status == 2
+    with pytest.raises(ReinforgeError, match="can't listen"):
+        Server(bundles, host="host.invalid")
+
+
+def test_a_missing_extra_names_the_command(monkeypatch, bundles):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
+    with pytest.raises(MissingExtra, match=r"pip install 'reinforge\[serve\]'"):
+        serve(bundles["table"])
+
+
+def test_names_fit_into_urls(bundles):
+    assert model_name(bundles["table"]) == "made"
+    assert model_name(bundles["policy"]) == "policy"
+
+
+PROGRAM = """
+import sys, threading
+from reinforge.workflow.serve import serve
+print(serve(sys.argv[1], port=0, ready=lambda url: print(url, flush=True)).model, threading.active_count(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_the_process_stops_gracefully(bundles, number):
+    """A request that is being answered when the signal comes is finished, and the process ends with status 0."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(bundles["text"].path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:")
+        for _ in range(100):
+            with contextlib.suppress(httpx.ConnectError):
+                httpx.get(f"{url}/healthz")
+                break
+            time.sleep(0.1)
+        threads = len(os.listdir(f"/proc/{process.pid}/task")) if Path("/proc").exists() else 0
+        assert threads <= 8, "computing must not open a thread per core"
+        answers = []
+        prompts = {"rows": [{"text": "the"}] * 40}
+        name = httpx.get(f"{url}/v1/models").json()["models"][0]["name"]
+        asking = threading.Thread(target=lambda: answers.append(post(url, name, prompts)))
+        asking.start()
+        time.sleep(0.15)
+        process.send_signal(number)
+        asking.join()
+        assert answers[0].status_code == 200
+        assert len(answers[0].json()["predictions"]) == 40
+        assert process.stdout.read().startswith("text")
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait()
