@@ -1,0 +1,226 @@
+"""The whole road on two recipes, by the commands a user would type: `make demo`.
+
+Prepare, train, evaluate, fine-tune, predict and serve on penguins (labels) and on CartPole (rewards); then a table of
+what was done, how long it took and what came out. Ends with status 1 as soon as a command fails, and never runs for long.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.resources
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+COMMAND = [sys.executable, "-m", "reinforge"]
+# All of it, on two cores; a command that would overrun it is stopped.
+SECONDS = 235.0
+# How long a server may take to listen.
+LISTENING = 60.0
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One line of the table."""
+
+    recipe: str
+    name: str
+    seconds: float
+    result: str
+
+
+@dataclass
+class Demo:
+    """The stages done so far, in `folder`."""
+
+    folder: Path
+    began: float = field(default_factory=time.monotonic)
+    stages: list[Stage] = field(default_factory=list)
+
+    def left(self) -> float:
+        """Seconds that are left."""
+        return max(1.0, SECONDS - (time.monotonic() - self.began))
+
+    def command(self, *arguments: str | Path) -> Row:
+        """Run a command and return its JSON line. Ends the demo where it fails."""
+        words = [str(argument) for argument in arguments]
+        print(f"\n$ reinforge {' '.join(_quoted(word) for word in words)}", flush=True)
+        try:
+            done = subprocess.run([*COMMAND, *words, "--json"], stdout=subprocess.PIPE, text=True, timeout=self.left())
+        except subprocess.TimeoutExpired:
+            sys.exit(f"the demo took more than {SECONDS:.0f} seconds; is the machine busy?")
+        *told, last = done.stdout.rstrip("\n").split("\n")
+        print("\n".join(told), flush=True)
+        if done.returncode != 0:
+            sys.exit(f"the command ended with status {done.returncode}")
+        found: Row = json.loads(last)
+        return found
+
+    @contextmanager
+    def stage(self, recipe: str, name: str) -> Iterator[list[str]]:
+        """Times the block; the texts put into the list are the stage's result."""
+        began, result = time.monotonic(), list[str]()
+        yield result
+        self.stages.append(Stage(recipe, name, time.monotonic() - began, ", ".join(result)))
+
+    def table(self) -> str:
+        """The stages, and how long all of it took."""
+        rows = [("recipe", "stage", "seconds", "result")]
+        rows += [(stage.recipe, stage.name, f"{stage.seconds:.1f}", stage.result) for stage in self.stages]
+        rows.append(("", "all", f"{time.monotonic() - self.began:.1f}", ""))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = [f"{r[0]:<{widths[0]}}  {r[1]:<{widths[1]}}  {r[2]:>{widths[2]}}  {r[3]}".rstrip() for r in rows]
+        lines.insert(1, "-" * max(map(len, lines)))
+        return "\n".join(lines)
+
+
+def penguins(demo: Demo) -> None:
+    """From a table to a server; on the way, fine-tuning on what another station's instruments measured."""
+    run, tuned = demo.folder / "penguins", demo.folder / "penguins-tuned"
+    with demo.stage("penguins", "prepare") as result:
+        sides = demo.command("prepare", "penguins")["sides"]
+        result += [f"{count} {side}" for side, count in sides.items()]
+    with demo.stage("penguins", "train") as result:
+        metrics = demo.command("train", "penguins", "-o", run)["metrics"]
+        result.append(f"validation accuracy {metrics['validation/accuracy']:.3f}")
+    with demo.stage("penguins", "evaluate") as result:
+        result.append(f"test accuracy {demo.command('evaluate', run)['accuracy']:.3f}")
+    new, held_out, unlabelled = _other_station(demo.folder)
+    with demo.stage("penguins", "fine-tune") as result:
+        before = demo.command("evaluate", run, "--data", held_out)["accuracy"]
+        demo.command("train", "penguins", f"data.path={new}", "--from", run / "bundle", "-o", tuned)
+        after = demo.command("evaluate", tuned, "--data", held_out)["accuracy"]
+        result.append(f"another station's birds: accuracy {before:.3f} before, {after:.3f} after")
+    with demo.stage("penguins", "predict") as result:
+        predictions = demo.folder / "predictions.csv"
+        done = demo.command("predict", tuned, "--data", unlabelled, "-o", predictions)
+        result.append(f"{done['rows']} rows to {predictions.name}")
+    with demo.stage("penguins", "serve") as result:
+        row = next(csv.DictReader(unlabelled.open(encoding="utf-8")))
+        result.append(_serve(demo, tuned, row, "species"))
+
+
+def cartpole(demo: Demo) -> None:
+    """From rewards to a server; fine-tuning goes on from the bundle with other episodes."""
+    run, tuned = demo.folder / "cartpole", demo.folder / "cartpole-tuned"
+    with demo.stage("cartpole-dqn", "prepare") as result:
+        facts = demo.command("prepare", "cartpole-dqn")
+        result.append(f"random actions return {facts['random_return']:.1f}")
+    with demo.stage("cartpole-dqn", "train") as result:
+        done = demo.command("train", "cartpole-dqn", "-o", run)
+        result.append(
+            f"return {done['metrics']['final/return']:.1f} over {done['metrics']['final/episodes']:.0f} episodes"
+        )
+    with demo.stage("cartpole-dqn", "evaluate") as result:
+        measured = demo.command("evaluate", run, "--episodes", "50")
+        result.append(f"return {measured['return']:.1f}, least {measured['return_min']:.0f}")
+    with demo.stage("cartpole-dqn", "fine-tune") as result:
+        changes = ("seed=1", "learn.stop.updates=2000")
+        done = demo.command("train", "cartpole-dqn", *changes, "--from", run / "bundle", "-o", tuned)
+        result.append(f"return {done['metrics']['final/return']:.1f} after 2,000 more updates")
+    observations = demo.folder / "observations.jsonl"
+    rows = [{"observation": [0.0, 0.0, angle, 0.0]} for angle in (-0.05, 0.05)]
+    observations.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    with demo.stage("cartpole-dqn", "predict") as result:
+        actions = demo.folder / "actions.csv"
+        done = demo.command("predict", run, "--data", observations, "-o", actions)
+        found = [row["action"] for row in csv.DictReader(actions.open(encoding="utf-8"))]
+        result.append(f"pole to the left: {found[0]}, to the right: {found[1]}")
+    with demo.stage("cartpole-dqn", "serve") as result:
+        result.append(_serve(demo, run, rows[0], "action"))
+
+
+def _other_station(folder: Path) -> tuple[Path, Path, Path]:
+    """The penguins as another station would have measured them: to train on, to test on, and without species.
+
+    Its ruler reads bills 5 mm longer and 3 mm deeper, its scales a tenth more.
+    """
+    source = importlib.resources.files("palmerpenguins") / "data" / "penguins.csv"
+    with importlib.resources.as_file(source) as path, path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    measured = {"bill_length_mm": (1.0, 5.0), "bill_depth_mm": (1.0, 3.0), "body_mass_g": (1.1, 0.0)}
+    for row in rows:
+        for name, (factor, offset) in measured.items():
+            if re.fullmatch(r"[\d.]+", row[name]):
+                row[name] = f"{float(row[name]) * factor + offset:.1f}"
+    held_out = rows[::3]
+    new = [row for index, row in enumerate(rows) if index % 3]
+    without = [{name: value for name, value in row.items() if name != "species"} for row in held_out]
+    written = []
+    for name, part in (("new.csv", new), ("held-out.csv", held_out), ("unlabelled.csv", without)):
+        with (folder / name).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(part[0]))
+            writer.writeheader()
+            writer.writerows(part)
+        written.append(folder / name)
+    return written[0], written[1], written[2]
+
+
+def _serve(demo: Demo, run: Path, row: Mapping[str, object], output: str) -> str:
+    """Start a server on a free port, send it one request over HTTP, and stop it."""
+    words = ["serve", str(run), "--port", "0"]
+    print(f"\n$ reinforge {' '.join(words)}", flush=True)
+    server = subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True)
+    try:
+        address, path = _address(server, min(LISTENING, demo.left()))
+        body = json.dumps({"rows": [row]}).encode()
+        print(f"$ curl {address}{path} -d '{body.decode()}'", flush=True)
+        asked = urllib.request.Request(address + path, body, {"Content-Type": "application/json"})
+        began = time.perf_counter()
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            text = answer.read().decode()
+        took = time.perf_counter() - began
+        print(text, flush=True)
+        predicted = json.loads(text)["predictions"][0][output]
+        value = predicted.get("label", predicted.get("action"))
+        return f"{output} {value} by HTTP in {took * 1000:.1f} ms"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _address(server: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
+    """Where the server says it listens, and the path to predict by."""
+    assert server.stderr is not None
+    began = time.monotonic()
+    for line in server.stderr:
+        print(line, end="", flush=True)
+        address, path = re.search(r"https?://[\w.:\[\]-]+", line), re.search(r"/v1/models/[\w.-]+/predict", line)
+        if address and path:
+            return address[0], path[0]
+        if time.monotonic() - began > seconds:
+            break
+    sys.exit("the server did not say where it listens")
+
+
+def _quoted(word: str) -> str:
+    return word if re.fullmatch(r"[\w./=,:\[\]-]+", word) else f"'{word}'"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Walk the road; the runs stay in `runs/demo-TIME`, or in the folder given."""
+    folder = Path(arguments[0]) if arguments else Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
+    folder.mkdir(parents=True)
+    demo = Demo(folder)
+    penguins(demo)
+    cartpole(demo)
+    print(f"\n{demo.table()}\n\nThe runs, each with its report.html: {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
