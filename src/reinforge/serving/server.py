@@ -94,6 +94,8 @@ def _bind(host: str, port: int) -> socket.socket:
             # Without this, small answers wait for the client's delayed acknowledgement.
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             bound.bind(address)
+            # From here on connections wait to be taken, so the URL may be told.
+            bound.listen(2048)
         except BaseException:
             bound.close()
             raise
