@@ -21,8 +21,8 @@ from reinforge.objectives.grpo import GRPO, GRPOLearner, advantages
 from reinforge.objectives.options import GRPOOptions
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.sources.completions import CompletionSource, task_pipeline
-from reinforge.sources.options import CompletionOptions, CopyOptions, SumOptions
-from reinforge.sources.tasks import CopyTask, Prompt, SumTask
+from reinforge.sources.options import CompletionOptions, CopyOptions
+from reinforge.sources.tasks import CopyTask
 
 PIPELINE = task_pipeline(CopyTask(CopyOptions()))
 
@@ -192,31 +192,6 @@ def test_the_reference_is_frozen_and_part_of_the_learner() -> None:
     assert {id(p) for p in step.parameters} == {id(p) for p in learner.model.parameters()}
     with pytest.raises(ComponentError, match="dropout"):
         grpo().build(decoder(dropout=0.1))
-
-
-def test_tasks_reward_what_is_right() -> None:
-    copy, add = CopyTask(CopyOptions(digits=2)), SumTask(SumOptions(digits=2))
-    prompt = Prompt("37>", "37")
-    assert [copy.reward(prompt, text) for text in ("37\n", "37", "3x\n", "", "99")] == [1.0, 2 / 3, 2 / 3, 0.0, 0.0]
-    assert [add.reward(Prompt("3+4=", "7"), text) for text in ("7\n", "7", "8\n")] == [1.0, 0.0, 0.0]
-    drawn = add.draw(torch.Generator().manual_seed(0))
-    terms = drawn.text.rstrip("=").split("+")
-    assert drawn.answer == str(sum(map(int, terms)))
-    assert set(drawn.text + drawn.answer) <= set(add.alphabet)
-
-
-def test_source_resumes_exactly() -> None:
-    model = decoder()
-    options = CompletionOptions(task=CopyOptions(digits=1), prompts=2, group=3)
-    source, other = CompletionSource(options, seed=4), CompletionSource(options, seed=4)
-    source.model = other.model = model
-    source.next(Clock())
-    other.load_state_dict(source.state_dict())
-    one, two = source.next(Clock()).batch["tokens"], other.next(Clock()).batch["tokens"]
-    assert one.values.equal(two.values)  # type: ignore[union-attr]
-    assert len(source.samples) == 2
-    with pytest.raises(ComponentError, match="no model was published"):
-        CompletionSource(options).next(Clock())
 
 
 def test_learns_to_copy_through_the_engine() -> None:
