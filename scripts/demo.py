@@ -1,7 +1,7 @@
 """The whole road on two recipes, by the commands a user would type: `make demo`.
 
 Prepare, train, evaluate, fine-tune, predict and serve on penguins (labels) and on CartPole (rewards); then a table of
-what was done, how long it took and what came out. Ends with status 1 as soon as a command fails, and never runs for long.
+what was done, how long it took and what came out. Ends with status 1 as soon as a command fails; never runs for long.
 """
 
 from __future__ import annotations

@@ -182,7 +182,8 @@ def _finish(
             form=task.form, examples=task.examples, reference=task.reference, parents=[parent.digest] if parent else [],
             modules=task.modules,
             provenance={
-                "name": recipe.name, "recipe": recipe.model_dump(mode="json", exclude={"stages"}), "data": task.digest, "seed": recipe.seed,
+                "name": recipe.name,
+                "recipe": recipe.model_dump(mode="json", exclude={"stages"}), "data": task.digest, "seed": recipe.seed,
                 "metrics": _json_numbers(metrics), "clock": clock, "machine": _machine(engine.device),
             },
         )  # fmt: skip
