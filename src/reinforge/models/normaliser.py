@@ -19,6 +19,8 @@ class Normaliser(nn.Module):
     mean: Tensor
     squares: Tensor
     count: Tensor
+    offset: Tensor
+    factor: Tensor
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -26,12 +28,13 @@ class Normaliser(nn.Module):
         self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        # What forward uses: the mean, and one over the deviation.
+        self.register_buffer("offset", torch.zeros(shape))
+        self.register_buffer("factor", torch.ones(shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., *shape) to the same; as it is while nothing was seen."""
-        deviation = torch.where(self.count > 1, (self.squares / self.count.clamp(min=1)), torch.ones_like(self.squares))
-        scaled = (x - self.mean.to(x.dtype)) / (deviation + _EPSILON).sqrt().to(x.dtype)
-        return scaled.clamp(-_CLIP, _CLIP)
+        return ((x - self.offset) * self.factor).clamp(-_CLIP, _CLIP)
 
     @torch.no_grad()
     def update(self, count: Tensor, mean: Tensor, squares: Tensor) -> None:
@@ -43,3 +46,6 @@ class Normaliser(nn.Module):
         self.squares += squares + difference.square() * (self.count * count / total)
         self.mean += difference * (count / total)
         self.count.copy_(total)
+        self.offset.copy_(self.mean)
+        if float(total) > 1:
+            self.factor.copy_((self.squares / total + _EPSILON).rsqrt())
