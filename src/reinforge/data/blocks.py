@@ -75,9 +75,8 @@ class BlockReader:
         )
 
 
-def length(columns: Columns, schema: Schema, *, targets: bool) -> int:
-    """The number of rows that the schema's columns share. Raises DataError where they differ, or none is there."""
-    names = [f.name for f in (schema.fields if targets else schema.inputs)]
+def length(columns: Columns, names: Sequence[str]) -> int:
+    """The number of rows that the named columns share, of those that are there. Raises DataError where they differ, or none is there."""
     lengths = {name: len(columns[name]) for name in names if name in columns}
     if not lengths:
         raise DataError(

@@ -39,6 +39,8 @@ class Pipeline:
     _readers: Mapping[str, BlockReader] = field(init=False, repr=False, compare=False)
     _coders: Mapping[str, Callable[[object], int]] = field(init=False, repr=False, compare=False)
     _categories: tuple[Category, ...] = field(init=False, repr=False, compare=False)
+    _input_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _all_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # What serving one row would otherwise work out each time.
@@ -49,6 +51,8 @@ class Pipeline:
         coders = {f.name: labels.coder(f, nulls) for f in schema.fields if isinstance(f, Category)}
         object.__setattr__(self, "_coders", coders)
         object.__setattr__(self, "_categories", schema.categories)
+        object.__setattr__(self, "_input_names", tuple(f.name for f in schema.inputs))
+        object.__setattr__(self, "_all_names", tuple(f.name for f in schema.fields))
 
     @classmethod
     def fit(cls, columns: Columns, schema: Schema, origin: Origin = MEMORY) -> Pipeline:
@@ -58,7 +62,7 @@ class Pipeline:
             problem = f"a table's pipeline has no {unfit[0].kind} fields" if unfit else "there is no input left"
             raise DataError(problem, where=f"column {unfit[0].name!r}" if unfit else origin.at())
         nulls = Nulls.of(schema.nulls)
-        count = length(columns, schema, targets=True)
+        count = length(columns, [f.name for f in schema.fields])
         fitted = [
             labels.fit_labels(f, column(columns, f.name, count, schema, origin), nulls)
             if isinstance(f, Category)
@@ -102,7 +106,7 @@ class Pipeline:
         DataError with row, column and value for what the schema refuses.
         """
         schema = self.schema
-        count = length(columns, schema, targets=targets)
+        count = length(columns, self._all_names if targets else self._input_names)
         batch: Batch = {"inputs": {}, "targets": {}, "valid": {}}
         if self.numbers:
             block = self._readers[""].read(columns, count, origin)
@@ -229,7 +233,7 @@ class Pipeline:
 
 def complete(columns: Columns, schema: Schema, origin: Origin = MEMORY) -> NDArray[np.bool_]:
     """(n,) False for the rows that miss a target whose policy is to drop them."""
-    count, nulls = length(columns, schema, targets=True), Nulls.of(schema.nulls)
+    count, nulls = length(columns, [f.name for f in schema.fields]), Nulls.of(schema.nulls)
     kept = np.ones(count, dtype=np.bool_)
     for f in schema.targets:
         if isinstance(f, Number) and f.missing == "drop":
