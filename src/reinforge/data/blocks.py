@@ -76,7 +76,7 @@ class BlockReader:
 
 
 def length(columns: Columns, names: Sequence[str]) -> int:
-    """The number of rows that the named columns share, of those that are there. Raises DataError where they differ, or none is there."""
+    """The rows that the named columns share, of those that are there. Raises DataError where they differ or none is."""
     lengths = {name: len(columns[name]) for name in names if name in columns}
     if not lengths:
         raise DataError(
