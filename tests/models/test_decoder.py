@@ -110,6 +110,13 @@ def test_closed_form_gradients() -> None:
     assert torch.autograd.gradcheck(lambda t: Rotate.apply(t, cos, sin), (heads,))
 
 
+def test_norm_in_bf16_is_computed_in_fp32() -> None:
+    g = torch.Generator().manual_seed(2)
+    x, gain = torch.randn(5, 64, generator=g).bfloat16(), torch.ones(64).bfloat16()
+    exact = F.rms_norm(x.float(), (64,), gain.float(), EPSILON)
+    assert torch.equal(Normalise.apply(x, gain), exact.bfloat16())
+
+
 def test_future_is_not_seen() -> None:
     model = decoder()
     changed = tokens()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -71,12 +72,13 @@ def test_a_part_without_valid_tokens_gives_zero() -> None:
     assert all(p.grad is None or not p.grad.any() for p in learner.parameters())
 
 
-def test_learns_a_cycle_through_the_engine() -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_learns_a_cycle_through_the_engine(precision: Literal["fp32", "bf16"]) -> None:
     stream = torch.arange(2000) % 9
     engine = Engine(
         Language(LanguageOptions(), SIGNATURE), decoder(),
         TokenSource(TokenOptions(block=8), stream[:1800], batch=16, seed=0),
-        learn=Learn(batch=16, lr=1e-2, stop=Stop(updates=80), threads=1),
+        learn=Learn(batch=16, lr=1e-2, stop=Stop(updates=80), threads=1, precision=precision),
         evaluator=TextEvaluator(stream[1800:], block=8),
     )  # fmt: skip
     finished = engine.run()

@@ -28,19 +28,23 @@ class Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_nd: Tensor, gain_d: Tensor) -> Tensor:
-        inverse_n1 = torch.rsqrt(torch.linalg.vecdot(x_nd, x_nd).div_(x_nd.shape[-1]).add_(EPSILON)).unsqueeze(-1)
+        wide_nd = x_nd.to(torch.promote_types(x_nd.dtype, torch.float32))
+        square_n = torch.linalg.vecdot(wide_nd, wide_nd)
+        inverse_n1 = torch.rsqrt(square_n.div_(x_nd.shape[-1]).add_(EPSILON)).unsqueeze(-1)
         ctx.save_for_backward(x_nd, gain_d, inverse_n1)
-        return (x_nd * inverse_n1).mul_(gain_d)
+        return (wide_nd * inverse_n1).mul_(gain_d).to(x_nd.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_nd: Tensor) -> tuple[Tensor, Tensor]:
         x_nd, gain_d, inverse_n1 = ctx.saved_tensors
+        grad_nd = grad_nd.to(inverse_n1.dtype)
         unit_nd = x_nd * inverse_n1
         through_nd = grad_nd * gain_d
         along_n1 = torch.linalg.vecdot(through_nd, unit_nd).unsqueeze(-1).div_(-x_nd.shape[-1])
-        grad_gain_d = (grad_nd * unit_nd).flatten(0, -2).sum(0)
-        return torch.addcmul(through_nd, unit_nd, along_n1).mul_(inverse_n1), grad_gain_d
+        grad_gain_d = (grad_nd * unit_nd).flatten(0, -2).sum(0).to(gain_d.dtype)
+        grad_x_nd = torch.addcmul(through_nd, unit_nd, along_n1).mul_(inverse_n1)
+        return grad_x_nd.to(x_nd.dtype), grad_gain_d
 
 
 class Rotate(torch.autograd.Function):
