@@ -240,7 +240,7 @@ LONG = [
     "linear-regression",
     "learn.stop={epochs: 4000}",
     "learn.batch=1",
-    "checkpoint.seconds=0.02",
+    "checkpoint={seconds: null, updates: 100}",
     "log.updates=1000",
 ]
 
