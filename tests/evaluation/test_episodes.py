@@ -10,7 +10,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from tests.environments.probes import Counter
 
 from reinforge.core.contracts import Clock
 from reinforge.environments.build import build, signature
@@ -20,6 +19,7 @@ from reinforge.evaluation.episodes import EpisodeEvaluator, Episodes, interquart
 from reinforge.models.options import ActorCriticOptions, QNetworkOptions
 from reinforge.models.policy import Policy
 from reinforge.registry import REGISTRY
+from tests.environments.probes import Counter
 
 CARTPOLE = EnvironmentOptions(id="CartPole-v1")
 
