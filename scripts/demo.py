@@ -131,7 +131,7 @@ def cartpole(demo: Demo) -> None:
     observations.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     with demo.stage("cartpole-dqn", "predict") as result:
         actions = demo.folder / "actions.csv"
-        done = demo.command("predict", run, "--data", observations, "-o", actions)
+        demo.command("predict", run, "--data", observations, "-o", actions)
         found = [row["action"] for row in csv.DictReader(actions.open(encoding="utf-8"))]
         result.append(f"pole falling left: push {found[0]}, right: push {found[1]}")
     with demo.stage("cartpole-dqn", "serve") as result:
