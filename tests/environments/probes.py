@@ -81,6 +81,22 @@ class Recall(gym.Env[Any, Any]):
         return np.array([0, float(asks)], np.float32), reward, ends, False, {}
 
 
+class Aim(gym.Env[Any, Any]):
+    """Shows x in [-1, 1]; the best action is 5 + 3x, within [0, 10]: one step, reward minus the squared distance."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space = gym.spaces.Box(0, 10, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.x = self.np_random.uniform(-1, 1, 1).astype(np.float32)
+        return self.x, {}
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        return self.x, -float((action[0] - 5 - 3 * self.x[0]) ** 2), True, False, {}
+
+
 class Faulty(gym.Env[Any, Any]):
     """Keeps the contract until `kind` breaks it, at the second step (or in reset)."""
 

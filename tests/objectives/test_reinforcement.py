@@ -8,7 +8,6 @@ from typing import Any
 import gymnasium as gym
 import pytest
 import torch
-from tests.environments.probes import Drift, Recall
 from torch import Tensor
 
 from reinforge.core import batch as batches
@@ -24,8 +23,9 @@ from reinforge.objectives.options import DQNOptions, PPOOptions, SACOptions
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.registry import REGISTRY
 from reinforge.sources.options import EpsilonOptions, ReplayOptions, RolloutOptions
+from tests.environments.probes import Aim, Drift, Recall
 
-for _name, _entry, _limit in (("Recall-v0", Recall, None), ("Drift-v0", Drift, 25)):
+for _name, _entry, _limit in (("Recall-v0", Recall, None), ("Drift-v0", Drift, 25), ("Aim-v0", Aim, None)):
     if _name not in gym.registry:
         gym.register(_name, _entry, max_episode_steps=_limit)  # type: ignore[arg-type]
 
@@ -344,6 +344,15 @@ def test_dqn_learns_what_is_asked_at_once() -> None:
     source = ReplayOptions(learning_starts=100, updates_per_step=1, epsilon=EpsilonOptions(steps=500, end=0.2))
     learn = Learn(batch=32, lr=3e-3, stop=Stop(updates=300), threads=1, compile="off")
     assert _train(environment, QNetworkOptions(sizes=(16,)), DQNOptions(tau=0.05), source, learn) == 1.0
+
+
+def test_sac_finds_the_best_action_within_the_bounds() -> None:
+    environment = EnvironmentOptions(id="Aim-v0", count=4)
+    source = ReplayOptions(learning_starts=200, updates_per_step=0.5)
+    learn = Learn(batch=64, lr=3e-3, stop=Stop(updates=500), threads=1, compile="off")
+    model, objective = SquashedGaussianOptions(sizes=(32,)), SACOptions(critic_sizes=(32,), temperature=0.1)
+    # Any constant action has a return of -3 at best.
+    assert _train(environment, model, objective, source, learn) > -0.6
 
 
 def test_objectives_refuse_what_they_can_not_train() -> None:

@@ -25,11 +25,14 @@ def build(options: EnvironmentOptions, *, seed: int, count: int | None = None) -
     keywords: dict[str, Any] = dict(options.options)
     if options.vectorization == "native" and not native:
         raise EnvironmentFault("it has no vectorised form", where=where, remedy="Set vectorization: auto.")
+    # Gymnasium's own checker would look at every step; the codec does, and says where.
     try:
         if native:
             vector = gym.make_vec(spec, num_envs=copies, vectorization_mode="vector_entry_point", **keywords)
             return NativeEnvironments(vector, seed, where)
-        return SynchronousEnvironments(lambda: gym.make(spec, **keywords), copies, seed, where)
+        return SynchronousEnvironments(
+            lambda: gym.make(spec, disable_env_checker=True, **keywords), copies, seed, where
+        )
     except (gym.error.Error, TypeError, ImportError) as error:
         raise EnvironmentFault(
             f"it can't be made: {error}", where=where, remedy="Check its options and the packages it needs."
@@ -47,7 +50,7 @@ def is_native(options: EnvironmentOptions) -> bool:
 def spaces(options: EnvironmentOptions) -> tuple[gym.Space[Any], gym.Space[Any], str]:
     """The observation space, the action space, and what to call the environment in an error."""
     keywords: dict[str, Any] = dict(options.options)
-    environment = gym.make(_spec(options), **keywords)
+    environment = gym.make(_spec(options), disable_env_checker=True, **keywords)
     try:
         return environment.observation_space, environment.action_space, f"environment {options.id!r}"
     finally:
