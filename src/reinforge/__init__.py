@@ -16,7 +16,7 @@ _HOMES = {
     "train": "reinforge.workflow.train",
     "evaluate": "reinforge.workflow.evaluate",
     "predict": "reinforge.workflow.predict",
-    "serve": "reinforge.workflow.serve",
+    "serve": "reinforge.serving.serve",
     "report": "reinforge.workflow.report",
     "recipes": "reinforge.workflow.recipes",
     "verify": "reinforge.workflow.verify",

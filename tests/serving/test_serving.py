@@ -15,8 +15,8 @@ import made
 import pytest
 
 from reinforge.errors import MissingExtra, ReinforgeError
+from reinforge.serving.serve import serve
 from reinforge.serving.server import Server, model_name
-from reinforge.workflow.serve import serve
 
 
 def post(url, name, body):
@@ -216,7 +216,7 @@ def test_names_fit_into_urls(bundles):
 
 PROGRAM = """
 import sys, threading
-from reinforge.workflow.serve import serve
+from reinforge.serving.serve import serve
 print(serve(sys.argv[1], port=0, ready=lambda url: print(url, flush=True)).model, threading.active_count(), flush=True)
 """
 

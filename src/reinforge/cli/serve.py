@@ -21,6 +21,6 @@ def serve(
     """Serve a bundle over HTTP until interrupted."""
     if not 0 <= port <= 65535:
         raise ReinforgeError(_("--port must lie between 0 and 65535, not {port}").format(port=port))
-    from reinforge.workflow.serve import serve as run
+    from reinforge.serving.serve import serve as run
 
     return Result.of(run(bundle, host=host, port=port, use=use or ()))

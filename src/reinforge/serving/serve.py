@@ -1,4 +1,4 @@
-"""`serve`: a bundle behind HTTP."""
+"""`serve`, the verb: it stands here because it needs this room, and imports run down."""
 
 from __future__ import annotations
 
