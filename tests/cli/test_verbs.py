@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import reinforge
 from reinforge.cli import main
 from reinforge.errors import DataError, TrainingDiverged
 
@@ -54,7 +55,7 @@ def workflow(monkeypatch: pytest.MonkeyPatch) -> Workflow:
     monkeypatch.setenv("REINFORGE_LANG", "en")
     fake = Workflow()
     for verb in ("prepare", "train", "evaluate", "predict", "serve", "report", "verify", "doctor"):
-        module = ModuleType(f"reinforge.workflow.{verb}")
+        module = ModuleType(reinforge._HOMES[verb])
         setattr(module, verb, fake.function(verb))
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return fake
@@ -102,7 +103,7 @@ def test_a_verb_hands_over_its_arguments(line: str, call: Call, workflow: Workfl
     ],
 )
 def test_the_functions_behind_take_what_the_verbs_hand_over(verb: str, call: Call) -> None:
-    function = getattr(importlib.import_module(f"reinforge.workflow.{verb}"), verb)
+    function = getattr(importlib.import_module(reinforge._HOMES[verb]), verb)
     told = {"progress": None} if verb in ("prepare", "train", "evaluate", "predict") else {}
     inspect.signature(function).bind(*call[0], **call[1], **told)
 
