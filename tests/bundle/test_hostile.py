@@ -190,9 +190,10 @@ def test_nothing_unpickles(table_path):
     """Loading works where pickle can't."""
     program = """
 import pickle, sys
+import reinforge.bundle.loading
+import reinforge.models.composed
 def refuse(*arguments, **keywords): raise SystemExit("pickle was called")
 pickle.loads = pickle.load = pickle.Unpickler = refuse
-import reinforge.bundle
 reinforge.bundle.load(sys.argv[1])
 """
     done = subprocess.run([sys.executable, "-c", program, str(table_path)], capture_output=True, text=True)
