@@ -159,9 +159,7 @@ def main() -> None:
         import datasets
         import transformers
     except ImportError:
-        print(
-            "transformers or datasets is not installed: pip install 'reinforge[bench]'", file=sys.stderr
-        )
+        print("transformers or datasets is not installed: pip install 'reinforge[bench]'", file=sys.stderr)
     else:
         versions |= {"transformers": transformers.__version__, "datasets": datasets.__version__}
         trials |= {"hf_trainer": hf_trainer, "hf_trainer_tensors": hf_trainer_tensors}
