@@ -32,7 +32,7 @@ from reinforge.environments.options import EnvironmentOptions
 
 EPISODES, GOAL, SOLVED = 100, 490.0, 475.0
 PEER_STEPS, PEER_EVERY = 50_000, 2_048
-BUDGETS = {"ours": 20_000, "peer": PEER_STEPS}  # updates, as the recipe says; environment steps
+BUDGETS = {"ours": 10_000, "peer": PEER_STEPS}  # updates, as the recipe says; environment steps
 CARTPOLE = EnvironmentOptions(id="CartPole-v1")
 # Apart from all that training and its evaluations draw from.
 FRESH = 77_000_000

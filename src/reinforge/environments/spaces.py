@@ -124,7 +124,7 @@ class Codec:
         return array.astype(self.observation_dtype, copy=False)
 
     def raw(self, observation: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """What the environment itself calls these observations: (n, *shape), numbers of states (n,) from its own first."""
+        """These observations as the environment itself gives them: (n, *shape), or the numbers of states (n,)."""
         return observation[:, 0] + self._first_observation if self.discrete_observation else observation
 
     def rewards(self, value: object, count: int, moment: str) -> np.ndarray[Any, Any]:
