@@ -20,7 +20,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
-O = TypeVar("O", bound=type[Options])
+Declared = TypeVar("Declared", bound=Options)
 
 # The rooms that declare components. Each module is free of torch. Named as text, because the registry stands
 # on the ground floor and may not import upwards.
@@ -65,10 +65,10 @@ class Registry:
     _loaded: bool = False
     version: int = 0
 
-    def register(self, kind: str, target: str | Callable[..., Any]) -> Callable[[O], O]:
+    def register(self, kind: str, target: str | Callable[..., Any]) -> Callable[[type[Declared]], type[Declared]]:
         """Class decorator on a set of options: `@register("objective", "package.module:Class")`."""
 
-        def add(options: O) -> O:
+        def add(options: type[Declared]) -> type[Declared]:
             name = options.model_fields["kind"].default if "kind" in options.model_fields else None
             if not isinstance(name, str):
                 raise ComponentError(

@@ -99,8 +99,6 @@ class Updater:
         if self.device.type != "cpu":
             batch = batches.to(batch, self.device)
             counts = {name: count.to(self.device) for name, count in counts.items()}
-        if self.learn.precision == "bf16":
-            batch = _half_inputs(batch)
         parts = batches.split(batch, self.learn.microbatch) if batches.rows(batch) else []
         means: dict[str, Tensor] = {}
         items: dict[str, list[Tensor]] = {}
@@ -135,8 +133,8 @@ class Updater:
         if self.world.size == 1:
             decided = [flags.get(i, 0.0) for i in range(FLAGS)]
         else:
-            for place, value in flags.items():
-                arena.tail[place] = value
+            for place, flag in flags.items():
+                arena.tail[place] = flag
             self.world.sum_(arena.exchange)
             decided = arena.tail[:FLAGS].tolist()
         return decided
@@ -214,10 +212,11 @@ class Updater:
             arena.decayed_gradients.add_(arena.decayed, alpha=2 * learn.l2)
         if learn.l1:
             arena.decayed_gradients.add_(arena.decayed.sign(), alpha=learn.l1)
-        total = s.norm = arena.global_norm()
-        found_inf = None
+        total = arena.global_norm()
+        s.norm, found_inf = total, None
         if arena.exchange.device.type == "cpu" or not s.optimizer.skips_on_device:
-            s.norm = norm = float(total)
+            norm = float(total)
+            s.norm = norm
             if not math.isfinite(norm):
                 self._skip(s)
                 return False
@@ -315,13 +314,3 @@ def _refuse_shared(steps: Sequence[Step]) -> None:
                 raise ComponentError(
                     f"steps {other!r} and {step.name!r} share a parameter", remedy="Give each parameter to one step."
                 )
-
-
-def _half_inputs(batch: Batch) -> Batch:
-    inputs = batch.get("inputs")
-    if not isinstance(inputs, Mapping):
-        return batch
-    halved = batches.apply(
-        inputs, lambda leaf: leaf.bfloat16() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-    )
-    return {**batch, "inputs": halved}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -39,8 +41,8 @@ class MLP(nn.Module):
         self.features = options.sizes[-1]
 
     def forward(self, features: Tensor, state: Batch | None = None) -> tuple[Tensor, Batch | None]:
-        for i, linear in enumerate(self.linears):
-            features = linear(features)
+        for i, linear in enumerate(cast("Iterable[nn.Linear]", self.linears)):
+            features = linear(features.to(linear.weight.dtype))
             if self.norms is not None:
                 features = self.norms[i](features)
             features = self.activation(features)

@@ -77,7 +77,11 @@ class Wrapped(nn.Module):
         self.size = signature.outputs[self.name].size
 
     def forward(self, inputs: Batch, state: Batch | None = None) -> tuple[dict[str, Tensor], Batch | None]:
-        output: Tensor = self.module(inputs[self.block])
+        block = inputs[self.block]
+        first = next(self.module.parameters(), None)
+        if first is not None and isinstance(block, Tensor) and block.is_floating_point():
+            block = block.to(first.dtype)
+        output: Tensor = self.module(block).float()
         if output.ndim == 1 and self.size == 1:
             output = output[:, None]
         if output.shape[-1] != self.size:

@@ -48,7 +48,7 @@ class Linear(nn.Module):
         self.features = options.size
 
     def forward(self, block: Tensor) -> Tensor:
-        features: Tensor = self.linear(self.flatten(block))
+        features: Tensor = self.linear(self.flatten(block).to(self.linear.weight.dtype))
         return self.activation(features) if self.activation else features
 
 

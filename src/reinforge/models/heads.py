@@ -38,9 +38,11 @@ class Head(nn.Module):
         self.projection = nn.Identity() if features is None else nn.Linear(features, output.size)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(..., features) to (..., size)."""
+        """(..., features) to (..., size), float32 whatever the weights' precision."""
+        if isinstance(self.projection, nn.Linear):
+            features = features.to(self.projection.weight.dtype)
         output: Tensor = self.projection(features)
-        return output
+        return output.float()
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """(rows, size) and the target to (rows,)."""

@@ -7,7 +7,9 @@ in the environment's units (continuous). Other heads ("mean", "log_std", "value"
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +49,11 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         last = len(self.layers) - 1
-        for index, layer in enumerate(self.layers):
-            x = layer(x)
+        for index, layer in enumerate(cast("Iterable[nn.Linear]", self.layers)):
+            x = layer(x.to(layer.weight.dtype))
             if index < last or self.last_active:
                 x = self.activation(x)
-        return x
+        return x if self.last_active else x.float()
 
 
 class Observation(nn.Module):
@@ -179,27 +181,28 @@ class ActorCritic(Policy):
         if self.log_std is None:
             return {"action": scores, "value": value}, state
         outputs = {"action": self.scale(scores), "value": value, "mean": scores}
-        return {**outputs, "log_std": self.log_std.expand_as(scores)}, state
+        return {**outputs, "log_std": self.log_std.float().expand_as(scores)}, state
 
     def _remember(self, hidden: Tensor, state: Batch | None, start: Tensor | None) -> tuple[Tensor, Batch]:
         assert self.cell is not None
         memory = hidden.new_zeros(len(hidden), self.cell.hidden_size) if state is None else state["memory"]
         assert isinstance(memory, Tensor)
+        memory = memory.to(hidden.dtype)
         keep = None if start is None else (~start).to(hidden.dtype).unsqueeze(-1)
         if hidden.ndim == 2:
             memory = self.cell(hidden, memory if keep is None else memory * keep)
-            return memory, {"memory": memory}
+            return memory, {"memory": memory.float()}
         steps = []
         for time in range(hidden.shape[1]):
             memory = self.cell(hidden[:, time], memory if keep is None else memory * keep[:, time])
             steps.append(memory)
-        return torch.stack(steps, 1), {"memory": memory}
+        return torch.stack(steps, 1), {"memory": memory.float()}
 
     def initial_state(self, n: int) -> Batch | None:
         """{"memory": zeros (n, memory)}; None without memory."""
         if self.cell is None:
             return None
-        return {"memory": self.cell.weight_hh.new_zeros(n, self.cell.hidden_size)}
+        return {"memory": self.cell.weight_hh.new_zeros(n, self.cell.hidden_size, dtype=torch.float32)}
 
 
 class SquashedGaussian(Policy):

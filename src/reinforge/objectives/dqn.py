@@ -15,6 +15,7 @@ from reinforge.core.batch import Batch, Leaf
 from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Term
 from reinforge.errors import ComponentError
 from reinforge.models.policy import QNetwork
+from reinforge.objectives.averages import follow
 from reinforge.objectives.options import DQNOptions
 from reinforge.objectives.returns import summed, tensor
 from reinforge.schema.signature import Signature
@@ -34,12 +35,7 @@ class DQNLearner(nn.Module):
     @torch.no_grad()
     def follow(self, rate: float) -> None:
         """Move the target by `rate` of the way to the network; its normaliser all the way."""
-        online: list[Tensor] = list(self.model.parameters())
-        target: list[Tensor] = list(self.target.parameters())
-        if rate == 1.0:
-            torch._foreach_copy_(target, online)
-        else:
-            torch._foreach_lerp_(target, online, rate)
+        follow(self.target, self.model, rate)
         if self.model.normaliser is not None:
             for mine, theirs in zip(self.target.buffers(), self.model.buffers()):
                 mine.copy_(theirs)

@@ -18,6 +18,7 @@ from reinforge.errors import ComponentError
 from reinforge.models.activations import ACTIVATIONS
 from reinforge.models.distributions import tanh_gaussian_log_prob
 from reinforge.models.policy import Observation, SquashedGaussian
+from reinforge.objectives.averages import follow
 from reinforge.objectives.options import SACOptions
 from reinforge.objectives.returns import summed, tensor
 from reinforge.schema.signature import Signature
@@ -37,13 +38,13 @@ class TwinCritics(nn.Module):
                 nn.init.orthogonal_(critic, math.sqrt(2) if index < len(widths) - 2 else 1.0)
 
     def forward(self, features: Tensor, action: Tensor) -> Tensor:
-        x = torch.cat([features, action], -1).expand(2, -1, -1)
+        x = torch.cat([features, action], -1).to(self.weights[0].dtype).expand(2, -1, -1)
         last = len(self.weights) - 1
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             x = torch.baddbmm(bias, x, weight)
             if index < last:
                 x = self.activation(x)
-        return x.squeeze(-1)
+        return x.squeeze(-1).float()
 
 
 class SACLearner(nn.Module):
@@ -125,9 +126,7 @@ class SAC:
         """Move the targets by tau."""
         assert isinstance(learner, SACLearner)
         if clock.updates % self.options.period == 0:
-            targets: list[Tensor] = list(learner.targets.parameters())
-            critics: list[Tensor] = list(learner.critics.parameters())
-            torch._foreach_lerp_(targets, critics, self.options.tau)
+            follow(learner.targets, learner.critics, self.options.tau)
 
     def _critic(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, SACLearner)
