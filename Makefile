@@ -6,7 +6,7 @@ STAMP := $(VENV)/.made
 # Tests run two at a time, each with one thread: small tensors gain nothing from more.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: help setup demo test test-all bench lint messages clean
+.PHONY: help setup demo test test-all bench lint messages reference clean
 
 help:
 	@echo "make setup      make $(VENV) with all that the project needs"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench      measure beside the peers"
 	@echo "make lint       lint, format, types, layers"
 	@echo "make messages   bring the Chinese messages up to date"
+	@echo "make reference  write docs/recipes.md from the schema"
 
 setup: $(STAMP)
 
@@ -51,6 +52,9 @@ bench: $(VENV)/.bench
 
 messages: setup
 	$(BIN)/python tools/messages.py
+
+reference: setup
+	$(BIN)/python tools/reference.py
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,121 @@
+"""doctor: what it says a recipe costs, against what can be counted."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from reinforge import recipe as recipes
+from reinforge.core.tree import pack
+from reinforge.workflow import doctor as room
+from reinforge.workflow import machine
+from reinforge.workflow.doctor import doctor
+from reinforge.workflow.measure import SavedForBackward, measure
+from reinforge.workflow.tasks.assemble import assemble
+
+
+@pytest.fixture(autouse=True)
+def _english(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REINFORGE_LANG", "en")
+
+
+def test_the_machine_is_looked_at() -> None:
+    found = doctor()
+    checks = {check.name: check for check in found.checks}
+    assert checks["torch"].found == torch.__version__
+    assert checks["Python"].verdict == "good"
+    assert "[serve]" in checks
+    assert json.dumps(found.summary())
+    assert str(machine.processors()) in checks["threads"].found
+
+
+def test_a_missing_extra_comes_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(package: str) -> str:
+        if package == "uvicorn":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return "1"
+
+    monkeypatch.setattr(room.importlib.metadata, "version", without)
+    monkeypatch.setattr(room, "_torchvision", lambda: None)
+    found = doctor()
+    check = next(check for check in found.checks if check.name == "[serve]")
+    assert (check.verdict, check.remedy) == ("open", "pip install 'reinforge[serve]'")
+    assert "pip install 'reinforge[serve]'" in found.text()
+    assert found.healthy
+
+
+def test_a_full_disk_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "disk", lambda folder: 1 << 20)
+    found = doctor()
+    assert not found.healthy
+    assert "! " in found.text()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_memory_is_what_can_be_counted(optimizer: str) -> None:
+    recipe = recipes.load("penguins", {"learn.optimizer.kind": optimizer})
+    task = assemble(recipe)
+    count = sum(p.numel() for p in task.model.parameters())
+    longest = max(p.numel() for p in task.model.parameters())
+    cost = measure(task, recipe, seconds=0.2)
+    assert (cost.parameters, cost.learning) == (count, 0)
+    # Within the padding of each parameter to 64 bytes.
+    slack = 64 * 20 + 4 * 128
+    assert 4 * count <= cost.weights <= 4 * count + slack
+    assert 4 * count <= cost.gradients <= 4 * count + slack
+    assert math.isclose(cost.optimizer, {"adamw": 8 * count, "sgd": 0}[optimizer], abs_tol=2 * slack)
+    assert cost.memory >= cost.weights + cost.gradients + cost.optimizer
+    assert longest > 0
+    assert cost.seconds is not None
+    assert cost.seconds > 0
+    assert cost.bound == "epochs"
+
+
+def test_a_replay_buffer_counts_in_full() -> None:
+    data = {"kind": "environment", "id": "CartPole-v1"}
+    source = {"kind": "replay", "capacity": 10_000, "learning_starts": 64}
+    recipe = recipes.load(
+        {"data": data, "model": "q-network", "objective": "dqn", "source": source, "learn": {"stop": {"steps": 1000}}}
+    )
+    cost = measure(assemble(recipe), recipe, seconds=0.2)
+    # Two observations of four floats, action, reward, two flags, the copy's number, the next row's place.
+    least = 10_000 * (2 * 16 + 8 + 4 + 1 + 1 + 4 + 8)
+    assert least <= cost.data <= 1.3 * least
+    assert cost.learning == cost.parameters
+    assert cost.bound == "steps"
+
+
+def test_activations_are_what_backward_keeps() -> None:
+    model = nn.Sequential(nn.Linear(10, 1000), nn.Tanh(), nn.Linear(1000, 1))
+    x = torch.randn(64, 10)
+    meter = SavedForBackward()
+    with meter:
+        model(x).sum().backward()
+        model(x).sum().backward()
+    # tanh's output, kept once though two layers want it, and the input; released before the second pass.
+    assert meter.peak == 4 * (64 * 1000 + 64 * 10)
+
+
+def test_doctor_of_a_recipe_says_whether_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = torch.get_num_threads()
+    found = doctor("linear-regression", seconds=0.2)
+    assert found.healthy
+    assert found.recipe == "linear-regression"
+    assert "the whole run" in found.text()
+    assert found.summary()["cost"]["parameters"] == 3
+    assert torch.get_num_threads() == threads
+    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(1, 1))
+    monkeypatch.setattr(machine, "process_memory", lambda: 0)
+    assert not doctor("linear-regression", seconds=0.2).healthy
+
+
+def test_the_checkpoint_is_sized_by_its_tensors() -> None:
+    recipe = recipes.load("linear-regression")
+    cost = measure(assemble(recipe), recipe, seconds=0.1)
+    assert cost.checkpoint > cost.weights
+    assert pack is not None
