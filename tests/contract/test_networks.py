@@ -81,6 +81,7 @@ def test_head(component: Component) -> None:
         losses = head.loss(out, target)
         assert losses.shape == (ROWS,)
         torch.testing.assert_close(head.loss(out[2:3], target[2:3]), losses[2:3])
+        torch.testing.assert_close(head.loss(out, target, "sum"), losses.sum())
         learns_everywhere(head, losses)
         decoded = head.decode(out)
         assert decoded
@@ -106,6 +107,7 @@ def test_loss(component: Component) -> None:
     rows = loss(out, target)
     assert rows.shape == (ROWS,)
     assert (rows >= 0).all()
+    torch.testing.assert_close(loss(out, target, "sum"), rows.sum())
     (gradient,) = torch.autograd.grad(rows[1], out, retain_graph=True)
     assert gradient[1].any()
     assert not gradient[torch.arange(ROWS) != 1].any(), "a row's loss depends on another row"

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, distributions, nn
 
 from reinforge.errors import ComponentError
+from reinforge.models.losses import Reduction
 from reinforge.models.options import CategoryOptions, NumberOptions
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Output
 
 
 class RowLoss(Protocol):
-    """Output (rows, size) and target to (rows,)."""
+    """Output (rows, size) and target to (rows,), or to their sum."""
 
-    def __call__(self, output: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, output: Tensor, target: Tensor, reduction: Reduction = "none") -> Tensor: ...
 
 
 class Head(nn.Module):
@@ -44,8 +45,8 @@ class Head(nn.Module):
         output: Tensor = self.projection(features)
         return output.float()
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """(rows, size) and the target to (rows,)."""
+    def loss(self, output: Tensor, target: Tensor, reduction: Reduction = "none") -> Tensor:
+        """(rows, size) and the target to (rows,), or to their sum."""
         raise NotImplementedError
 
     def decode(self, output: Tensor) -> dict[str, Tensor]:
@@ -66,9 +67,9 @@ class Number(Head):
         super().__init__(output, features)
         self.row_loss = row_loss(options.loss, "number")
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """(rows,), by the chosen loss."""
-        return self.row_loss(output, target)
+    def loss(self, output: Tensor, target: Tensor, reduction: Reduction = "none") -> Tensor:
+        """(rows,) or their sum, by the chosen loss."""
+        return self.row_loss(output, target, reduction)
 
     def decode(self, output: Tensor) -> dict[str, Tensor]:
         """{"value"}."""
@@ -88,9 +89,9 @@ class Category(Head):
         super().__init__(output, features)
         self.row_loss = row_loss(options.loss, "category")
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """(rows,), by the chosen loss."""
-        return self.row_loss(output, target)
+    def loss(self, output: Tensor, target: Tensor, reduction: Reduction = "none") -> Tensor:
+        """(rows,) or their sum, by the chosen loss."""
+        return self.row_loss(output, target, reduction)
 
     def decode(self, output: Tensor) -> dict[str, Tensor]:
         """{"label", "probabilities"}."""

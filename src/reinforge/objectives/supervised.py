@@ -101,7 +101,7 @@ class Supervised:
         for name, weight in self.weights.items():
             output, target, mask = outputs[name], targets[name], valid.get(name)
             if mask is None:
-                total = learner.losses[name](output, target).sum()
+                total = learner.losses[name](output, target, "sum")
             else:
                 # The target is filled, not only its loss left out: NaN would come back through the gradient.
                 rows = learner.losses[name](output, target.masked_fill(~_along(mask, target), 0))
