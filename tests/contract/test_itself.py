@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reinforge.models.encoders import Flatten
-from reinforge.models.losses import MeanSquaredError, Reduction
+from reinforge.models.losses import MeanSquaredError
 from reinforge.models.options import FlattenOptions, MeanSquaredErrorOptions
 from reinforge.registry import REGISTRY, Component, Options
 from reinforge.sources.loader import LoaderSource
@@ -43,8 +43,8 @@ class CentredLoss(MeanSquaredError):
     def __init__(self, options: Options) -> None:
         super().__init__(MeanSquaredErrorOptions())
 
-    def __call__(self, output: Tensor, target: Tensor, reduction: Reduction = "none") -> Tensor:
-        return super().__call__(output - output.mean(), target, reduction)
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        return super().__call__(output - output.mean(), target)
 
 
 class RandomEncoder(Flatten):

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor, distributions, nn
 
 from reinforge.errors import ComponentError
-from reinforge.models.losses import Reduction
+from reinforge.models.losses import RowLoss, total_of
 from reinforge.models.options import CategoryOptions, NumberOptions
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Output
-
-
-class RowLoss(Protocol):
-    """Output (rows, size) and target to (rows,), or to their sum."""
-
-    def __call__(self, output: Tensor, target: Tensor, reduction: Reduction = "none") -> Tensor: ...
 
 
 class Head(nn.Module):
@@ -45,9 +39,13 @@ class Head(nn.Module):
         output: Tensor = self.projection(features)
         return output.float()
 
-    def loss(self, output: Tensor, target: Tensor, reduction: Reduction = "none") -> Tensor:
-        """(rows, size) and the target to (rows,), or to their sum."""
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """(rows, size) and the target to (rows,)."""
         raise NotImplementedError
+
+    def total(self, output: Tensor, target: Tensor) -> Tensor:
+        """The sum of `loss` over rows, 0-d."""
+        return self.loss(output, target).sum()
 
     def decode(self, output: Tensor) -> dict[str, Tensor]:
         """What a reader wants, by name, one row each."""
@@ -67,9 +65,13 @@ class Number(Head):
         super().__init__(output, features)
         self.row_loss = row_loss(options.loss, "number")
 
-    def loss(self, output: Tensor, target: Tensor, reduction: Reduction = "none") -> Tensor:
-        """(rows,) or their sum, by the chosen loss."""
-        return self.row_loss(output, target, reduction)
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """(rows,), by the chosen loss."""
+        return self.row_loss(output, target)
+
+    def total(self, output: Tensor, target: Tensor) -> Tensor:
+        """Their sum, by the chosen loss."""
+        return total_of(self.row_loss)(output, target)
 
     def decode(self, output: Tensor) -> dict[str, Tensor]:
         """{"value"}."""
@@ -89,9 +91,13 @@ class Category(Head):
         super().__init__(output, features)
         self.row_loss = row_loss(options.loss, "category")
 
-    def loss(self, output: Tensor, target: Tensor, reduction: Reduction = "none") -> Tensor:
-        """(rows,) or their sum, by the chosen loss."""
-        return self.row_loss(output, target, reduction)
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """(rows,), by the chosen loss."""
+        return self.row_loss(output, target)
+
+    def total(self, output: Tensor, target: Tensor) -> Tensor:
+        """Their sum, by the chosen loss."""
+        return total_of(self.row_loss)(output, target)
 
     def decode(self, output: Tensor) -> dict[str, Tensor]:
         """{"label", "probabilities"}."""

@@ -1,11 +1,11 @@
 """Losses of one row, by form of output: output (rows, size) and target to (rows,) float32.
 
-With `reduction="sum"`, to their sum: fewer operations, which is what a small network's update consists of.
+`total` gives their sum in fewer operations, which is what a small network's update consists of.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 from torch.nn import functional
@@ -17,53 +17,66 @@ from reinforge.models.options import (
     MeanSquaredErrorOptions,
 )
 
-Reduction = Literal["none", "sum"]
+
+class RowLoss(Protocol):
+    """Output (rows, size) and target to (rows,). It may offer `total`, which takes the same and gives the rows' sum."""
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor: ...
 
 
-def _over_rows(values: Tensor, size: int, reduction: Reduction) -> Tensor:
-    """From a loss of each value, or its sum over all, to that of the rows: means over a row's `size` values."""
-    if reduction == "sum":
-        return values / size if size > 1 else values
-    return values.mean(-1) if size > 1 else values.flatten()
+def total_of(loss: RowLoss) -> RowLoss:
+    """The sum over rows: the loss's own `total`, else the sum of what it gives."""
+    own: RowLoss | None = getattr(loss, "total", None)
+    return own or (lambda output, target: loss(output, target).sum())
 
 
-class MeanSquaredError:
-    """Mean over a row's values of (output - target)^2."""
+class _NumberLoss:
+    """A loss of torch's over single values; a row's is the mean over its values."""
 
     form: ClassVar[str] = "number"
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """(rows,)."""
+        values = self._values(output, target.view_as(output), "none")
+        return values.mean(-1) if output.shape[-1] > 1 else values.flatten()
+
+    def total(self, output: Tensor, target: Tensor) -> Tensor:
+        """The rows' sum, 0-d."""
+        values, size = self._values(output, target.view_as(output), "sum"), output.shape[-1]
+        return values / size if size > 1 else values
+
+    def _values(self, output: Tensor, target: Tensor, reduction: str) -> Tensor:
+        raise NotImplementedError
+
+
+class MeanSquaredError(_NumberLoss):
+    """Mean over a row's values of (output - target)^2."""
 
     def __init__(self, options: MeanSquaredErrorOptions) -> None:
         pass
 
-    def __call__(self, output: Tensor, target: Tensor, reduction: Reduction = "none") -> Tensor:
-        values = functional.mse_loss(output, target.view_as(output), reduction=reduction)
-        return _over_rows(values, output.shape[-1], reduction)
+    def _values(self, output: Tensor, target: Tensor, reduction: str) -> Tensor:
+        return functional.mse_loss(output, target, reduction=reduction)
 
 
-class MeanAbsoluteError:
+class MeanAbsoluteError(_NumberLoss):
     """Mean over a row's values of |output - target|."""
-
-    form: ClassVar[str] = "number"
 
     def __init__(self, options: MeanAbsoluteErrorOptions) -> None:
         pass
 
-    def __call__(self, output: Tensor, target: Tensor, reduction: Reduction = "none") -> Tensor:
-        values = functional.l1_loss(output, target.view_as(output), reduction=reduction)
-        return _over_rows(values, output.shape[-1], reduction)
+    def _values(self, output: Tensor, target: Tensor, reduction: str) -> Tensor:
+        return functional.l1_loss(output, target, reduction=reduction)
 
 
-class Huber:
+class Huber(_NumberLoss):
     """Mean over a row's values of Huber's loss: d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2)."""
-
-    form: ClassVar[str] = "number"
 
     def __init__(self, options: HuberOptions) -> None:
         self.delta = options.delta
 
-    def __call__(self, output: Tensor, target: Tensor, reduction: Reduction = "none") -> Tensor:
-        values = functional.huber_loss(output, target.view_as(output), reduction=reduction, delta=self.delta)
-        return _over_rows(values, output.shape[-1], reduction)
+    def _values(self, output: Tensor, target: Tensor, reduction: str) -> Tensor:
+        return functional.huber_loss(output, target, reduction=reduction, delta=self.delta)
 
 
 class CrossEntropy:
@@ -74,5 +87,10 @@ class CrossEntropy:
     def __init__(self, options: CrossEntropyOptions) -> None:
         self.smoothing = options.smoothing
 
-    def __call__(self, output: Tensor, target: Tensor, reduction: Reduction = "none") -> Tensor:
-        return functional.cross_entropy(output, target, reduction=reduction, label_smoothing=self.smoothing)
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """(rows,)."""
+        return functional.cross_entropy(output, target, reduction="none", label_smoothing=self.smoothing)
+
+    def total(self, output: Tensor, target: Tensor) -> Tensor:
+        """The rows' sum, 0-d."""
+        return functional.cross_entropy(output, target, reduction="sum", label_smoothing=self.smoothing)

@@ -12,18 +12,19 @@ from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock, Experience, Loss, Model, Outcome, Step, Term
 from reinforge.errors import ComponentError
 from reinforge.models.composed import Wrapped
-from reinforge.models.heads import RowLoss, build_head, row_loss
+from reinforge.models.heads import build_head, row_loss
+from reinforge.models.losses import RowLoss, total_of
 from reinforge.objectives.options import SupervisedOptions
 from reinforge.schema.signature import Signature
 
 
 class SupervisedLearner(nn.Module):
-    """The model, and the loss of a row of each of its outputs."""
+    """The model, the loss of a row of each of its outputs, and the same summed over rows."""
 
-    def __init__(self, model: nn.Module, losses: Mapping[str, RowLoss]) -> None:
+    def __init__(self, model: nn.Module, losses: Mapping[str, RowLoss], totals: Mapping[str, RowLoss]) -> None:
         super().__init__()
         self.model = model
-        self.losses = dict(losses)
+        self.losses, self.totals = dict(losses), dict(totals)
         # Batch normalisation makes a row's loss depend on the rows beside it.
         self.coupled = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
@@ -52,11 +53,13 @@ class Supervised:
         if not isinstance(model, Model):
             model = Wrapped(model, self.signature)
         heads = getattr(model, "heads", {})
-        losses = {}
+        losses, totals = {}, {}
         for name, output in self.signature.outputs.items():
             head = heads[name] if name in heads else build_head(output)
-            losses[name] = self.losses.get(name) or head.loss
-        return SupervisedLearner(model, losses)
+            chosen = self.losses.get(name)
+            losses[name] = chosen or head.loss
+            totals[name] = total_of(chosen) if chosen else head.total
+        return SupervisedLearner(model, losses, totals)
 
     def prepare(self, learner: nn.Module, experience: Experience) -> Experience:
         """As it is."""
@@ -101,7 +104,7 @@ class Supervised:
         for name, weight in self.weights.items():
             output, target, mask = outputs[name], targets[name], valid.get(name)
             if mask is None:
-                total = learner.losses[name](output, target, "sum")
+                total = learner.totals[name](output, target)
             else:
                 # The target is filled, not only its loss left out: NaN would come back through the gradient.
                 rows = learner.losses[name](output, target.masked_fill(~_along(mask, target), 0))
