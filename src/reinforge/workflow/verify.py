@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reinforge.bundle.loading import load
+from reinforge.workflow.opened import opened
 
 if TYPE_CHECKING:
     from reinforge.bundle.network import Factory
@@ -27,15 +27,13 @@ class Verified:
 def verify(
     bundle: str | Path, *, use: Sequence[str | Path] = (), modules: Mapping[str, Factory] | None = None
 ) -> Verified:
-    """Check every file of a bundle against its manifest, and replay its golden rows.
+    """Check every file of a bundle (a run's folder stands for its own) against its manifest; replay its golden rows.
 
     Raises BundleError that says what differs, StorageError where it can't be read, ComponentError for what is missing.
     """
     from reinforge.bundle import golden
-    from reinforge.recipe.user_code import load_user_code
 
-    load_user_code(use)
-    loaded = load(bundle, verify="golden", modules=modules)
+    loaded = opened(bundle, use, modules)
     assert loaded.folder is not None
     records = golden.read(loaded.folder.bytes(golden.NAME, golden.MAX_BYTES))
     files = loaded.folder.manifest.files
