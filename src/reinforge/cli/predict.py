@@ -25,10 +25,10 @@ def predict(
     from reinforge.workflow.predict import predict as run
 
     with progress() as shown:
-        rows = run(bundle, data, output=output, use=use or (), progress=shown)
-    if output is None:
-        text = "\n".join(json_line(row) for row in rows)
+        found = run(bundle, data, output=output, use=use or (), progress=shown)
+    if isinstance(found, list):
+        text = "\n".join(json_line(row) for row in found)
     else:
-        count = ngettext("{n} row", "{n} rows", len(rows)).format(n=len(rows))
+        count = ngettext("{n} row", "{n} rows", len(found)).format(n=len(found))
         text = _("{rows} written to {path}").format(rows=count, path=output)
-    return Result({"rows": len(rows), "output": output}, text)
+    return Result({"rows": len(found), "output": output}, text)

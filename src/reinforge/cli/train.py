@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -37,13 +36,14 @@ def train(
 ) -> Result:
     """Train a recipe, and write a run with its bundle."""
     _check(recipe, start, output, resume, dry_run)
-    from reinforge.workflow.rehearsal import rehearse
+    if dry_run and recipe is not None:
+        from reinforge.workflow.rehearsal import rehearse
+
+        with progress() as shown:
+            return Result.of(rehearse(recipe, overrides or (), start=start, use=use or (), progress=shown))
     from reinforge.workflow.train import train as run
 
     with progress() as shown:
-        if dry_run:
-            assert recipe is not None
-            return Result.of(rehearse(recipe, overrides or (), start=start, use=use or (), progress=shown))
         done = run(
             recipe,
             overrides or (),
@@ -53,24 +53,11 @@ def train(
             use=use or (),
             progress=shown,
         )
-    return _result(done, use or [])
-
-
-def _result(done: object, use: Sequence[Path]) -> Result:
-    from reinforge.workflow.run import Run
-
-    if not isinstance(done, Run):
-        # A dry run ends in an estimate.
-        return Result.of(done)
-    status = done.status
-    values: dict[str, object] = {"run": done.folder, "state": status.get("state"), "reason": status.get("reason")}
-    if done.finished:
-        values |= {"bundle": done.bundle_path, "metrics": done.metrics}
-    else:
+    told = done.summary()
+    if "resume" in told:
         # What a user's shell must understand again.
-        command = ["reinforge", "train", "--resume", str(done.folder), *(f"--use={file}" for file in use)]
-        values["resume"] = shlex.join(command)
-    return Result(values)
+        told["resume"] = shlex.join([*shlex.split(told["resume"]), *(f"--use={file}" for file in use or ())])
+    return Result(told)
 
 
 def _check(recipe: str | None, start: Path | None, output: Path | None, resume: Path | None, dry_run: bool) -> None:

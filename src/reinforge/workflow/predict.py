@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from reinforge.errors import DataError, IntegrityError
 from reinforge.messages import _
@@ -36,6 +36,26 @@ class Written:
         return self.rows
 
 
+@overload
+def predict(
+    bundle: Bundle | str | Path,
+    data: object,
+    *,
+    output: None = None,
+    use: Sequence[str | Path] = (),
+    modules: Mapping[str, Factory] | None = None,
+    progress: Progress | None = None,
+) -> list[Prediction]: ...
+@overload
+def predict(
+    bundle: Bundle | str | Path,
+    data: object,
+    *,
+    output: str | Path,
+    use: Sequence[str | Path] = (),
+    modules: Mapping[str, Factory] | None = None,
+    progress: Progress | None = None,
+) -> Written: ...
 def predict(
     bundle: Bundle | str | Path,
     data: object,
