@@ -71,13 +71,20 @@ def page(**changes: Any) -> Page:
     return Page(**{**values, **changes})
 
 
+@pytest.fixture(scope="module")
+def html() -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REINFORGE_LANG", "en")
+        return render(page(stages=(page(), page(rows=rows(9)))))
+
+
 @pytest.fixture(autouse=True)
 def _english(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REINFORGE_LANG", "en")
 
 
-def test_it_tells_what_was_trained_and_how_it_ended() -> None:
-    text = parsed(render(page())).text
+def test_it_tells_what_was_trained_and_how_it_ended(html: str) -> None:
+    text = parsed(html).text
     for wanted in (
         "penguins", "finished", "Objective: supervised", "package:palmerpenguins/data/penguins.csv",
         "the monitored metric no longer improved", "0.9808", "1 min 23 s", "1,000", "a note", "device", "9.9",
@@ -86,8 +93,7 @@ def test_it_tells_what_was_trained_and_how_it_ended() -> None:
         assert wanted in text, wanted
 
 
-def test_it_needs_nothing_but_itself() -> None:
-    html = render(page())
+def test_it_needs_nothing_but_itself(html: str) -> None:
     found = parsed(html)
     tags = {tag for tag, _ in found.tags}
     assert not tags & {"script", "link", "img", "iframe", "object", "embed"}
@@ -113,11 +119,19 @@ def test_everything_from_the_run_is_escaped() -> None:
     assert "alert(" in parsed(html).text
 
 
-def test_ids_are_unique_and_every_reference_has_its_target() -> None:
-    html = render(page(stages=(page(), page(rows=rows(9)))))
+def test_every_reference_has_its_target(html: str) -> None:
     svg = re.findall(r'<(?:path|clipPath|g)[^>]* id="([^"]+)"', html)
     references = set(re.findall(r'(?:href="#|url\(#)([^")]+)', html))
     assert references <= set(svg)
+
+
+def test_what_counts_stands_on_top() -> None:
+    folds = {"mean/train/accuracy": 1.0, "mean/test/accuracy": 0.987, "deviation/test/accuracy": 0.012}
+    text = parsed(render(page(status={"state": "finished", "metrics": folds}))).text
+    assert text.index("test/accuracy (mean)") < text.index("Metrics") < text.index("deviation")
+    rewards = {"final/episodes": 100.0, "final/return": 487.5}
+    text = parsed(render(page(status={"state": "finished", "metrics": rewards}))).text
+    assert text.index("return (final)487.5") < text.index("Metrics")
 
 
 def test_a_run_that_only_began_has_a_report_too() -> None:
@@ -126,7 +140,7 @@ def test_a_run_that_only_began_has_a_report_too() -> None:
 
 def test_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REINFORGE_LANG", "zh_CN")
-    html = render(page())
+    html = render(page(rows=rows(4)))
     assert '<html lang="zh-CN">' in html
     assert re.search(r"[\u4e00-\u9fff]", parsed(html).text)
 

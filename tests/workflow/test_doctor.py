@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from reinforge import recipe as recipes
-from reinforge.core.tree import pack
 from reinforge.workflow import doctor as room
 from reinforge.workflow import machine
 from reinforge.workflow.doctor import doctor
@@ -61,7 +60,6 @@ def test_memory_is_what_can_be_counted(optimizer: str) -> None:
     recipe = recipes.load("penguins", {"learn.optimizer.kind": optimizer})
     task = assemble(recipe)
     count = sum(p.numel() for p in task.model.parameters())
-    longest = max(p.numel() for p in task.model.parameters())
     cost = measure(task, recipe, seconds=0.2)
     assert (cost.parameters, cost.learning) == (count, 0)
     # Within the padding of each parameter to 64 bytes.
@@ -70,7 +68,6 @@ def test_memory_is_what_can_be_counted(optimizer: str) -> None:
     assert 4 * count <= cost.gradients <= 4 * count + slack
     assert math.isclose(cost.optimizer, {"adamw": 8 * count, "sgd": 0}[optimizer], abs_tol=2 * slack)
     assert cost.memory >= cost.weights + cost.gradients + cost.optimizer
-    assert longest > 0
     assert cost.seconds is not None
     assert cost.seconds > 0
     assert cost.bound == "epochs"
@@ -117,5 +114,5 @@ def test_doctor_of_a_recipe_says_whether_it_fits(monkeypatch: pytest.MonkeyPatch
 def test_the_checkpoint_is_sized_by_its_tensors() -> None:
     recipe = recipes.load("linear-regression")
     cost = measure(assemble(recipe), recipe, seconds=0.1)
-    assert cost.checkpoint > cost.weights
-    assert pack is not None
+    # Weights, two moments of AdamW, the best weights so far, random states: more than the weights alone.
+    assert cost.checkpoint > 3 * cost.parameters * 4

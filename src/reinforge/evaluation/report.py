@@ -16,8 +16,9 @@ from reinforge.recipe.recipe import Recipe
 TILES = 4
 # Long tables are cut: the log has every row.
 MOST_ROWS = 200
-# Columns of the table of metrics; the last that is there is what counts.
-SPLITS = ("train", "validation", "test", "final", "deviation", "mean")
+# Columns of the table of metrics, and of which of them the first that is there is what counts.
+SPLITS = (mark("train"), mark("validation"), mark("test"), mark("final"), mark("mean"), mark("deviation"))
+COUNTS = ("mean", "final", "test", "validation", "train")
 _SHORT = 14
 
 STATES = {
@@ -141,19 +142,7 @@ def _head(page: Page) -> str:
 
 
 def _tiles(page: Page) -> str:
-    metrics = page.status.get("metrics") or {}
-    split = next((s for s in reversed(SPLITS) if any(name.startswith(f"{s}/") for name in metrics)), None)
-    chosen: list[tuple[str, float]] = []
-    if split:
-        short = {
-            name.removeprefix(f"{split}/"): value for name, value in metrics.items() if name.startswith(f"{split}/")
-        }
-        wanted = [page.recipe.evaluate.monitor, *FIRST, *(f"test/{name}" for name in FIRST)]
-        names = dict.fromkeys(name for name in (*wanted, *short) if name in short)
-        chosen = [(f"{name.replace('_', ' ')} ({_(split)})", short[name]) for name in list(names)[: TILES - 1]]
-    elif metrics:
-        names = dict.fromkeys(name for name in (*FIRST, *metrics) if name in metrics)
-        chosen = [(name.replace("_", " "), metrics[name]) for name in list(names)[: TILES - 1]]
+    chosen = _chief(page, TILES - 1)
     seconds = _clock(page).get("seconds")
     tiles = [(name, number(value)) for name, value in chosen]
     if seconds:
@@ -162,6 +151,18 @@ def _tiles(page: Page) -> str:
         return ""
     inner = "".join(f'<div class="tile"><dt>{escape(n)}</dt><dd>{escape(v)}</dd></div>' for n, v in tiles)
     return f'<dl class="tiles">{inner}</dl>'
+
+
+def _chief(page: Page, most: int) -> list[tuple[str, object]]:
+    """The metrics that matter first: of the split that counts, the monitored one, then those that people know."""
+    metrics: Mapping[str, Any] = page.status.get("metrics") or {}
+    split = next((s for s in COUNTS if any(name.startswith(f"{s}/") for name in metrics)), None)
+    prefix = f"{split}/" if split else ""
+    short = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+    wanted = (page.recipe.evaluate.monitor, *FIRST, *(f"test/{name}" for name in FIRST), *short)
+    names = list(dict.fromkeys(name for name in wanted if name in short))[:most]
+    place = f" ({_(split)})" if split else ""
+    return [(name.replace("_", " ") + place, short[name]) for name in names]
 
 
 def _metrics(page: Page) -> str:
@@ -227,8 +228,7 @@ def _stages(page: Page) -> str:
     body = []
     for stage in page.stages:
         clock, state = _clock(stage), str(stage.status.get("state", ""))
-        metrics: Mapping[str, Any] = stage.status.get("metrics") or {}
-        main = next((f"{name} {number(value)}" for name, value in reversed(list(metrics.items()))), "")
+        main = ", ".join(f"{name} {number(value)}" for name, value in _chief(stage, 1))
         label = _(STATES[state]) if state in STATES else state
         time = duration(float(clock.get("seconds") or 0))
         body.append([stage.recipe.name, label, number(clock.get("updates", 0)), time, main])
