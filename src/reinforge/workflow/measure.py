@@ -82,6 +82,8 @@ def measure(task: Task, recipe: Recipe, *, seconds: float = 3.0) -> Cost:
         whole += evaluations * evaluation
     deployed = sum(p.numel() for p in engine.learner.get_submodule("model").parameters())
     arenas = [step.arena for step in engine.updater.steps]
+    # Where a metric is monitored, the best weights so far are kept as well.
+    best = _bytes(engine.learner.get_submodule("model").state_dict()) if recipe.evaluate.monitor else 0
     return Cost(
         parameters=deployed,
         learning=sum(p.numel() for p in engine.learner.parameters()) - deployed,
@@ -90,7 +92,7 @@ def measure(task: Task, recipe: Recipe, *, seconds: float = 3.0) -> Cost:
         optimizer=_bytes([step.optimizer.state_dict() for step in engine.updater.steps]),
         activations=meter.peak,
         data=_bytes(engine.source),
-        checkpoint=_bytes(engine.state_dict()),
+        checkpoint=_bytes(engine.state_dict()) + best,
         updates_measured=ended.clock.updates,
         seconds_per_update=1 / rates["updates"],
         seconds_per_evaluation=evaluation,
