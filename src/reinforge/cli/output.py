@@ -7,12 +7,12 @@ import json
 import math
 import os
 import sys
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
 from reinforge.errors import ReinforgeError
+from reinforge.workflow.columns import width
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,6 @@ def table(rows: Iterable[tuple[str, str]]) -> str:
     lines = list(rows)
     widest = max((width(left) for left, _right in lines), default=0)
     return "\n".join(f"{left}{' ' * (widest - width(left))}  {right}".rstrip() for left, right in lines)
-
-
-def width(text: str) -> int:
-    """Columns that a text takes on a terminal (Unicode's East Asian width, UAX 11)."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _rows(values: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, str]]:
