@@ -8,9 +8,9 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from reinforge.cli.output import width
 from reinforge.errors import ReinforgeError
 from reinforge.messages import _, mark
+from reinforge.workflow.columns import width
 
 COLUMN = 24
 _EVERYWHERE = (
