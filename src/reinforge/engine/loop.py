@@ -25,7 +25,7 @@ from reinforge.engine.distributed import World, device_of
 from reinforge.engine.logbook import Logbook
 from reinforge.engine.options import ConstantOptions
 from reinforge.engine.stopping import Stopper
-from reinforge.engine.updating import Updater
+from reinforge.engine.updating import DIVERGED, Updater
 from reinforge.errors import CheckpointError, StorageError, TrainingDiverged
 from reinforge.recipe.sections import Checkpoint, Evaluate, Learn, Log
 from reinforge.registry import REGISTRY
@@ -34,6 +34,8 @@ from reinforge.registry import REGISTRY
 _INTERRUPT, _SAVE, _TIME = range(3)
 # How long an idle source is left alone before it is asked again.
 _IDLE_SECONDS = 0.01
+# A launcher hands on the signal that its terminal sent to all: within so long, it is the same one.
+_FORWARDED_SECONDS = 2.0
 
 Report = Callable[[float, str], None]
 
@@ -89,8 +91,10 @@ class Engine:
         self.learner.train()
         for tensor in self.learner.state_dict().values():
             self.world.broadcast(tensor)
-        # From here on ranks differ in what they draw at random for their own rows (dropout).
-        seeds.seed_everything(seed, "engine", self.world.rank)
+        seeds.seed_everything(seed, "engine", 0)
+        # Ranks differ in torch's generator alone, which drops out of their own rows; what a replicated source may
+        # draw from numpy's or Python's is the same on all.
+        torch.manual_seed(seeds.derive(seed, "engine", self.world.rank))
         compiled = pays(learn, self.learner, self.device)
         self.updater = Updater(
             objective, self.learner, learn, world=self.world, sharded=source.sharded, compiled=compiled
@@ -103,12 +107,15 @@ class Engine:
         self._generator = torch.Generator()
         self._generator_base = seeds.derive(seed, "updates")
         self._experience: Experience | None = None
+        # The clock when the experience came, without it; and the same with the updates since.
         self._began = Clock()
+        self._past = Clock()
         self._stream: Generator[Batch, Outcome, None] | None = None
         self._outcomes: list[Outcome] = []
         self._evaluations = 0
         self._evaluated_at = -1
         self._interrupted = False
+        self._interrupted_at = 0.0
         self._saved_at = 0.0
         self._saved_updates = -1
         self._logged_at = (0.0, 0)
@@ -126,6 +133,9 @@ class Engine:
         with self._signals():
             try:
                 reason = self._loop(started, before)
+                self.updater.settle()
+                if not self.updater.sound():
+                    raise TrainingDiverged("weights are not finite", remedy=DIVERGED)
             except TrainingDiverged as error:
                 latest = self.store.paths()[-1:] if self.store else []
                 where = f"after {self.clock.updates} updates"
@@ -134,12 +144,12 @@ class Engine:
                     where=where,
                     remedy=f"{error.remedy} Last good checkpoint: {latest[0] if latest else 'none'}.",
                 ) from error
-        self.clock.seconds = before + time.perf_counter() - started
-        if reason != "interrupted":
-            self._log()
-            self._evaluate()
-        if self.store is not None and self._saved_updates != self.clock.updates:
-            self.save()
+            self.clock.seconds = before + time.perf_counter() - started
+            if reason != "interrupted":
+                self._log()
+                self._evaluate()
+            if self.store is not None and self._saved_updates != self.clock.updates:
+                self.save()
         best = dict(self.best.tensors) if self.best else None
         return Finished(reason, self.clock, self.metrics, best, self.best_metrics)
 
@@ -155,7 +165,9 @@ class Engine:
                 self.clock.seconds = before + time.perf_counter() - started
                 if self._interrupted and self.world.size == 1:
                     return "interrupted"
-                if reason := self.stopper.clock(self.clock):
+                # With several ranks, time was up only where rank 0 said so to all, in `_due`.
+                alone = self.world.size == 1
+                if reason := self.stopper.clock(self.clock if alone else dataclasses.replace(self.clock, seconds=0.0)):
                     return reason
                 answer = self.source.next(self.clock)
                 if answer is END:
@@ -172,11 +184,11 @@ class Engine:
                 continue
             decided = self._update(batch)
             self.clock.seconds = before + time.perf_counter() - started
+            # What is due at this update is done before an interruption: a resumed run won't come by here again.
+            if reason := self._due(decided):
+                return reason
             if decided[_INTERRUPT]:
                 return "interrupted"
-            if self._due(decided):
-                assert self.stopper.reason
-                return self.stopper.reason
 
     def _begin(self, experience: Experience) -> None:
         if self.device.type != "cpu":
@@ -184,6 +196,7 @@ class Engine:
         with torch.no_grad():
             experience = self.objective.prepare(self.learner, experience)
         clock = self.clock
+        self._began = dataclasses.replace(clock)
         clock.samples += experience.samples
         clock.tokens += experience.tokens
         clock.steps += experience.steps
@@ -191,13 +204,13 @@ class Engine:
         if experience.epochs is not None:
             clock.epochs = experience.epochs
         self._experience = experience
-        self._began = dataclasses.replace(clock)
         self._open()
 
     def _open(self) -> None:
         assert self._experience is not None
         # Seeded from the experience's number, so a replay after resume draws the same without stored generator state.
-        seed = (self._generator_base + self._began.experiences * 0x9E3779B97F4A7C15) & (2**63 - 1)
+        seed = (self._generator_base + (self._began.experiences + 1) * 0x9E3779B97F4A7C15) & (2**63 - 1)
+        self._past = dataclasses.replace(self._began)
         self._stream = self.objective.updates(self._experience, self._generator.manual_seed(seed), self._began)
 
     def _advance(self) -> Batch | None:
@@ -212,8 +225,8 @@ class Engine:
         if self._interrupted:
             flags[_INTERRUPT] = 1.0
         if self.world.size > 1 and self.world.main:
-            flags.update({_SAVE: float(self._save_due()), _TIME: float(self._time_up())})
-        outcome, decided = self.updater.update(batch, self.clock, self.schedule(self.clock), flags)
+            flags.update({_SAVE: float(self._save_time()), _TIME: float(self._time_up())})
+        outcome, decided = self.updater.update(batch, self.clock, self._factor(), flags)
         self.clock.updates += 1
         self._outcomes.append(outcome)
         with torch.no_grad():
@@ -228,24 +241,35 @@ class Engine:
         if clock.updates % self.log.updates == 0:
             self._log()
         every = self.evaluate.every
-        if every is not None and getattr(clock, self.evaluate.unit) >= (self._evaluations + 1) * every:
-            self._evaluations = int(getattr(clock, self.evaluate.unit) / every + 1e-9)
-            self._evaluate()
-        save = bool(decided[_SAVE]) if self.world.size > 1 else self._save_due()
+        if every is not None:
+            passed = int(getattr(clock, self.evaluate.unit) / every + 1e-9)
+            if passed > self._evaluations:
+                self._evaluations = passed
+                self._evaluate()
+        # A limit in data ends the run once the experience that reached it is used up; one in updates or time, at once.
+        past = self._past
+        past.updates, past.seconds = clock.updates, clock.seconds
+        save = self._save_time()
         if self.world.size > 1:
-            clock = dataclasses.replace(clock, seconds=self.learn.stop.seconds or 0.0 if decided[_TIME] else 0.0)
-        reason = self.stopper.clock(clock)
-        if save and not reason:
+            save = bool(decided[_SAVE])
+            past.seconds = (self.learn.stop.seconds or 0.0) if decided[_TIME] else 0.0
+        reason = self.stopper.clock(past)
+        every_updates = self.checkpoint.updates
+        save = save or (every_updates is not None and clock.updates % every_updates == 0)
+        if save and not reason and self.store is not None and self.updater.sound():
             self.save()
         return reason
 
-    def _save_due(self) -> bool:
-        if self.store is None:
-            return False
-        if self.checkpoint.updates is not None and self.clock.updates % self.checkpoint.updates == 0:
-            return True
+    def _factor(self) -> float:
+        """Of the learning rate: by the updates so far and the data learned from before this experience, so that a
+        course begins at its beginning, and its last experience still counts."""
+        self._past.updates = self.clock.updates
+        factor: float = self.schedule(self._past)
+        return factor
+
+    def _save_time(self) -> bool:
         seconds = self.checkpoint.seconds
-        return seconds is not None and time.perf_counter() - self._saved_at >= seconds
+        return self.store is not None and seconds is not None and time.perf_counter() - self._saved_at >= seconds
 
     def _time_up(self) -> bool:
         return self.learn.stop.seconds is not None and self.clock.seconds >= self.learn.stop.seconds
@@ -265,7 +289,7 @@ class Engine:
         row = {**self._place(), "loss": loss, **means}
         for s in self.updater.steps:
             row[f"{s.step.name}/grad_norm"] = float(s.norm)
-            row[f"{s.step.name}/lr"] = s.lr * self.schedule(self.clock)
+            row[f"{s.step.name}/lr"] = s.lr * self._factor()
         row["updates_per_second"] = rate
         row["skipped_updates"] = self.updater.skipped
         self._write(row)
@@ -282,6 +306,10 @@ class Engine:
                 self.metrics = self.evaluator.evaluate(self.learner, self.clock)
             finally:
                 self.learner.train()
+        if self.world.size > 1:
+            # What they decide must be the same on all ranks, whatever their arithmetic.
+            values = self.world.broadcast(torch.tensor(list(self.metrics.values()), dtype=torch.float64))
+            self.metrics = dict(zip(self.metrics, values.tolist()))
         if self.stopper.evaluated(self.metrics):
             model: Any = self.learner.model
             tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -305,17 +333,18 @@ class Engine:
     def save(self) -> None:
         """Write a checkpoint now. Where the disk refuses, say so and train on: the one before still stands."""
         assert self.store is not None
-        self._saved_at, self._saved_updates = time.perf_counter(), self.clock.updates
-        state = self.state_dict()
+        self._saved_at = time.perf_counter()
+        state, saved = self.state_dict(), torch.ones(())
         if self.world.main:
             try:
                 self.store.save(state, updates=self.clock.updates)
             except StorageError as error:
                 if isinstance(error, CheckpointError):
                     raise
-                self._saved_updates = -1
+                saved.zero_()
                 self.note(str(error))
-        self.world.barrier()
+        # All ranks wait for it, and know whether it worked.
+        self._saved_updates = self.clock.updates if self.world.broadcast(saved) else -1
 
     def state_dict(self) -> State:
         """All that decides what comes next."""
@@ -346,7 +375,7 @@ class Engine:
                 remedy=f"Resume with the same number: torchrun --nproc-per-node {machine['world']} ...",
             )
         torch.set_num_threads(machine["threads"])
-        self.clock = Clock(**state["clock"])
+        self.clock, self._past = Clock(**state["clock"]), Clock(**state["clock"])
         try:
             self.learner.load_state_dict(state["learner"])
         except RuntimeError as error:
@@ -389,9 +418,12 @@ class Engine:
         own = seeds.random_state()
         if self.world.size == 1:
             return [own]
-        # Ranks differ in torch's generator alone (dropout); numpy's and Python's are seeded alike on all of them.
-        torch_states = self.world.gather(own["torch"])
-        return [{**own, "torch": value} for value in torch_states]
+        states = [{**own, "torch": value} for value in self.world.gather(own["torch"])]
+        if "cuda" in own:
+            here = self.world.gather(torch.cuda.get_rng_state(self.device))
+            # Each rank restores its own device; the others' are not its to touch.
+            states = [{**state, "cuda": [value] * len(own["cuda"])} for state, value in zip(states, here)]
+        return states
 
     def _set_random_states(self, states: list[State]) -> None:
         seeds.set_random_state(states[self.world.rank])
@@ -406,9 +438,11 @@ class Engine:
             return
 
         def stop(number: int, frame: object) -> None:
-            if self._interrupted:
+            now = time.monotonic()
+            if not self._interrupted:
+                self._interrupted, self._interrupted_at = True, now
+            elif self.world.size == 1 or now - self._interrupted_at > _FORWARDED_SECONDS:
                 raise KeyboardInterrupt
-            self._interrupted = True
 
         previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -24,7 +24,9 @@ class Stopper:
                 where="learn.stop.patience",
                 remedy="Set evaluate.monitor to a metric's name.",
             )
+        # Of the weights that are kept; and what must be beaten by `delta` for patience.
         self.best = math.inf
+        self.standard = math.inf
         self.without_improvement = 0
         self.reason: str | None = None
 
@@ -59,23 +61,34 @@ class Stopper:
         value = _metric(metrics, self.evaluate.monitor, "evaluate.monitor")
         signed = value if self.evaluate.mode == "min" else -value
         patience = self.stop.patience
-        margin = patience.delta if patience else 0.0
-        better = signed < self.best - margin if math.isfinite(self.best) else not math.isnan(signed)
-        if better:
-            self.best, self.without_improvement = signed, 0
+        if _beats(signed, self.standard, patience.delta if patience else 0.0):
+            self.standard, self.without_improvement = signed, 0
         else:
             self.without_improvement += 1
             if patience and self.without_improvement >= patience.evaluations:
                 self.reason = "patience"
+        better = _beats(signed, self.best, 0.0)
+        if better:
+            self.best = signed
         return better
 
     def state_dict(self) -> State:
-        return {"best": self.best, "without_improvement": self.without_improvement, "reason": self.reason}
+        return {
+            "best": self.best,
+            "standard": self.standard,
+            "without_improvement": self.without_improvement,
+            "reason": self.reason,
+        }
 
     def load_state_dict(self, state: State) -> None:
-        self.best, self.without_improvement = state["best"], state["without_improvement"]
+        self.best, self.standard = state["best"], state["standard"]
+        self.without_improvement = state["without_improvement"]
         # A limit may have been raised since; what was decided by loss, goal or patience stands.
         self.reason = state["reason"] if state["reason"] in ("loss", "goal", "patience") else None
+
+
+def _beats(value: float, best: float, margin: float) -> bool:
+    return value < best - margin if math.isfinite(best) else not math.isnan(value)
 
 
 def _metric(metrics: dict[str, float], name: str, where: str) -> float:

@@ -24,6 +24,10 @@ from reinforge.registry import REGISTRY
 FLAGS = 3
 TERMS = 61
 
+DIVERGED = (
+    "Lower learn.lr, set learn.clip, or check the data for huge values; resume goes on from the last good checkpoint."
+)
+
 
 @dataclass
 class _Step:
@@ -38,13 +42,16 @@ class _Step:
     terms: Tensor
     names: list[str] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
+    coupled: list[bool] = field(default_factory=list)
     norm: Tensor | float = 0.0
     skipped: int = 0
+    in_a_row: int = 0
     # Sums of the terms' means since the last log, and over how many updates.
     window: Tensor | None = None
     window_updates: int = 0
     divisors: tuple[tuple[float, ...], Tensor] | None = None
-    found_inf: Tensor | None = None
+    # Of what is skipped on the device: how many since the last settling, and how many in a row.
+    unsettled: Tensor | None = None
 
 
 class Updater:
@@ -62,8 +69,11 @@ class Updater:
         if not isinstance(options, OptimizerOptions):
             raise ComponentError("its options must derive from OptimizerOptions", where=f"optimizer {options!r}")
         self.device = next(learner.parameters()).device
-        self.in_a_row = 0
         self.skipped = 0
+        # Without waiting for the device, its optimisers skip by themselves, and `settle` counts.
+        self.waits = self.device.type == "cpu"
+        # Rows without any, of each item: what a rank without rows of an update adds to it.
+        self._no_items: dict[str, Tensor] = {}
         steps = objective.steps(learner)
         _refuse_shared(steps)
         trainable = {id(p) for p in learner.parameters() if p.requires_grad}
@@ -110,6 +120,10 @@ class Updater:
             means.update(self._means(s, counts))
             skipped = not self._apply(s, factor) or skipped
         joined = {name: torch.cat(values) if len(values) > 1 else values[0] for name, values in items.items()}
+        if parts:
+            self._no_items.update((name, value[:0]) for name, value in joined.items())
+        else:
+            joined = dict(self._no_items)
         if self.world.size > 1 and not self.sharded:
             joined = {name: torch.cat(self.world.gather(value)) for name, value in joined.items()}
         return Outcome(means, joined, skipped), decided
@@ -153,7 +167,8 @@ class Updater:
                 )
             if term.weight != 0.0 and term.sum.requires_grad:
                 roots.append(term.sum)
-                scales.append(self._scale(term.weight, counts[name]).to(term.sum.dtype))
+                count = None if term.coupled else counts[name]
+                scales.append(self._scale(term.weight, count).to(term.sum))
         if roots:
             if s.alone:
                 torch.autograd.backward(roots, scales)
@@ -161,11 +176,11 @@ class Updater:
                 torch.autograd.backward(roots, scales, inputs=s.arena.parameters)
         s.terms += torch.stack(sums)
 
-    def _scale(self, weight: float, count: Tensor) -> Tensor:
-        """weight / count; where nothing counts the sum is 0 and so is its mean."""
-        if count.device.type != "cpu":
+    def _scale(self, weight: float, count: Tensor | None) -> Tensor:
+        """weight / count; where nothing counts the sum is 0 and so is its mean. Without a count, the weight."""
+        if count is not None and count.device.type != "cpu":
             return weight / torch.where(count == 0, torch.ones_like(count), count).float()
-        value = float(count) or 1.0
+        value = 1.0 if count is None else float(count) or 1.0
         found = self._scales.get((weight, value))
         if found is None:
             if len(self._scales) > 256:
@@ -190,15 +205,17 @@ class Updater:
         s.names = list(loss.terms)
         s.terms = s.arena.tail[FLAGS : FLAGS + len(s.names)]
         s.weights = [term.weight for term in loss.terms.values()]
+        s.coupled = [term.coupled for term in loss.terms.values()]
 
     def _means(self, s: _Step, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        own = [None if coupled else counts[name] for name, coupled in zip(s.names, s.coupled)]
         if self.device.type == "cpu":
-            values = tuple(counts[name].item() for name in s.names)
+            values = tuple(1.0 if count is None else count.item() for count in own)
             if s.divisors is None or s.divisors[0] != values:
                 s.divisors = values, torch.tensor([1.0 / (value or 1.0) for value in values])
             means = s.terms * s.divisors[1]
         else:
-            means = s.terms * torch.stack([self._scale(1.0, counts[name]) for name in s.names])
+            means = s.terms * torch.stack([self._scale(1.0, count).to(s.terms) for count in own])
         if s.window is None:
             s.window = torch.zeros_like(means)
         s.window += means
@@ -214,33 +231,36 @@ class Updater:
             arena.decayed_gradients.add_(arena.decayed.sign(), alpha=learn.l1)
         total = arena.global_norm()
         s.norm, found_inf = total, None
-        if arena.exchange.device.type == "cpu" or not s.optimizer.skips_on_device:
+        if self.waits or not s.optimizer.skips_on_device:
             norm = float(total)
             s.norm = norm
             if not math.isfinite(norm):
-                self._skip(s)
+                self._skip(s, 1, s.in_a_row + 1)
                 return False
-            self.in_a_row = 0
+            s.in_a_row = 0
             if learn.clip is not None and norm > learn.clip:
                 arena.full_gradients.mul_(learn.clip / norm)
         else:
             # No waiting for the device: fused optimisers skip by themselves where `found_inf` is 1.
             if learn.clip is not None:
                 arena.full_gradients.mul_((learn.clip / total).clamp(max=1.0))
-            s.found_inf = found_inf = (~torch.isfinite(total)).float()
+            found_inf = (~torch.isfinite(total)).float()
+            if s.unsettled is None:
+                s.unsettled = torch.tensor([0.0, float(s.in_a_row)], device=total.device)
+            s.unsettled += found_inf
+            s.unsettled[1] *= found_inf
         s.optimizer.step(s.lr * factor, found_inf)
         arena.publish()
         return True
 
-    def _skip(self, s: _Step) -> None:
-        s.skipped += 1
-        self.skipped += 1
-        self.in_a_row += 1
-        if self.in_a_row >= self.learn.max_nonfinite:
+    def _skip(self, s: _Step, skipped: int, in_a_row: int) -> None:
+        s.skipped += skipped
+        self.skipped += skipped
+        s.in_a_row = in_a_row
+        if in_a_row >= self.learn.max_nonfinite:
             raise TrainingDiverged(
-                f"{self.in_a_row} updates in a row had gradients that are not finite (step {s.step.name!r})",
-                remedy="Lower learn.lr, set learn.clip, or check the data for huge values; "
-                "resume goes on from the last good checkpoint.",
+                f"{in_a_row} updates in a row had gradients that are not finite (step {s.step.name!r})",
+                remedy=DIVERGED,
             )
 
     def _sum_counts(self, counts: dict[str, Tensor]) -> None:
@@ -251,11 +271,14 @@ class Updater:
     def settle(self) -> None:
         """Where skipping happened on the device: count it now that waiting is due. Raises TrainingDiverged."""
         for s in self.steps:
-            if s.found_inf is not None:
-                if float(s.found_inf):
-                    self._skip(s)
-                else:
-                    self.in_a_row = 0
+            if s.unsettled is not None:
+                skipped, in_a_row = s.unsettled.tolist()
+                s.unsettled[0] = 0
+                self._skip(s, int(skipped), int(in_a_row))
+
+    def sound(self) -> bool:
+        """Whether all weights are finite, and so worth saving. Waits for the device."""
+        return all(bool(torch.isfinite(s.arena.masters).all()) for s in self.steps)
 
     def window(self) -> dict[str, float]:
         """The mean of each term, by "step/term", over the updates since the last call."""
@@ -279,13 +302,15 @@ class Updater:
 
     def state_dict(self) -> State:
         """Optimisers, masters and counters."""
+        self.settle()
         return {
-            "in_a_row": self.in_a_row,
             "skipped": self.skipped,
+            "items": dict(self._no_items),
             "steps": {
                 s.step.name: {
                     "arena": s.arena.state_dict(), "optimizer": s.optimizer.state_dict(), "skipped": s.skipped,
-                    "names": s.names, "weights": s.weights, "window": s.window, "window_updates": s.window_updates,
+                    "in_a_row": s.in_a_row, "names": s.names, "weights": s.weights, "coupled": s.coupled,
+                    "window": s.window, "window_updates": s.window_updates,
                 } for s in self.steps
             },
         }  # fmt: skip
@@ -294,12 +319,14 @@ class Updater:
         """Restore what `state_dict` gave. Raises CheckpointError where the steps differ."""
         if set(state["steps"]) != {s.step.name for s in self.steps}:
             raise CheckpointError("the checkpoint's steps are not those of this objective")
-        self.in_a_row, self.skipped = state["in_a_row"], state["skipped"]
+        self.skipped = state["skipped"]
+        self._no_items = {name: value.to(self.device) for name, value in state["items"].items()}
         for s in self.steps:
             saved = state["steps"][s.step.name]
             s.arena.load_state_dict(saved["arena"])
             s.optimizer.load_state_dict(saved["optimizer"])
-            s.skipped, s.names, s.weights = saved["skipped"], list(saved["names"]), list(saved["weights"])
+            s.skipped, s.in_a_row, s.unsettled = saved["skipped"], saved["in_a_row"], None
+            s.names, s.weights, s.coupled = list(saved["names"]), list(saved["weights"]), list(saved["coupled"])
             s.terms = s.arena.tail[FLAGS : FLAGS + len(s.names)]
             s.window = saved["window"].to(self.device) if saved["window"] is not None else None
             s.window_updates = saved["window_updates"]
