@@ -25,7 +25,8 @@ class World:
         if size == 1:
             return cls()
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            # Decisions and random states travel as CPU tensors, whatever the device.
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         return cls(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
     @property
@@ -70,10 +71,12 @@ class World:
 
 
 def device_of(name: str) -> torch.device:
-    """The device a recipe means: "auto" is the accelerator where there is one, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return torch.device("cpu")
-    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+    """The device a recipe means: "auto" is the accelerator where there is one, else the CPU. Of several, each rank on a
+    machine has its own, unless the name says which."""
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    else:
+        found = torch.device(name)
+    if found.type == "cpu" or found.index is not None:
+        return found
+    return torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0")))
