@@ -77,6 +77,6 @@ def device_of(name: str) -> torch.device:
         found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     else:
         found = torch.device(name)
-    if found.type == "cpu" or found.index is not None:
+    if found.type == "cpu" or ":" in name:
         return found
     return torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0")))
