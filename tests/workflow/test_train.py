@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import reinforge
-from reinforge.errors import ComponentError, DataError, RecipeError, StorageError
+from reinforge.errors import ComponentError, DataError, PathError, RecipeError, ReinforgeError
 from reinforge.workflow.rehearsal import rehearse
 from reinforge.workflow.run import Run
 from reinforge.workflow.train import train
@@ -130,15 +130,34 @@ def test_weights_that_do_not_fit_are_errors_unless_named(line: Run, tmp_path: Pa
 
 
 def test_a_folder_that_is_there_is_not_touched(line: Run) -> None:
-    with pytest.raises(StorageError, match="--resume"):
+    with pytest.raises(PathError, match="not empty"):
         train(LINEAR, output=line.folder)
     assert train(resume=line.folder).metrics == line.metrics
 
 
-def test_another_kind_of_bundle_is_refused(line: Run, tmp_path: Path) -> None:
-    from reinforge.errors import BundleError
+def test_what_fails_before_anything_is_learned_leaves_no_folder(line: Run, tmp_path: Path) -> None:
+    """So that the mended command can be given again."""
+    staged = {**LINEAR, "stages": [{"name": "one", "data": {"kind": "table", "targets": ["y"], "path": "not.csv"}}]}
+    for recipe, start in ((CARTPOLE, line.bundle_path), (staged, None)):
+        with pytest.raises(ReinforgeError):
+            train(recipe, start=start, output=tmp_path / "run")
+        assert list(tmp_path.iterdir()) == []
+    # What was learned before a later stage failed stays, to be resumed.
+    staged["stages"].insert(0, {"name": "none", "learn": {"stop": {"epochs": 1}}})
+    with pytest.raises(DataError, match=r"not\.csv"):
+        train(staged, output=tmp_path / "run")
+    assert Run(tmp_path / "run").stages[0].finished
+    with pytest.raises(PathError, match="--resume"):
+        train(LINEAR, output=tmp_path / "run")
 
-    with pytest.raises(BundleError, match="does not fit"):
+
+def test_a_runs_folder_stands_for_its_bundle(line: Run, tmp_path: Path) -> None:
+    run = train(LINEAR, start=line.folder, output=tmp_path / "run")
+    assert run.bundle.parents == (line.bundle.digest,)
+
+
+def test_another_kind_of_bundle_is_refused(line: Run, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="form 'table'"):
         train(CARTPOLE, start=line.bundle_path, output=tmp_path / "run")
 
 
@@ -212,14 +231,36 @@ def test_a_users_own_module(tmp_path: Path) -> None:
     assert bundle.predict([{"a": -3.0, "b": -2.0}])[0]["y"]["label"] == "down"
 
 
-def test_missing_arguments_are_told() -> None:
+def test_any_iterable_is_a_source(tmp_path: Path) -> None:
+    """A DataLoader and a generator, a network of one's own, and a bundle that predicts raw rows."""
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    y = (x.sum(1) > 0).long()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=20)
+    run = train(model=Net(), data=loader, overrides=["learn={lr: 0.01, stop: {epochs: 20}}"], output=tmp_path / "a")
+    bundle = reinforge.load(run.bundle_path, modules={"Net": Net})
+    assert bundle.predict([{"input": [2.0, 1.0]}])[0]["target"]["label"] == "1"
+    with pytest.raises(DataError, match="row 0"):
+        bundle.predict([{"input": [2.0]}])
+    assert run.recipe.model.name == "Net"  # type: ignore[attr-defined]
+    with pytest.raises(ComponentError, match="given in Python"):
+        reinforge.train(run.recipe, data=frame(), target="y", output=tmp_path / "b")
+    stream = ((x[i : i + 20], x[i : i + 20, 0] * 3) for i in range(0, 200, 20))
+    once = train(model=nn.Linear(2, 1), data=stream, output=tmp_path / "c")
+    assert once.status["reason"] == "end"
+    assert once.status["clock"]["updates"] == 10
+    with pytest.raises(DataError, match="pair"):
+        train(model=Net(), data=iter([3]), output=tmp_path / "d")
+
+
+def test_missing_arguments_are_told(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="recipe"):
         train()
     with pytest.raises(DataError):
         train(
-            {**LINEAR, "data": {"kind": "table", "targets": ["y"], "path": "/nowhere/there.csv"}}, output="/tmp/never"
+            {**LINEAR, "data": {"kind": "table", "targets": ["y"], "path": "/nowhere/there.csv"}},
+            output=tmp_path / "run",
         )
-    assert not Path("/tmp/never/bundle").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_leaves_nothing_and_estimates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,7 @@ FORMS = {
     "table": "reinforge.bundle.forms:TableForm",
     "observation": "reinforge.bundle.forms:ObservationForm",
     "text": "reinforge.bundle.text_form:TextForm",
+    "tensor": "reinforge.bundle.tensor_form:TensorForm",
 }
 
 
@@ -128,7 +129,7 @@ class TableForm:
         for field in self.schema.targets:
             output = outputs[field.name]
             if isinstance(field, Category):
-                columns[field.name] = _labelled(output, field.labels, task.outputs.get(field.name, Reading()))
+                columns[field.name] = labelled(output, field.labels, task.outputs.get(field.name, Reading()))
             elif isinstance(field, Number):
                 values = self.pipeline.inverse(field.name, output.float())
                 columns[field.name] = [
@@ -236,7 +237,7 @@ class ObservationForm:
         return {self.box.name: torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))}
 
 
-def _labelled(logits: Tensor, labels: Sequence[str], reading: Reading) -> list[Prediction]:
+def labelled(logits: Tensor, labels: Sequence[str], reading: Reading) -> list[Prediction]:
     probabilities = (logits.float() / reading.temperature).softmax(-1)
     if reading.threshold is None or len(labels) != 2:
         chosen = probabilities.argmax(-1)

@@ -193,3 +193,10 @@ class TextOptions(Options):
         CharacterOptions(), description="How text becomes tokens; fitted on the training part."
     )
     validation: float = Field(0.1, gt=0, lt=1, description="Part of the text, at its end, kept for validation.")
+
+
+@register("data", "reinforge.data.prepared:given_in_python")
+class IterableDataOptions(Options):
+    """Batches from an iterable that a Python caller passes to `train`."""
+
+    kind: Literal["iterable"] = "iterable"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -152,6 +152,11 @@ def apply(pipeline: Pipeline, source: object, *, targets: bool = True, base: Pat
             raise DataError("no row has its targets", where=table.origin.at())
     origin = table.origin if len(kept) == len(table) else table.origin.take(kept)
     return Applied(pipeline.transform(columns, targets=targets, origin=origin), table, kept, tuple(notes))
+
+
+def given_in_python(options: Options, **context: object) -> NoReturn:
+    """An iterable can't be prepared from a recipe alone. Raises DataError."""
+    raise DataError("the batches were given in Python", where="data", remedy="Pass them: train(..., data=batches).")
 
 
 def _sides(rows: Indices) -> tuple[Codes, Codes, Codes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
 from reinforge.models.heads import Head, build_head
 from reinforge.models.named import Named
-from reinforge.models.options import ComposedOptions
+from reinforge.models.options import ComposedOptions, GivenOptions
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Input, Signature
 
@@ -97,6 +98,13 @@ class Wrapped(nn.Module):
     def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """What the head makes of the output."""
         return decode(self.heads, outputs)
+
+
+def given_in_python(options: GivenOptions, signature: Signature) -> NoReturn:
+    """A user's own module can't be built from a recipe alone. Raises ComponentError."""
+    raise ComponentError(
+        f"the module {options.name!r} was given in Python", where="model", remedy="Pass it: train(..., model=module)."
+    )
 
 
 def decode(heads: Named, outputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

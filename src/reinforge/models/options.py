@@ -202,3 +202,11 @@ class SquashedGaussianOptions(PolicyOptions):
     sizes: tuple[PositiveInt, ...] = Field((256, 256), min_length=1, description="Width of each hidden layer.")
     log_std_low: float = Field(-5.0, description="Least logarithm of the deviation before tanh.")
     log_std_high: float = Field(2.0, description="Greatest logarithm of the deviation before tanh.")
+
+
+@register("model", "reinforge.models.composed:given_in_python")
+class GivenOptions(Options):
+    """A module that a Python caller passed to `train`; a recipe alone can't build it."""
+
+    kind: Literal["given"] = "given"
+    name: str = Field(description="What the module is called: `load(bundle, modules={name: ...})` asks for it.")

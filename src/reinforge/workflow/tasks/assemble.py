@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reinforge.bundle.bundle import Bundle
-from reinforge.data.options import TextOptions
+from reinforge.data.options import IterableDataOptions, TextOptions
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.recipe.recipe import Recipe
 from reinforge.workflow.tasks.task import Given, Task
@@ -12,7 +12,7 @@ from reinforge.workflow.tasks.task import Given, Task
 def assemble(recipe: Recipe, start: Bundle | None = None, given: Given | None = None) -> Task:
     """Data, model, objective, source and evaluation of a recipe. `start`: a bundle whose schema and pipeline are kept.
 
-    Any kind of data other than text and environments gives a prepared table.
+    Any kind of data other than text, environments and iterables gives a prepared table.
     """
     match recipe.data:
         case EnvironmentOptions():
@@ -23,6 +23,10 @@ def assemble(recipe: Recipe, start: Bundle | None = None, given: Given | None = 
             from reinforge.workflow.tasks.text import text_task
 
             return text_task(recipe, start)
+        case IterableDataOptions():
+            from reinforge.workflow.tasks.iterable import iterable_task
+
+            return iterable_task(recipe, given or Given())
         case _:
             from reinforge.workflow.tasks.table import table_task
 

@@ -15,14 +15,14 @@ from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock
 from reinforge.data.pipeline import Pipeline
 from reinforge.data.prepared import Prepared, prepare
-from reinforge.errors import BundleError, ComponentError
+from reinforge.errors import ComponentError
 from reinforge.evaluation.supervised import SupervisedEvaluator
 from reinforge.models.composed import Wrapped
 from reinforge.objectives.supervised import Supervised
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Signature
-from reinforge.workflow.tasks.task import Given, Task, source_options
+from reinforge.workflow.tasks.task import Given, Task, source_options, unfit
 
 
 def table_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
@@ -65,11 +65,9 @@ def table_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
 
 
 def pipeline_of(bundle: Bundle) -> Pipeline:
-    """A table bundle's pipeline. Raises BundleError for a bundle of another kind."""
+    """A table bundle's pipeline. Raises RecipeError for a bundle of another kind."""
     if not isinstance(bundle.form, TableForm):
-        raise BundleError(
-            f"it reads {bundle.form.kind}, not tables", where=str(bundle.path), remedy="Begin from a table's bundle."
-        )
+        raise unfit(bundle, "table")
     return bundle.form.pipeline
 
 
@@ -80,9 +78,18 @@ def _evaluator(objective: Any, pipeline: Pipeline, data: Batch | None) -> Superv
 
 
 def _model(recipe: Recipe, signature: Signature, given: Given) -> tuple[nn.Module, Options | str, dict[str, Any]]:
-    module = given.module
-    if module is None:
+    if given.module is None:
         return REGISTRY.build("model", recipe.model, signature), recipe.model, {}
+    return own_module(recipe, signature, given.module)
+
+
+def own_module(
+    recipe: Recipe, signature: Signature, module: nn.Module
+) -> tuple[nn.Module, Options | str, dict[str, Any]]:
+    """A user's own module as a model, its name, and what builds it again.
+
+    Raises ComponentError where it takes one tensor and the data have several blocks.
+    """
     name = getattr(recipe.model, "name", type(module).__qualname__)
     if isinstance(module, Wrapped) or hasattr(module, "initial_state"):
         model = module
