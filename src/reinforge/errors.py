@@ -50,6 +50,12 @@ class StorageError(ReinforgeError):
     exit_status = 1
 
 
+class PathError(StorageError):
+    """A path that was asked for can't be it: not there, there already, of another kind, or not permitted."""
+
+    exit_status = 2
+
+
 class IntegrityError(StorageError):
     """Stored content differs from its manifest, or is malformed or hostile. Nothing of it was used."""
 

@@ -225,13 +225,15 @@ def test_how_a_verb_may_end(
         ("train --resume x -o y", "--resume goes on with a run as it was begun"),
         ("serve", "BUNDLE is missing\n  See: reinforge serve --help"),
         ("serve b --port 99999", "--port must lie between 0 and 65535"),
-        ("serve b --port x", "--port can't be this"),
+        ("serve b --port x", "--port must be a whole number"),
+        ("serve b --port", "--port needs a value"),
+        ("train r --dry-run=3", "--dry-run takes no value"),
         ("serve b --prt 1", "there is no option --prt"),
         ("predict b", "--data is missing"),
         ("evaluate b --data f --episodes 1", "--data and --episodes exclude each other"),
         ("evaluate b --episodes 0", "--episodes must be at least 1, not 0"),
         ("recipes pengins", "there is no recipe called 'pengins'\n  Did you mean 'penguins'?"),
-        ("report a b", "unexpected extra argument"),
+        ("report a b", "this is one argument too many: b"),
     ],
 )
 def test_a_mistake_gives_one_message_and_status_2(

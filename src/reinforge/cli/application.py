@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -119,6 +120,7 @@ def _usage(error: Exception) -> ReinforgeError:
     remedy = _("See: {command} --help").format(command=command)
     parameter = getattr(error, "param", None)
     name = (parameter.metavar if parameter.param_type_name == "argument" else parameter.opts[0]) if parameter else ""
+    text = str(getattr(error, "message", None) or error)
     match type(error).__name__:
         case "NoSuchOption":
             near = list(getattr(error, "possibilities", None) or ())
@@ -126,10 +128,18 @@ def _usage(error: Exception) -> ReinforgeError:
             remedy = _("Did you mean {name!r}?").format(name=near[0]) if near else remedy
         case "MissingParameter" if name:
             problem = _("{name} is missing").format(name=name)
+        case "BadParameter" if name and "valid integer" in text:
+            problem = _("{name} must be a whole number").format(name=name)
         case "BadParameter" if name:
-            problem = _("{name} can't be this: {reason}").format(name=name, reason=getattr(error, "message", error))
+            problem = _("{name} can't be this: {reason}").format(name=name, reason=text)
+        case "BadOptionUsage" if "requires" in text:
+            problem = _("{name} needs a value").format(name=getattr(error, "option_name", ""))
+        case "BadOptionUsage":
+            problem = _("{name} takes no value").format(name=getattr(error, "option_name", ""))
+        case "UsageError" if extra := re.search(r"unexpected extra argument\S* \((.*)\)", text):
+            problem = _("this is one argument too many: {argument}").format(argument=extra[1].split()[0])
         case _:
-            problem = getattr(error, "message", None) or str(error)
+            problem = text
     return ReinforgeError(problem, remedy=remedy)
 
 

@@ -44,7 +44,15 @@ class Table:
         """The schema's columns in plain form, for the pipeline. What is not there is left out."""
         nulls = Nulls.of(schema.nulls)
         fields = schema.fields if targets else schema.inputs
-        return {f.name: plain_column(self.columns[f.name], f, nulls) for f in fields if f.name in self.columns}
+        found = {f.name: plain_column(self.columns[f.name], f, nulls) for f in fields if f.name in self.columns}
+        if not found and fields:
+            needed = ", ".join(f.name for f in fields)
+            raise DataError(
+                "none of the schema's columns is there",
+                where=self.origin.at(),
+                remedy=f"It needs: {needed}. Given: {', '.join(self.columns)}.",
+            )
+        return found
 
     def rows(self, index: Iterable[int], names: Iterable[str]) -> list[dict[str, object]]:
         """Rows as they were read, with values that JSON can say."""

@@ -14,6 +14,7 @@ import uvicorn
 
 from reinforge.bundle.bundle import Bundle
 from reinforge.errors import ReinforgeError
+from reinforge.messages import _
 from reinforge.serving.app import Limits, create_app
 
 # How long requests that are being answered may take after the server was told to stop.
@@ -99,9 +100,12 @@ def _bind(host: str, port: int) -> socket.socket:
         except BaseException:
             bound.close()
             raise
-    except (OSError, OverflowError, UnicodeError) as error:
-        problem = f"can't listen there: {error}"
-        raise ReinforgeError(problem, where=where, remedy="Choose another --port; 0 takes a free one.") from None
+    except (socket.gaierror, UnicodeError):
+        remedy = _("Give --host an address of this machine: 127.0.0.1 for itself alone, 0.0.0.0 for the network.")
+        raise ReinforgeError(_("there is no such host"), where=where, remedy=remedy) from None
+    except (OSError, OverflowError) as error:
+        problem = _("can't listen there: {reason}").format(reason=getattr(error, "strerror", None) or error)
+        raise ReinforgeError(problem, where=where, remedy=_("Choose another --port; 0 takes a free one.")) from None
     return bound
 
 

@@ -13,36 +13,53 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from reinforge.errors import IntegrityError, StorageError
+from reinforge.errors import IntegrityError, PathError, StorageError
+from reinforge.messages import _, mark
 
 CHUNK = 1 << 20
 # Not every platform has them; where one is missing, the check after opening still holds.
 _SAFE_OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
-_REMEDIES = {
-    errno.ENOSPC: ("the disk is full", "Free some space, or choose another folder. Nothing saved before is lost."),
-    errno.EDQUOT: ("the disk quota is used up", "Free some space, or choose another folder."),
+_SPACE = mark("Free some space, or choose another folder. Nothing saved before is lost.")
+_PERMISSION = (mark("there is no permission"), mark("Change the folder's permissions, or choose another one."))
+_PATH = mark("Check the path.")
+# What the machine lacks, and what another path would mend.
+_MACHINE = {
+    errno.ENOSPC: (mark("the disk is full"), _SPACE),
+    errno.EDQUOT: (mark("the disk quota is used up"), _SPACE),
     errno.EFBIG: (
-        "the file is larger than this system allows",
-        "Raise the limit (ulimit -f), or choose another folder.",
+        mark("the file is larger than this system allows"),
+        mark("Raise the limit (ulimit -f), or choose another folder."),
     ),
-    errno.EROFS: ("the file system is read-only", "Choose a folder that can be written."),
-    errno.EACCES: ("there is no permission", "Change the folder's permissions, or choose another one."),
-    errno.EPERM: ("there is no permission", "Change the folder's permissions, or choose another one."),
-    errno.ENOENT: ("there is no such file or folder", "Check the path."),
-    errno.ENOTDIR: ("a part of the path is no folder", "Check the path."),
-    errno.ELOOP: ("it is a symbolic link", "Replace the link by the file itself."),
+}
+_PATHS = {
+    errno.EROFS: (mark("the file system is read-only"), mark("Choose a folder that can be written.")),
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+    errno.ENOENT: (mark("there is no such file or folder"), _PATH),
+    errno.ENOTDIR: (mark("a part of the path is no folder"), _PATH),
+    errno.EISDIR: (mark("it is a folder, not a file"), _PATH),
+    errno.ELOOP: (mark("it is a symbolic link"), mark("Replace the link by the file itself.")),
 }
 
 
 @contextlib.contextmanager
 def storage_errors(where: str | Path) -> Iterator[None]:
-    """Turn the operating system's errors inside into a StorageError that names `where` and a remedy."""
+    """Turn the operating system's errors inside into a StorageError that names `where` and a remedy.
+
+    It is a PathError where another path would do.
+    """
     try:
         yield
     except OSError as error:
-        problem, remedy = _REMEDIES.get(error.errno or 0, (error.strerror or str(error), None))
-        raise StorageError(problem, where=str(error.filename or where), remedy=remedy) from error
+        number = error.errno or 0
+        if number in _PATHS:
+            problem, remedy = _PATHS[number]
+            raise PathError(_(problem), where=str(where), remedy=_(remedy)) from error
+        if number in _MACHINE:
+            problem, remedy = _MACHINE[number]
+            raise StorageError(_(problem), where=str(where), remedy=_(remedy)) from error
+        raise StorageError(error.strerror or str(error), where=str(where)) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -76,7 +93,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Raises StorageError; the old content then stays.
     """
-    with storage_errors(path):
+    with storage_errors(path.parent):
         descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
     try:
         with storage_errors(path):
@@ -107,9 +124,8 @@ def open_regular(path: Path) -> Iterator[tuple[int, int]]:
     """Open for reading: (descriptor, size in bytes). Links, devices, pipes and folders raise IntegrityError."""
     with storage_errors(path):
         if path.is_symlink():
-            raise IntegrityError(
-                "it is a symbolic link", where=str(path), remedy="Replace the link by the file itself."
-            )
+            problem, remedy = _PATHS[errno.ELOOP]
+            raise IntegrityError(_(problem), where=str(path), remedy=_(remedy))
         descriptor = os.open(path, _SAFE_OPEN)
     try:
         status = os.fstat(descriptor)
@@ -164,8 +180,5 @@ def require_space(folder: Path, needed: int) -> None:
     with storage_errors(folder):
         free = shutil.disk_usage(where).free
     if free < needed:
-        raise StorageError(
-            f"the disk has {free / 1e6:,.0f} MB free, and {needed / 1e6:,.0f} MB are needed",
-            where=str(folder),
-            remedy="Free some space, or choose another folder.",
-        )
+        text = _("the disk has {free:,.0f} MB free, and {needed:,.0f} MB are needed")
+        raise StorageError(text.format(free=free / 1e6, needed=needed / 1e6), where=str(folder), remedy=_(_SPACE))

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reinforge.errors import IntegrityError, StorageError
+from reinforge.errors import IntegrityError, PathError
+from reinforge.messages import _
 from reinforge.storage import manifest as manifests
 from reinforge.storage import strict_json
 from reinforge.storage.files import file_digest, read_limited, storage_errors, sync_folder, write_new
@@ -83,7 +84,7 @@ def commit(target: Path, format: str, version: int) -> Iterator[Staging]:
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(target):
-        raise StorageError("it exists already", where=str(target), remedy="Choose another folder, or remove it.")
+        raise PathError(_("it exists already"), where=str(target), remedy=_("Choose another folder, or remove it."))
     sweep(target.parent)
     with _temporary(target) as path:
         staging = Staging(path)
@@ -172,7 +173,7 @@ class Folder:
         """Raises IntegrityError (malformed, links, extra, missing or resized files) or StorageError (not there)."""
         where = str(path / manifests.NAME)
         if not path.is_dir():
-            raise StorageError("there is no such folder", where=str(path), remedy="Check the path.")
+            raise PathError(_("there is no such folder"), where=str(path), remedy=_("Check the path."))
         content = read_limited(path / manifests.NAME, manifests.MAX_BYTES)
         manifest = parse_manifest(strict_json.parse(content, where), where, format)
         _check_listing(path, manifest.files)

@@ -10,7 +10,6 @@ import torch
 
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.forms import ObservationForm, TableForm
-from reinforge.bundle.loading import load
 from reinforge.bundle.text_form import TextForm
 from reinforge.core.batch import Batch, rows
 from reinforge.core.contracts import Clock
@@ -22,16 +21,18 @@ from reinforge.errors import BundleError, DataError
 from reinforge.evaluation.episodes import EpisodeEvaluator
 from reinforge.evaluation.supervised import SupervisedEvaluator
 from reinforge.evaluation.text import TextEvaluator
+from reinforge.messages import _, mark
 from reinforge.models.policy import Policy
 from reinforge.recipe import load as load_recipe
 from reinforge.recipe.recipe import Recipe
-from reinforge.recipe.user_code import load_user_code
 from reinforge.registry import REGISTRY
 from reinforge.sources.options import TokenOptions
+from reinforge.workflow.opened import opened
 from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.run import Run
 
 _EPISODES = 100
+_LABELLED = mark("Give labelled data: --data FILE.")
 
 
 def evaluate(
@@ -49,17 +50,16 @@ def evaluate(
     still be the same. Text: a file, or the recipe's validation part. Policies: `episodes` fresh episodes (100 by
     default) in the recipe's environment, greedy, given by `seed`. Raises DataError and BundleError.
     """
-    load_user_code(use)
-    (progress or Silent()).update(0.0, None, "evaluating")
-    made = _bundle(bundle)
+    (progress or Silent()).update(0.0, None, _("evaluating"))
+    made = bundle.bundle if isinstance(bundle, Run) else opened(bundle, use)
     if isinstance(made.form, TableForm):
-        _refuse(episodes, "episodes", made)
+        _refuse(episodes, "--episodes", made, _LABELLED)
         return _table(made, made.form, data)
     if isinstance(made.form, TextForm):
-        _refuse(episodes, "episodes", made)
+        _refuse(episodes, "--episodes", made, mark("Give text: --data FILE."))
         return _text(made, made.form, data)
     assert isinstance(made.form, ObservationForm)
-    _refuse(data, "data", made)
+    _refuse(data, "--data", made, mark("Give a number of episodes: --episodes N."))
     return _episodes(made, _EPISODES if episodes is None else episodes, seed)
 
 
@@ -68,18 +68,8 @@ def recipe_of(bundle: Bundle) -> Recipe:
     provenance = bundle.provenance
     stored = provenance.get("recipe") if isinstance(provenance, Mapping) else None
     if not isinstance(stored, Mapping):
-        raise BundleError("it doesn't say by which recipe it was trained", where=str(bundle.path))
+        raise BundleError(_("it doesn't say by which recipe it was trained"), where=str(bundle.path))
     return load_recipe({key: value for key, value in stored.items() if key != "use"})
-
-
-def _bundle(given: str | Path | Bundle | Run) -> Bundle:
-    if isinstance(given, Bundle):
-        return given
-    if isinstance(given, Run):
-        return given.bundle
-    path = Path(given)
-    # A run's folder stands for its bundle.
-    return load(path / "bundle" if (path / "recipe.yaml").is_file() else path)
 
 
 def _table(bundle: Bundle, form: TableForm, data: object) -> dict[str, Any]:
@@ -92,11 +82,11 @@ def _table(bundle: Bundle, form: TableForm, data: object) -> dict[str, Any]:
         stated = bundle.provenance.get("data") if isinstance(bundle.provenance, Mapping) else None
         if prepared.digest != stated:
             raise DataError(
-                "the recipe's data are no longer those it was trained on, so their test split may hold training rows",
-                remedy="Give labelled data: --data FILE.",
+                _("the recipe's data are no longer those it was trained on: their test split may hold training rows"),
+                remedy=_(_LABELLED),
             )
         if prepared.test is None:
-            raise DataError("the recipe holds back no test rows", remedy="Give labelled data: --data FILE.")
+            raise DataError(_("the recipe holds back no test rows"), remedy=_(_LABELLED))
         batch, what = prepared.test, "test split"
     objective = REGISTRY.build("objective", recipe_of(bundle).objective, bundle.signature)
     learner = objective.build(bundle.model)
@@ -140,6 +130,7 @@ class _Holder(torch.nn.Module):
         self.model = model
 
 
-def _refuse(value: object, name: str, bundle: Bundle) -> None:
+def _refuse(value: object, option: str, bundle: Bundle, remedy: str) -> None:
     if value is not None:
-        raise BundleError(f"its form is {bundle.form.kind}, which takes no {name}", where=str(bundle.path))
+        text = _("a bundle of the form {form!r} is not evaluated by {option}")
+        raise DataError(text.format(form=bundle.form.kind, option=option), where=str(bundle.path), remedy=_(remedy))

@@ -76,7 +76,7 @@ def predict(
     target = Path(output) if output is not None else None
     if target is not None and target.suffix.lower() not in OUTPUTS:
         remedy = _("Known suffixes: {known}.").format(known=", ".join(OUTPUTS))
-        raise DataError(_("can't tell how to write this"), where=str(target), remedy=remedy)
+        raise DataError(_("can't tell by its name how to write this"), where=str(target), remedy=remedy)
     loaded = opened(bundle, use, modules)
     parts = _counted(_parts(loaded, data), progress or Silent())
     if target is None:
@@ -88,6 +88,12 @@ def _parts(bundle: Bundle, data: object) -> Iterator[list[Prediction]]:
     lines = isinstance(data, str | Path) and Path(data).suffix.lower() in (".jsonl", ".ndjson")
     if lines and bundle.form.kind != "table":
         yield from _lines(bundle, Path(str(data)))
+    elif isinstance(data, str | Path) and bundle.form.kind in ("observation", "tensor"):
+        needed = ", ".join(field.name for field in bundle.schema.inputs)
+        raise DataError(
+            _("rows of this bundle hold arrays, and such a file can't"), where=str(data),
+            remedy=_("Write one JSON object with {names} a line, in a file FILE.jsonl.").format(names=needed),
+        )  # fmt: skip
     elif isinstance(data, str | Path):
         from reinforge.data.readers import read
 

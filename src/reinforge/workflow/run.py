@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reinforge import recipe as recipes
-from reinforge.errors import StorageError
+from reinforge.errors import PathError
+from reinforge.messages import _
 from reinforge.recipe.recipe import Recipe
 from reinforge.storage import strict_json
 from reinforge.storage.files import write_atomic
@@ -34,8 +35,10 @@ class Run:
         """The run in that folder. Raises StorageError where there is none."""
         path = Path(folder)
         if not (path / "recipe.yaml").is_file():
-            raise StorageError(
-                "this is no run: it has no recipe.yaml", where=str(path), remedy="Give the folder that `train -o` made."
+            raise PathError(
+                _("this is no run: it has no recipe.yaml") if path.is_dir() else _("there is no such folder"),
+                where=str(path),
+                remedy=_("Give the folder that `train -o` made."),
             )
         return cls(path)
 

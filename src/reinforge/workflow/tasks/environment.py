@@ -14,13 +14,14 @@ from reinforge.environments.build import build, spaces
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.environments.spaces import schema as schema_of
 from reinforge.environments.spaces import signature as signature_of
-from reinforge.errors import BundleError
+from reinforge.errors import RecipeError
 from reinforge.evaluation.episodes import EpisodeEvaluator
+from reinforge.messages import _
 from reinforge.models.policy import Policy
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Output
-from reinforge.workflow.tasks.task import Task, source_options
+from reinforge.workflow.tasks.task import Task, source_options, unfit
 
 # Fresh episodes at the end of training, and golden observations.
 _FINAL_EPISODES, _EXAMPLES = 100, 16
@@ -33,8 +34,14 @@ def environment_task(recipe: Recipe, start: Bundle | None) -> Task:
     observation, action, where = spaces(options)
     signature = signature_of(observation, action, where)
     if start is not None and start.signature != signature:
-        raise BundleError(
-            f"its policy does not fit {options.id!r}: its inputs or actions are others", where=str(start.path)
+        if start.form.kind != ObservationForm.kind:
+            raise unfit(start, ObservationForm.kind)
+        raise RecipeError(
+            _("its policy does not fit {environment!r}: it takes other observations, or other actions").format(
+                environment=options.id
+            ),
+            where=str(start.path),
+            remedy=_("Begin from a bundle that was trained in such an environment, or without --from."),
         )
     model: nn.Module = REGISTRY.build("model", recipe.model, signature)
     objective = REGISTRY.build("objective", recipe.objective, signature)
@@ -73,7 +80,7 @@ def _observations(options: EnvironmentOptions, seed: int) -> list[dict[str, obje
     environments = build(options, seed=seeds.derive(seed, "golden"), count=1)
     generator = np.random.default_rng(seeds.derive(seed, "golden actions"))
     observation, rows = environments.reset(), []
-    for _ in range(_EXAMPLES):
+    for _example in range(_EXAMPLES):
         rows.append({"observation": environments.codec.raw(observation)[0].tolist()})
         observation = environments.step(_random(environments.signature.outputs["action"], generator)).observation
     environments.close()

@@ -8,9 +8,12 @@ from typing import Literal
 
 from torch import nn
 
+from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.forms import Form
 from reinforge.bundle.network import Factory
 from reinforge.core.contracts import Evaluator, Objective, Source
+from reinforge.errors import RecipeError
+from reinforge.messages import _
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Signature
 from reinforge.storage.strict_json import Json
@@ -51,6 +54,15 @@ class Given:
 
     data: object = None
     module: nn.Module | None = None
+
+
+def unfit(bundle: Bundle, wanted: str) -> RecipeError:
+    """What is wrong with a bundle of another form than `wanted`, to begin from."""
+    text = _("the recipe needs a bundle of the form {wanted!r} to begin from, and this one is of the form {form!r}")
+    return RecipeError(
+        text.format(wanted=wanted, form=bundle.form.kind), where=str(bundle.path),
+        remedy=_("Give another bundle, or train without --from."),
+    )  # fmt: skip
 
 
 def source_options(given: Options | None, objective: Options) -> Options:

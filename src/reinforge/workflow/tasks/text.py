@@ -9,12 +9,11 @@ from reinforge.bundle.text_form import TextForm
 from reinforge.core.contracts import Clock
 from reinforge.data.options import TextOptions
 from reinforge.data.text import prepare_text
-from reinforge.errors import BundleError
 from reinforge.evaluation.text import TextEvaluator
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY
 from reinforge.sources.options import TokenOptions
-from reinforge.workflow.tasks.task import Task, source_options
+from reinforge.workflow.tasks.task import Task, source_options, unfit
 
 # Characters of validation text per golden row, and how many rows.
 _EXAMPLE, _EXAMPLES = 48, 4
@@ -24,7 +23,7 @@ def text_task(recipe: Recipe, start: Bundle | None) -> Task:
     """Read and tokenize the text and put its training together. `start` freezes the tokenizer."""
     assert isinstance(recipe.data, TextOptions)
     if start is not None and not isinstance(start.form, TextForm):
-        raise BundleError(f"it reads {start.form.kind}, not text", where=str(start.path))
+        raise unfit(start, "text")
     data = prepare_text(recipe.data, start.form.pipeline if start and isinstance(start.form, TextForm) else None)
     signature = data.pipeline.signature
     model: nn.Module = REGISTRY.build("model", recipe.model, signature)
