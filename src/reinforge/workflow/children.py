@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reinforge.data.options import FoldSplit
+from reinforge.engine.distributed import World
 from reinforge.recipe.recipe import Recipe
 from reinforge.workflow.progress import Progress
 from reinforge.workflow.report import report
@@ -30,7 +31,7 @@ def children(recipe: Recipe) -> list[Recipe]:
     return [recipe.model_copy(update={"name": f"fold-{i}", "data": data}) for i, data in enumerate(folds)]
 
 
-def train_children(run: Run, recipe: Recipe, train: Train, progress: Progress) -> Run:
+def train_children(run: Run, recipe: Recipe, train: Train, world: World, progress: Progress) -> Run:
     """Train each child that is not finished.
 
     Each stage begins from the bundle before it, and the last one's is the run's. Folds are independent, and the run has
@@ -39,17 +40,26 @@ def train_children(run: Run, recipe: Recipe, train: Train, progress: Progress) -
     staged = bool(recipe.stages)
     start = Path(recipe.start.bundle) if recipe.start.bundle else None
     done: list[Run] = []
-    run.write_status(state="running")
+    if world.main:
+        run.write_status(state="running")
     for index, child in enumerate(children(recipe)):
         folder = run.folder / "stages" / f"{index:02d}-{child.name}"
         progress.update(index, None, f"{child.name} ({index + 1} of {len(children(recipe))})")
         made = train(child, folder, start)
         if not made.finished:
-            run.write_status(state="interrupted")
+            if world.main:
+                run.write_status(state="interrupted")
             return run
         done.append(made)
         if staged:
             start = made.bundle_path
+    if world.main:
+        _finish(run, done, staged)
+    world.barrier()
+    return run
+
+
+def _finish(run: Run, done: list[Run], staged: bool) -> None:
     metrics = _last(done) if staged else _spread(done)
     if staged and not run.bundle_path.exists():
         # A copy, so that the run's bundle stands for itself when stages are removed.
@@ -59,7 +69,6 @@ def train_children(run: Run, recipe: Recipe, train: Train, progress: Progress) -
         copying.rename(run.bundle_path)
     run.write_status(state="finished", reason="stages" if staged else "folds", metrics=metrics)
     report(run)
-    return run
 
 
 def _last(runs: list[Run]) -> dict[str, float]:
