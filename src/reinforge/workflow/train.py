@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import platform
+import shlex
+import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,15 @@ from reinforge.engine.checkpoint import CheckpointStore
 from reinforge.engine.distributed import World, device_of
 from reinforge.engine.logbook import Logbook
 from reinforge.engine.loop import Engine, Finished
-from reinforge.errors import ComponentError, DataError, RecipeError, StorageError
+from reinforge.errors import ComponentError, DataError, PathError, RecipeError, ReinforgeError, TrainingDiverged
+from reinforge.messages import _
 from reinforge.recipe.recipe import Recipe
 from reinforge.recipe.sections import Evaluate
 from reinforge.recipe.user_code import load_user_code
-from reinforge.storage.files import require_space, write_atomic
+from reinforge.storage.files import require_space, storage_errors, write_atomic
 from reinforge.workflow.children import children, train_children
 from reinforge.workflow.machine import set_threads
+from reinforge.workflow.opened import bundle_folder
 from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.report import report
 from reinforge.workflow.run import Run
@@ -51,7 +55,8 @@ def train(
     """Train and return the run; its bundle is `run.bundle`.
 
     `recipe`: a file, a shipped name, a mapping or a Recipe, changed by `overrides` ("learn.lr=3e-4", ...). Without one,
-    `data` (a frame, a mapping of columns, a list of rows, or a path) and `target` do, with `model` or a plain network.
+    `data` (a frame, a mapping of columns, a list of rows, or a path) and `target` do, with `model` or a plain network;
+    or batches (a DataLoader, any iterable of pairs of tensors) without a target.
     `start`: a bundle to begin with, whose schema and pipeline stay as they are. `output`: the run's folder, made new;
     by default runs/NAME-TIME. `resume`: an interrupted run's folder.
 
@@ -67,21 +72,27 @@ def train(
             return run
         if status.get("in_memory") and data is None and model is None:
             raise RecipeError(
-                "the run was given data or a module in Python, which are not in its folder", where=str(run.folder),
-                remedy="Resume in Python: train(resume=..., data=..., model=...).",
+                _("the run was given data or a module in Python, which are not in its folder"), where=str(run.folder),
+                remedy=_("Resume in Python: {call}").format(call="train(resume=..., data=..., model=...)"),
             )  # fmt: skip
     else:
-        resolved = resolve(recipe, overrides, data=data, target=target, start=start, use=use)
+        resolved = resolve(recipe, overrides, data=data, target=target, start=start, use=use, model=model)
         run = None
     device = device_of(resolved.learn.device)
     world = World.join(device)
+    made = run is None
     if run is None:
         run = _create(resolved, output, world, in_memory=data is not None or model is not None)
-    if children(resolved):
-        return train_children(
-            run, resolved, lambda r, o, s: _train_child(r, o, s, data, model, world, shown), world, shown
-        )
-    return train_one(run, resolved, Given(data, model), world, shown)
+    try:
+        if children(resolved):
+            return train_children(
+                run, resolved, lambda r, o, s: _train_child(r, o, s, data, model, world, shown), world, shown
+            )
+        return train_one(run, resolved, Given(data, model), world, shown)
+    except (ReinforgeError, KeyboardInterrupt) as error:
+        if made and world.main and not isinstance(error, TrainingDiverged):
+            _forget(run)
+        raise
 
 
 def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Progress) -> Run:
@@ -154,10 +165,12 @@ def transfer(parent: Bundle, model: nn.Module, renew: Sequence[str]) -> None:
             with torch.no_grad():
                 ours[name].copy_(theirs[name])
     if wrong:
-        listing = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        listing = "; ".join([*wrong[:5], *([_("and {n} more").format(n=len(wrong) - 5)] if len(wrong) > 5 else [])])
         raise ComponentError(
-            f"the bundle's weights don't fit the model ({listing})", where=str(parent.path),
-            remedy="Use the bundle's own model, or name what begins anew: start.renew=['PATTERN'].",
+            _("the bundle's weights don't fit the model ({listing})").format(listing=listing), where=str(parent.path),
+            remedy=_("Use the bundle's own model, or name what begins anew: {key}").format(
+                key="start.renew=['PATTERN']"
+            ),
         )  # fmt: skip
 
 
@@ -216,12 +229,15 @@ def resolve(
     target: str | Sequence[str] | None = None,
     start: str | Path | None = None,
     use: Iterable[str | Path] = (),
+    model: nn.Module | None = None,
 ) -> Recipe:
     """The recipe that `train` would follow, every option resolved; arguments as there."""
     if recipe is None:
-        if data is None or target is None:
-            raise RecipeError("train needs a recipe, or data and a target", remedy="train(data=frame, target='y')")
-        recipe = {"data": {"kind": "table"}, "model": {"kind": "composed"}, "objective": {"kind": "supervised"}}
+        if data is None or (target is None and not is_batches(data)):
+            raise RecipeError(_("train needs a recipe, or data and a target"), remedy="train(data=frame, target='y')")
+        kind = "iterable" if is_batches(data) else "table"
+        own = {"kind": "given", "name": type(model).__qualname__} if model is not None else {"kind": "composed"}
+        recipe = {"data": {"kind": kind}, "model": own, "objective": {"kind": "supervised"}}
     if isinstance(recipe, Mapping):
         recipe = {key: dict(value) if isinstance(value, Mapping) else value for key, value in recipe.items()}
         section = recipe.get("data")
@@ -231,33 +247,55 @@ def resolve(
             section.setdefault("path", str(data))
     resolved = recipes.load(recipe, overrides, use=use)
     if start is not None:
-        path = str(Path(start).resolve())
+        path = str(bundle_folder(start).resolve())
         resolved = resolved.model_copy(update={"start": resolved.start.model_copy(update={"bundle": path})})
     return resolved
+
+
+def is_batches(data: object) -> bool:
+    """Whether data are batches to iterate over, rather than a table: anything iterable that is no path, no mapping of
+    columns, no frame, no array and no list of rows."""
+    if data is None or isinstance(data, str | Path | Mapping) or hasattr(data, "columns") or hasattr(data, "shape"):
+        return False
+    if isinstance(data, Sequence):
+        return len(data) > 0 and isinstance(data[0], tuple | list) and hasattr(data[0][0], "shape")
+    return isinstance(data, Iterable)
 
 
 def _create(recipe: Recipe, output: str | Path | None, world: World, *, in_memory: bool) -> Run:
     """The run's new folder, with the resolved recipe in it."""
     if output is None and world.size > 1:
-        raise RecipeError("several processes need one folder", remedy="Name it: -o RUN.")
+        raise RecipeError(_("several processes need one folder"), remedy=_("Name it: {option}").format(option="-o RUN"))
     folder = Path(output) if output is not None else _fresh(Path("runs"), recipe.name)
     if world.main:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            remedy = f"Go on with it: reinforge train --resume {folder}" if (folder / "recipe.yaml").is_file() else None
-            raise StorageError(
-                "the run's folder is there already, and not empty", where=str(folder),
-                remedy=remedy or "Name another with -o, or remove it.",
-            )  # fmt: skip
-        try:
+            remedy = _("Name another with -o, or remove it.")
+            if (folder / "recipe.yaml").is_file() and not Run(folder).finished:
+                command = f"reinforge train --resume {shlex.quote(str(folder))}"
+                remedy = _("Go on with it: {command}").format(command=command)
+            raise PathError(_("the run's folder is there already, and not empty"), where=str(folder), remedy=remedy)
+        with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"the run's folder can't be made: {error.strerror}", where=str(folder)) from error
         write_atomic(folder / "recipe.yaml", recipes.dump(recipe))
     run = Run(folder)
     if world.main:
         run.write_status(state="created", in_memory=in_memory)
     world.barrier()
     return run
+
+
+def _forget(run: Run) -> None:
+    """Remove the folder of a run that ended before anything was learned: what stopped it can be mended, and the command
+    given again."""
+    there = {path.name for path in run.folder.iterdir()}
+    if there <= {"recipe.yaml", "run.json", "log.jsonl", "checkpoints", "stages"} and not any(_learned(run)):
+        shutil.rmtree(run.folder, ignore_errors=True)
+
+
+def _learned(run: Run) -> Iterator[object]:
+    yield from run.log()
+    for name in ("checkpoints", "stages"):
+        yield from (run.folder / name).glob("*")
 
 
 def _fresh(parent: Path, name: str) -> Path:
