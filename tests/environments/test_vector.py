@@ -211,3 +211,29 @@ def test_signature_of_an_environment() -> None:
     found = signature(EnvironmentOptions(id="Pendulum-v1"))
     assert found.inputs["observation"].shape == (3,)
     assert found.outputs["action"].high == (2.0,)
+
+
+def test_a_native_environment_with_hidden_state_does_not_claim_to_be_exact() -> None:
+    """A second generator, a dictionary, or what only reset creates."""
+
+    class Hidden(gym.vector.VectorEnv[Any, Any, Any]):
+        metadata = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}  # noqa: RUF012
+
+        def __init__(self, name: str, value: object) -> None:
+            self.num_envs = 2
+            self.single_observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+            self.single_action_space = gym.spaces.Discrete(2)
+            self.name, self.value = name, value
+
+        def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+            setattr(self, self.name, self.value)
+            return np.zeros((2, 1), np.float32), {}
+
+    hidden = [np.random.default_rng(), {"time": 3}, [1, 2]]
+    for value in hidden:
+        environments = NativeEnvironments(Hidden("late", value), 0, "hidden")
+        environments.reset()
+        assert not environments.exact, value
+    environments = NativeEnvironments(Hidden("late", "a text"), 0, "open")
+    environments.reset()
+    assert environments.exact

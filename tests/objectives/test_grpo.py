@@ -207,3 +207,11 @@ def test_learns_to_copy_through_the_engine() -> None:
     after = float(source.next(Clock()).batch["reward"].mean())  # type: ignore[union-attr]
     assert before < 0.2
     assert after > 0.6
+
+
+def test_another_temperature_than_the_samplers_is_refused() -> None:
+    """The ratios would be those of another distribution."""
+    learner, taken = grpo().build(decoder()), experience(decoder(), temperature=0.7)
+    with pytest.raises(ComponentError, match=r"0\.7"):
+        grpo().prepare(learner, taken)
+    grpo(temperature=0.7).prepare(learner, taken)

@@ -343,3 +343,15 @@ def test_a_model_that_can_not_act_is_refused() -> None:
     learner.model = torch.nn.Linear(4, 2)
     with pytest.raises(Exception, match="can't act"):
         source.publish(learner, Clock())
+
+
+def test_an_infinite_error_never_reaches_the_tree() -> None:
+    """Huber's gradient is finite where the error is not, so the update counts."""
+    priorities, _ = _priorities()
+    generator = np.random.default_rng(0)
+    priorities.sample(4, generator, 0)
+    priorities.feedback(_outcome(torch.tensor([1.0, float("inf"), float("nan"), 2.0])))
+    priorities.feedback(_outcome(torch.ones(4)))
+    assert np.isfinite(priorities.highest)
+    assert np.isfinite(priorities.tree.total)
+    assert np.isfinite(priorities.sample(4, generator, 0)[1]).all()

@@ -125,3 +125,21 @@ def test_refusals() -> None:
     source = TokenSource(TokenOptions(block=8), STREAM, batch=3)
     with pytest.raises(CheckpointError, match="size 103, this one 102"):
         TokenSource(TokenOptions(block=8), STREAM[:-1], batch=3).load_state_dict(source.state_dict())
+
+
+def test_a_token_that_looks_like_padding_is_learned_where_it_is_real() -> None:
+    """Padding is filled with 0, and 0 may be the very token that ends a document: only length tells them apart."""
+    lengths = [5, 9, 3, 7]
+    ended = Ragged.from_rows([torch.cat([torch.arange(1, n), torch.zeros(1, dtype=torch.int64)]) for n in lengths])
+    source = TokenSource(TokenOptions(block=10), ended, batch=1, seed=0)
+    ends = real = 0
+    while True:
+        experience = source.next(Clock())
+        targets = experience.batch["targets"]["tokens"]  # type: ignore[index]
+        valid = experience.batch["valid"]["tokens"]  # type: ignore[index]
+        ends += int((targets[valid] == 0).sum())  # type: ignore[index]
+        real += int(valid.sum())  # type: ignore[union-attr]
+        if experience.epochs == 1.0:
+            break
+    assert ends == len(lengths)
+    assert real == sum(lengths) - len(lengths)

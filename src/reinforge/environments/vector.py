@@ -101,6 +101,8 @@ class NativeEnvironments:
         except Exception as error:  # a user's environment may raise anything
             raise self.codec.fault(f"it raised {type(error).__name__}: {error}", moment, "no exception") from error
         self._resetting = self._nothing
+        # Only now does everything exist that it will hold.
+        self.exact = _restorable(self._environment.unwrapped)
         return self.codec.observations(observation, self.count, moment).copy()
 
     def step(self, action: Array) -> Transition:
@@ -137,7 +139,7 @@ class NativeEnvironments:
         inner = self._environment.unwrapped
         return {
             "arrays": {k: v.copy() for k, v in vars(inner).items() if isinstance(v, np.ndarray)},
-            "numbers": {k: v for k, v in vars(inner).items() if _is_number(v)},
+            "numbers": {k: v for k, v in vars(inner).items() if _is_plain(v)},
             "generator": inner.np_random.bit_generator.state,
             "resetting": self._resetting.copy(),
         }
@@ -160,16 +162,20 @@ class NativeEnvironments:
         self._environment.close()
 
 
-_PASSIVE = (str, bytes, gym.Space, dict, tuple, gym.envs.registration.EnvSpec, AutoresetMode, np.random.Generator)
+_PASSIVE = (bytes, gym.Space, tuple, gym.envs.registration.EnvSpec, AutoresetMode)
 
 
-def _is_number(value: object) -> bool:
-    return value is None or isinstance(value, (bool, int, float))
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _restorable(environment: gym.vector.VectorEnv[Any, Any, Any]) -> bool:
-    """Whether everything that can change in it is an array, a number or its generator."""
+    """Whether everything that can change in it is an array, a number, a text or its one generator."""
     return all(
-        _is_number(value) or (isinstance(value, np.ndarray) and value.dtype != object) or isinstance(value, _PASSIVE)
-        for value in vars(environment).values()
+        name == "_np_random"
+        or _is_plain(value)
+        or (isinstance(value, np.ndarray) and value.dtype != object)
+        or isinstance(value, _PASSIVE)
+        or value == {}
+        for name, value in vars(environment).items()
     )

@@ -70,6 +70,14 @@ class GRPO:
     def prepare(self, learner: nn.Module, experience: Experience) -> Experience:
         """Advantages, and log-probabilities before the first update. Warns where nothing can be learned from."""
         assert isinstance(learner, GRPOLearner)
+        drawn_at = experience.extra.get("temperature")
+        if drawn_at is not None and float(drawn_at) != self.options.temperature:
+            raise ComponentError(
+                f"completions were drawn at temperature {float(drawn_at)}, and their ratios would be taken at "
+                f"{self.options.temperature}",
+                where="objective.temperature",
+                remedy="Set it to source.temperature.",
+            )
         batch = experience.batch
         reward, group = cast(Tensor, batch["reward"]), cast(Tensor, batch["group"])
         advantage, flat = advantages(reward, group, self.options.scale)

@@ -142,6 +142,10 @@ class TransitionBuffer:
                 self._sealed[segment] = state["sealed"][offset]
         self._chain(state["first"] * self._segment)
 
+    def cut(self) -> None:
+        """End the chains here: what is added next does not follow from what is here."""
+        self._latest[:] = -1
+
     def _places(self, segment: int, rows: int) -> tuple[int, int]:
         start = segment * self._segment % self.length
         return start, start + rows

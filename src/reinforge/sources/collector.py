@@ -26,7 +26,7 @@ class Collector:
 
     def __init__(self, environments: Environments, seed: int) -> None:
         self.environments = environments
-        self.count = environments.count
+        self.count, self._seed = environments.count, seed
         self.generator = np.random.default_rng(derive(seed, "actions"))
         self.steps = 0
         self.observation: Array = environments.reset()
@@ -111,6 +111,11 @@ class Collector:
         self.memory = {name: value.clone() for name, value in state["memory"].items()}
         self._return, self._length = np.array(state["return"]), np.array(state["length"])
         self.recent = deque([(value, length) for value, length in state["recent"]], maxlen=_RECENT)
+        if not self.environments.exact:
+            # They could not be put back where they were: what was observed there leads nowhere.
+            self.environments.reseed(derive(self._seed, "resumed", self.steps))
+            self.observation, self.start[:] = self.environments.reset(), True
+            self._return[:], self._length[:] = 0, 0
 
 
 def epsilon_at(options: EpsilonOptions, steps: int) -> float:

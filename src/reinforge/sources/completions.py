@@ -62,7 +62,8 @@ class CompletionSource:
             "truncated": ~written.stopped,
             "sampled_log_probs": written.log_probs,
         }
-        return Experience(batch, samples=len(rows), tokens=len(written.tokens.values))
+        drawn_at = {"temperature": torch.tensor(self.options.temperature, dtype=torch.float64)}
+        return Experience(batch, samples=len(rows), tokens=len(written.tokens.values), extra=drawn_at)
 
     def _rewards(self, prompts: list[Prompt], written: Generated) -> Tensor:
         texts = [self.tokenizer.decode(written.tokens.row(index)) for index in range(len(prompts))]

@@ -110,6 +110,8 @@ class ReplaySource:
     def load_state_dict(self, state: State) -> None:
         self.collector.load_state_dict(state["collector"])
         self.buffer.load_state_dict(state["buffer"])
+        if not self.exact:
+            self.buffer.cut()
         if self.priorities is not None:
             self.priorities.load_state_dict(state["priorities"])
         self.generator.bit_generator.state = state["generator"]
@@ -155,10 +157,13 @@ class Priorities:
             return
         numbers, errors = pending
         alive = numbers >= self.buffer.oldest
-        priority = errors.abs().cpu().numpy().astype(np.float64)[alive] + self.options.epsilon
+        priority = errors.abs().cpu().numpy().astype(np.float64) + self.options.epsilon
+        # One infinite error, which Huber's gradient does not show, would spoil every sum of the tree for good.
+        alive &= np.isfinite(priority)
+        numbers, priority = numbers[alive], priority[alive]
         if len(priority):
             self.highest = max(self.highest, float(priority.max()))
-            self.tree.set(numbers[alive] % self.buffer.length, priority**self.options.alpha)
+            self.tree.set(numbers % self.buffer.length, priority**self.options.alpha)
 
     def state_dict(self) -> State:
         return {
