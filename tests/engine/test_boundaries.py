@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 
 from reinforge.core.contracts import Clock, Experience, Objective
 from reinforge.engine.checkpoint import CheckpointStore
+from reinforge.engine.logbook import Logbook
 from reinforge.engine.options import LinearOptions, SGDOptions
 from reinforge.recipe.sections import Checkpoint, Evaluate, Log, Patience, Stop
 from tests.engine.problems import Rows, Squares, engine, rows
@@ -138,3 +140,39 @@ def test_a_schedule_in_samples_begins_at_the_full_rate_and_wastes_no_experience(
     one.run()
     times = 2 if isinstance(objective, Twice) else 1
     assert rates == pytest.approx([rate for rate in (1, 0.75, 0.5, 0.25) for _ in range(times)])
+
+
+def test_what_was_best_before_a_restart_is_what_ships(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"evaluate": Evaluate(every=4, unit="updates", monitor="error")}
+    whole = engine(evaluator=Distance(), **settings).run()
+    first = engine(evaluator=Distance(), updates=13, store=CheckpointStore(tmp_path), **settings)
+    first.run()
+    second = engine(evaluator=Distance(), **settings)
+    state = CheckpointStore(tmp_path).latest()
+    assert state is not None
+    second.load_state_dict(state)
+    resumed = second.run()
+    assert whole.best is not None
+    assert resumed.best is not None
+    assert not list(differences(whole.best, resumed.best))
+    assert whole.best_metrics == resumed.best_metrics == {"error": 0.0}
+
+
+def test_a_log_that_spans_a_restart_is_that_of_the_whole_run(tmp_path: Path) -> None:
+    log, rows_of = Log(updates=5), {}
+    for name, stops in (("whole", [20]), ("parts", [13, 20])):
+        folder = tmp_path / name
+        folder.mkdir()
+        for updates in stops:
+            store = CheckpointStore(folder / "checkpoints")
+            one = engine(updates=20, log=log, logbook=Logbook(folder, log), store=store)
+            if (state := store.latest()) is not None:
+                one.load_state_dict(state)
+            if updates < 20:
+                one.source = Interrupting(rows(), 8)
+                one.source.at = updates
+            one.run()
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        rows_of[name] = [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+    assert rows_of["whole"] == rows_of["parts"]
+    assert [line["updates"] for line in rows_of["whole"]] == [5, 10, 15, 20]

@@ -134,6 +134,18 @@ def test_targets_computed_at_once_equal_those_computed_per_update() -> None:
     assert seen == [True, False]
 
 
+def test_where_the_target_is_in_its_period_survives_a_restart() -> None:
+    """Else targets would be computed at once for an experience in whose middle the target moves."""
+    raw = _transitions(24, 2, torch.randint(2, (24,)), updates=3)
+    objective, learner = _parts(CARTPOLE, QNetworkOptions(sizes=(8,)), DQNOptions(period=5, tau=1.0))
+    for updates in range(1, 4):
+        objective.after_update(learner, Clock(updates=updates))
+    _, resumed = _parts(CARTPOLE, QNetworkOptions(sizes=(8,)), DQNOptions(period=5, tau=1.0))
+    resumed.load_state_dict(learner.state_dict())
+    for one in (learner, resumed):
+        assert "goal" not in objective.prepare(one, raw).batch
+
+
 # ---------------------------------------------------------------- SAC
 
 
@@ -178,6 +190,15 @@ def test_sac_steps_own_disjoint_parameters_and_the_actor_has_gradients_through_i
     actor = steps[1]
     gradients = torch.autograd.grad(actor.loss(learner, batch, {}).terms["policy"].sum, list(actor.parameters))
     assert all(float(g.abs().sum()) > 0 for g in gradients)
+
+
+def test_sac_draws_noise_of_its_own_for_each_action_from_the_generator_alone() -> None:
+    objective, _, prepared = _sac()
+    one, again = (next(objective.updates(prepared, torch.Generator().manual_seed(3), Clock())) for _ in range(2))
+    assert one["noise"].shape == one["next_noise"].shape == (16, 1)
+    assert not torch.equal(one["noise"], one["next_noise"])
+    assert torch.equal(one["noise"], again["noise"])
+    assert torch.equal(one["next_noise"], again["next_noise"])
 
 
 def test_the_target_entropy_is_minus_the_dimensions_in_learner_space() -> None:
