@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import END, Clock, Experience
 from reinforge.core.ragged import Ragged
@@ -186,3 +187,37 @@ def test_strange_iterables_are_refused() -> None:
     shrunk.load_state_dict({"epoch": 0, "taken": 2})
     with pytest.raises(DataError, match="ended after at most 2"):
         shrunk.next(CLOCK)
+
+
+def test_a_shuffling_data_loader_gives_every_rank_the_same_and_goes_on_the_same() -> None:
+    """Ranks differ in torch's generator; each takes its part of a batch, which must be the same batch."""
+    data = torch.utils.data.TensorDataset(torch.arange(12.0)[:, None], torch.zeros(12))
+
+    def source(seed: int) -> IterableSource:
+        torch.manual_seed(seed)
+        loader = torch.utils.data.DataLoader(data, batch_size=3, shuffle=True)
+        return IterableSource(IterableOptions(), loader, SIGNATURE, seed=5)
+
+    def rows_of(one: IterableSource, count: int) -> list[list[float]]:
+        taken = []
+        for _ in range(count):
+            torch.rand(3)
+            experience = one.next(CLOCK)
+            assert isinstance(experience, Experience)
+            taken.append(batches.section(experience.batch, "inputs")["x"].flatten().tolist())
+        return taken
+
+    one, other = source(1), source(2)
+    whole = rows_of(one, 8)
+    assert rows_of(other, 6) == whole[:6]
+    assert sorted(value for batch in whole[:4] for value in batch) == list(range(12))
+    assert whole[:4] != whole[4:], "each epoch has an order of its own"
+    resumed = source(3)
+    resumed.load_state_dict(other.state_dict())
+    assert rows_of(resumed, 2) == whole[6:]
+    fresh = source(1)
+    torch.manual_seed(9)
+    expected = torch.rand(2)
+    torch.manual_seed(9)
+    fresh.next(CLOCK)
+    assert torch.equal(torch.rand(2), expected), "training draws as if it had not been shuffled"

@@ -13,7 +13,7 @@ from reinforge.core import batch as batches
 from reinforge.core.batch import Batch, Leaf
 from reinforge.core.contracts import END, Clock, Experience, Outcome, Signal, State
 from reinforge.core.ragged import Ragged
-from reinforge.core.seeds import generator
+from reinforge.core.seeds import generator, seed_everything, undisturbed
 from reinforge.errors import CheckpointError, DataError
 from reinforge.schema.signature import Signature
 from reinforge.sources.options import IterableOptions, LoaderOptions
@@ -121,14 +121,17 @@ class IterableSource:
     """Batches from any iterable: mappings with "inputs" and "targets", or pairs (input, target) of tensors.
 
     What can be iterated again (a list, a DataLoader) gives epoch after epoch, and resuming skips what was taken; this
-    is exact for a sequence, or where `repeatable` says that each pass gives the same batches. An iterator is a live
-    stream: it ends when it is used up, and resuming goes on with whatever it gives next.
+    is exact for a sequence, or where `repeatable` says that each pass gives the same batches. What a pass draws as it
+    begins (a DataLoader's order) follows from (seed, epoch), so all ranks see the same. An iterator is a live stream:
+    it ends when it is used up, and resuming goes on with whatever it gives next.
     """
 
     sharded = False
 
-    def __init__(self, options: IterableOptions, items: Iterable[object], signature: Signature) -> None:
-        self.items, self.signature = items, signature
+    def __init__(
+        self, options: IterableOptions, items: Iterable[object], signature: Signature, *, seed: int = 0
+    ) -> None:
+        self.items, self.signature, self.seed = items, signature, seed
         self.again = not isinstance(items, Iterator)
         repeatable = isinstance(items, Sequence) if options.repeatable is None else options.repeatable
         self.exact = self.again and repeatable
@@ -157,8 +160,10 @@ class IterableSource:
 
     def _open(self) -> None:
         """A new pass, less what was taken from it before."""
-        self._stream = iter(self.items)
-        self._upcoming = next(islice(self._stream, self.taken, None), END)
+        with undisturbed():
+            seed_everything(self.seed, "iterable", self.epoch)
+            self._stream = iter(self.items)
+            self._upcoming = next(islice(self._stream, self.taken, None), END)
         if self._upcoming is END:
             raise DataError(
                 f"the iterable ended after at most {self.taken} batches"

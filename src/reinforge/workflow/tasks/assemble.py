@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from reinforge.bundle.bundle import Bundle
 from reinforge.data.options import IterableDataOptions, TextOptions
 from reinforge.environments.options import EnvironmentOptions
+from reinforge.messages import _
 from reinforge.recipe.recipe import Recipe
 from reinforge.workflow.tasks.task import Given, Task
 
@@ -12,8 +15,17 @@ from reinforge.workflow.tasks.task import Given, Task
 def assemble(recipe: Recipe, start: Bundle | None = None, given: Given | None = None) -> Task:
     """Data, model, objective, source and evaluation of a recipe. `start`: a bundle whose schema and pipeline are kept.
 
-    Any kind of data other than text, environments and iterables gives a prepared table.
+    Any kind of data other than text, environments and iterables gives a prepared table. Notes say where resuming is
+    not exact.
     """
+    task = _task(recipe, start, given or Given())
+    if task.source.exact:
+        return task
+    note = "source: " + _("its state can't be restored bit for bit, so resuming is not exact")
+    return dataclasses.replace(task, notes=(*task.notes, note))
+
+
+def _task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
     match recipe.data:
         case EnvironmentOptions():
             from reinforge.workflow.tasks.environment import environment_task
@@ -26,8 +38,8 @@ def assemble(recipe: Recipe, start: Bundle | None = None, given: Given | None = 
         case IterableDataOptions():
             from reinforge.workflow.tasks.iterable import iterable_task
 
-            return iterable_task(recipe, given or Given())
+            return iterable_task(recipe, given)
         case _:
             from reinforge.workflow.tasks.table import table_task
 
-            return table_task(recipe, start, given or Given())
+            return table_task(recipe, start, given)

@@ -62,7 +62,7 @@ def iterable_task(recipe: Recipe, given: Given) -> Task:
         model=model,
         model_options=options,
         objective=objective,
-        source=REGISTRY.build("source", chosen, items, signature),
+        source=REGISTRY.build("source", chosen, items, signature, seed=recipe.seed),
         form=TensorForm(schema),
         examples=[{INPUT: row} for row in x[:_EXAMPLES].float().tolist()],
         test=test,
