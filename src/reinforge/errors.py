@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from reinforge.messages import _
+
 
 class ReinforgeError(Exception):
     """Base of all deliberate errors.
@@ -41,7 +43,8 @@ class MissingExtra(ReinforgeError):
     """An optional dependency is not installed; the remedy is the one command that installs it."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"this needs the package {package!r}", remedy=f"pip install 'reinforge[{extra}]'")
+        text = _("this needs the package {package!r}").format(package=package)
+        super().__init__(text, remedy=f"pip install 'reinforge[{extra}]'")
 
 
 class StorageError(ReinforgeError):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from reinforge.errors import ComponentError
+from reinforge.messages import _
 
 
 class Options(BaseModel):
@@ -49,7 +50,7 @@ class Component:
         """Import and return what builds the component. Raises ComponentError where the target is wrong."""
         if callable(self.target):
             return self.target
-        module, _, attribute = self.target.partition(":")
+        module, _colon, attribute = self.target.partition(":")
         try:
             loaded: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
         except AttributeError as error:
@@ -93,8 +94,11 @@ class Registry:
         except KeyError:
             names = [component.name for component in self.all(kind)]
             near = difflib.get_close_matches(name, names, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names) or 'none'}."
-            raise ComponentError(f"there is no {kind} called {name!r}", remedy=hint) from None
+            known = _("Known: {names}.").format(names=", ".join(names) or _("none"))
+            hint = _("Did you mean {name!r}?").format(name=near[0]) if near else known
+            raise ComponentError(
+                _("there is no {kind} called {name!r}").format(kind=kind, name=name), remedy=hint
+            ) from None
 
     def all(self, kind: str) -> list[Component]:
         """Every component of a kind, by name."""

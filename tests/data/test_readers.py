@@ -157,7 +157,7 @@ def test_parquet(tmp_path):
 
 
 def test_missing_file_says_where_it_looked(tmp_path):
-    with pytest.raises(DataError, match="No such file") as caught:
+    with pytest.raises(DataError, match="no such file") as caught:
         read("nothing.csv", base=tmp_path)
     assert str(tmp_path) in caught.value.remedy
 

@@ -89,7 +89,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         show_error(_usage(error), as_json=as_json, prefix=_("Error: "))
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        print(_("Interrupted."), file=sys.stderr)
+        show_error(Interrupted(_("Interrupted.")), as_json=as_json, prefix="")
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain once more when it closes it.
@@ -141,6 +141,12 @@ def _usage(error: Exception) -> ReinforgeError:
         case _:
             problem = text
     return ReinforgeError(problem, remedy=remedy)
+
+
+class Interrupted(ReinforgeError):
+    """Ctrl-C, where there is nothing to go on with."""
+
+    exit_status = INTERRUPTED
 
 
 class Fault(ReinforgeError):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from reinforge.data.values import Column, Nulls, Numbers, Origin, number, read_numbers
 from reinforge.errors import DataError
+from reinforge.messages import _
 from reinforge.schema.fields import Number
 from reinforge.schema.schema import Schema
 
@@ -80,8 +81,10 @@ def length(columns: Columns, names: Sequence[str]) -> int:
     lengths = {name: len(columns[name]) for name in names if name in columns}
     if not lengths:
         raise DataError(
-            "none of the schema's columns is there",
-            remedy=f"It needs: {', '.join(names)}. Given: {', '.join(columns) or 'none'}.",
+            _("none of the schema's columns is there"),
+            remedy=_("It needs: {needed}. Given: {given}.").format(
+                needed=", ".join(names), given=", ".join(columns) or _("none")
+            ),
         )
     if len(set(lengths.values())) > 1:
         raise DataError(f"columns have different lengths: {lengths}")
@@ -96,9 +99,11 @@ def column(columns: Columns, name: str, count: int, schema: Schema, origin: Orig
     if schema.absent == "null":
         return [None] * count
     raise DataError(
-        f"column {name!r} is missing",
+        _("column {name!r} is missing").format(name=name),
         where=origin.at(),
-        remedy=f"Given: {', '.join(columns)}. Write null for a missing value, or train with `absent: null`.",
+        remedy=_("Given: {names}. Write null for a missing value, or train with `absent: null`.").format(
+            names=", ".join(columns)
+        ),
     )
 
 

@@ -11,8 +11,11 @@ import polars as pl
 
 from reinforge.data.values import Origin
 from reinforge.errors import DataError
+from reinforge.messages import _, mark
 
 Columns = dict[str, pl.Series]
+
+_QUOTES = mark("Close every quote, and double the quotes inside quoted text.")
 
 
 def read_delimited(raw: bytes, name: str, delimiter: str, encoding: str = "utf-8") -> tuple[Columns, Origin]:
@@ -32,7 +35,7 @@ def read_delimited(raw: bytes, name: str, delimiter: str, encoding: str = "utf-8
 def decode(raw: bytes, name: str, encoding: str) -> str:
     """The file's text without byte order mark. Raises DataError naming the line of the first bad byte."""
     if not raw.strip(b" \t\r\n\xef\xbb\xbf"):
-        raise DataError("the file is empty", where=name, remedy="It needs a header and at least one row.")
+        raise DataError(_("the file is empty"), where=name, remedy=_("It needs a header and at least one row."))
     try:
         text = raw.decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
     except UnicodeDecodeError as error:
@@ -40,12 +43,14 @@ def decode(raw: bytes, name: str, encoding: str) -> str:
         guess = "utf-16" if utf16 else "latin-1"
         line = 1 if utf16 else raw.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"byte {raw[error.start]:#04x} is not {encoding}",
+            _("byte {byte:#04x} is not {encoding}").format(byte=raw[error.start], encoding=encoding),
             where=f"{name}, line {line}",
-            remedy=f"Save the file as UTF-8, or name its encoding in the recipe, for example `encoding: {guess}`.",
+            remedy=_("Save the file as UTF-8, or name its encoding in the recipe, for example {example}.").format(
+                example=f"`encoding: {guess}`"
+            ),
         ) from error
     except LookupError as error:
-        raise DataError(f"there is no encoding {encoding!r}", where=name) from error
+        raise DataError(_("there is no encoding {encoding!r}").format(encoding=encoding), where=name) from error
     return text.removeprefix("\ufeff")
 
 
@@ -54,7 +59,8 @@ def unique_names(names: Sequence[str], where: str) -> list[str]:
     named = [name.strip() or f"column_{index}" for index, name in enumerate(names, 1)]
     doubled = sorted({name for name in named if named.count(name) > 1})
     if doubled:
-        raise DataError(f"column names are doubled: {', '.join(doubled)}", where=where, remedy="Rename one of them.")
+        text = _("column names are doubled: {names}").format(names=", ".join(doubled))
+        raise DataError(text, where=where, remedy=_("Rename one of them."))
     return named
 
 
@@ -66,9 +72,9 @@ def _header(text: str, name: str, delimiter: str) -> tuple[list[str], int]:
         header = next(record for record in reader if record)
     except csv.Error as error:
         raise DataError(
-            f"the header can't be read: {error}",
+            _("the header can't be read: {reason}").format(reason=error),
             where=f"{name}, line {reader.line_num}",
-            remedy="Close every quote, and double the quotes inside quoted text.",
+            remedy=_(_QUOTES),
         ) from error
     end = text.find("\n") + 1
     return unique_names(header, f"{name}, line {reader.line_num}"), end if reader.line_num == 1 else 0
@@ -113,18 +119,20 @@ def _records(text: str, name: str, header: Sequence[str], delimiter: str) -> tup
             if record:
                 if len(record) != width:
                     raise DataError(
-                        f"{len(record)} values, but the header names {width} columns",
+                        _("{n} values, but the header names {columns} columns").format(n=len(record), columns=width),
                         where=f"{name}, line {line}",
-                        remedy=f"Mend the row, or state the right `delimiter` (it was {delimiter!r}).",
+                        remedy=_("Mend the row, or state the right `delimiter` (it was {delimiter!r}).").format(
+                            delimiter=delimiter
+                        ),
                     )
                 cells += record
                 lines.append(line)
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"the record can't be read: {error}",
+            _("the record can't be read: {reason}").format(reason=error),
             where=f"{name}, line {line}",
-            remedy="Close every quote, and double the quotes inside quoted text.",
+            remedy=_(_QUOTES),
         ) from error
     columns = {
         column: pl.Series(column, [value or None for value in cells[width + index :: width]], dtype=pl.String)

@@ -14,6 +14,7 @@ from reinforge.data.options import FieldOptions, TableOptions
 from reinforge.data.table import Table, as_float
 from reinforge.data.values import Nulls
 from reinforge.errors import DataError, RecipeError
+from reinforge.messages import _
 from reinforge.schema.fields import Category, Field, Number, Role
 from reinforge.schema.schema import Schema
 
@@ -45,9 +46,9 @@ def infer(table: Table, options: TableOptions, helpers: tuple[str, ...] = ()) ->
     for name in known:
         if name not in table.columns:
             raise RecipeError(
-                f"the data have no column {name!r}",
+                _("the data have no column {name!r}").format(name=name),
                 where=f"data ({table.origin.at()})",
-                remedy=f"Columns: {', '.join(table.columns)}.",
+                remedy=_("Columns: {names}.").format(names=", ".join(table.columns)),
             )
     nulls = Nulls.of(options.nulls)
     notes: list[str] = []

@@ -17,9 +17,11 @@ from reinforge.data.rows import Absent, columns_of_memory, read_json
 from reinforge.data.table import Table
 from reinforge.data.values import MEMORY, Origin
 from reinforge.errors import DataError
+from reinforge.messages import _, mark
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 SUFFIXES = (*DELIMITERS, ".jsonl", ".ndjson", ".json", ".parquet")
+_ABSENT = mark("the data are in the package {package!r}, which is not installed")
 SKLEARN = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 
 
@@ -49,9 +51,9 @@ def read(
         table = Table(columns, MEMORY, digest(columns))
     if len(table) == 0:
         raise DataError(
-            "there are no rows" if not table.columns else "there is a header, but no row follows it",
+            _("there are no rows") if not table.columns else _("there is a header, but no row follows it"),
             where=table.origin.name or "data",
-            remedy="Check that this is the right file and that it was written to its end.",
+            remedy=_("Check that this is the right file and that it was written to its end."),
         )
     return table
 
@@ -61,20 +63,21 @@ def resource(name: str) -> Path:
 
     Raises DataError naming what to install.
     """
-    package, _, inside = name.partition("/")
+    package, _slash, inside = name.partition("/")
     parts = PurePosixPath(inside).parts
     if not package.isidentifier() or not parts or ".." in parts or PurePosixPath(inside).is_absolute():
-        raise DataError(f"{name!r} names no file in a package", remedy="Write package:NAME/PATH/FILE.csv.")
+        raise DataError(
+            _("{name!r} names no file in a package").format(name=name), remedy=_("Write package:NAME/PATH/FILE.csv.")
+        )
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise DataError(
-            f"the data are in the package {package!r}, which is not installed", remedy=f"pip install {package}"
-        )
+        raise DataError(_(_ABSENT).format(package=package), remedy=f"pip install {package}")
     for location in spec.submodule_search_locations:
         path = Path(location).joinpath(*parts)
         if path.is_file():
             return path
-    raise DataError(f"package {package!r} has no file {inside!r}", remedy=f"Check the version: pip show {package}")
+    text = _("package {package!r} has no file {file!r}").format(package=package, file=inside)
+    raise DataError(text, remedy=_("Check its version: {command}").format(command=f"pip show {package}"))
 
 
 def digest(columns: Mapping[str, pl.Series]) -> str:
@@ -94,15 +97,19 @@ def _file(path: Path, name: str, delimiter: str | None, encoding: str, absent: A
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES and delimiter is None:
         raise DataError(
-            f"can't tell what kind of table this is by its name (suffix {suffix!r})",
+            _("can't tell what kind of table this is by its name (suffix {suffix!r})").format(suffix=suffix),
             where=name,
-            remedy=f"Known suffixes: {', '.join(SUFFIXES)}; or state `delimiter`.",
+            remedy=_("Known suffixes: {known}; or state `delimiter`.").format(known=", ".join(SUFFIXES)),
         )
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"the file can't be read: {error.strerror}", where=name, remedy=f"It was looked for at {path.absolute()}."
+            _("there is no such file")
+            if isinstance(error, FileNotFoundError)
+            else _("it can't be read: {reason}").format(reason=error.strerror),
+            where=name,
+            remedy=_("It was looked for at {path}.").format(path=path.absolute()),
         ) from error
     columns: Columns
     if suffix == ".parquet":
@@ -118,19 +125,21 @@ def _parquet(raw: bytes, name: str) -> tuple[Columns, Origin]:
     try:
         frame = pl.read_parquet(raw)
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"the Parquet file can't be read: {str(error).splitlines()[0]}", where=name) from error
+        text = _("the Parquet file can't be read: {reason}").format(reason=str(error).splitlines()[0])
+        raise DataError(text, where=name) from error
     return {column: frame[column] for column in unique_names(frame.columns, name)}, Origin(name)
 
 
 def _sklearn(name: str) -> Table:
     if name not in SKLEARN:
-        raise DataError(f"there is no table sklearn:{name}", remedy=f"Known: {', '.join(SKLEARN)}.")
+        raise DataError(
+            _("there is no table {name}").format(name=f"sklearn:{name}"),
+            remedy=_("Known: {names}.").format(names=", ".join(SKLEARN)),
+        )
     try:
         datasets = importlib.import_module("sklearn.datasets")
     except ImportError:
-        raise DataError(
-            "the data are in the package 'scikit-learn', which is not installed", remedy="pip install scikit-learn"
-        ) from None
+        raise DataError(_(_ABSENT).format(package="scikit-learn"), remedy="pip install scikit-learn") from None
     loaded: Any = getattr(datasets, f"load_{name}")()
     columns: dict[str, Any] = {str(c): loaded.data[:, i] for i, c in enumerate(loaded.feature_names)}
     target = loaded.target

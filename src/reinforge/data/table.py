@@ -9,6 +9,7 @@ import polars as pl
 
 from reinforge.data.values import MEMORY, Codes, Column, Encoded, Nulls, Origin
 from reinforge.errors import DataError
+from reinforge.messages import _
 from reinforge.schema.fields import Category, Number
 from reinforge.schema.schema import Schema
 
@@ -32,7 +33,9 @@ class Table:
             return self.columns[name]
         except KeyError:
             raise DataError(
-                f"column {name!r} is missing", where=self.origin.at(), remedy=f"Given: {', '.join(self.columns)}."
+                _("column {name!r} is missing").format(name=name),
+                where=self.origin.at(),
+                remedy=_("Given: {names}.").format(names=", ".join(self.columns)),
             ) from None
 
     def take(self, rows: Codes) -> Table:
@@ -48,9 +51,9 @@ class Table:
         if not found and fields:
             needed = ", ".join(f.name for f in fields)
             raise DataError(
-                "none of the schema's columns is there",
+                _("none of the schema's columns is there"),
                 where=self.origin.at(),
-                remedy=f"It needs: {needed}. Given: {', '.join(self.columns)}.",
+                remedy=_("It needs: {needed}. Given: {given}.").format(needed=needed, given=", ".join(self.columns)),
             )
         return found
 

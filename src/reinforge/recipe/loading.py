@@ -106,7 +106,9 @@ def _find(source: str | FilePath) -> FilePath:
     known = _("Known: {names}.").format(names=", ".join(names) or _("none"))
     remedy = _("Did you mean {name!r}?").format(name=near[0]) if near else known
     if path.suffix in SUFFIXES or len(path.parts) > 1:
-        raise RecipeError(_("there is no such file"), where=str(path), remedy=remedy if near else None)
+        path_remedy = _("Check the path; shipped recipes go by their names alone: {names}.")
+        remedy = remedy if near else path_remedy.format(names=", ".join(names) or _("none"))
+        raise RecipeError(_("there is no such file"), where=str(path), remedy=remedy)
     raise RecipeError(_("there is no recipe called {name!r}, and no such file").format(name=str(source)), remedy=remedy)
 
 

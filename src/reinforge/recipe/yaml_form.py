@@ -127,7 +127,9 @@ def _yaml_errors(name: str, *, lines: bool = True) -> Iterator[None]:
         where = f"{name}:{mark.line + 1}" if mark is not None and lines else name
         raise RecipeError(_("this is no YAML: {problem}").format(problem=error.problem), where=where) from error
     except yaml.YAMLError as error:
-        raise RecipeError(_("this is no YAML: {problem}").format(problem=error), where=name) from error
+        raise RecipeError(
+            _("this is no YAML: {problem}").format(problem=str(error).splitlines()[0]), where=name
+        ) from error
     except RecursionError as error:
         raise RecipeError(_("it is nested too deeply for a recipe"), where=name) from error
 

@@ -89,10 +89,18 @@ def train(
                 run, resolved, lambda r, o, s: _train_child(r, o, s, data, model, world, shown), world, shown
             )
         return train_one(run, resolved, Given(data, model), world, shown)
-    except (ReinforgeError, KeyboardInterrupt) as error:
+    except ReinforgeError as error:
         if made and world.main and not isinstance(error, TrainingDiverged):
             _forget(run)
         raise
+    except KeyboardInterrupt:
+        # Before the engine listens, or a second time: at once, without a checkpoint.
+        if made and world.main:
+            _forget(run)
+        if not world.main or not run.folder.exists():
+            raise
+        run.write_status(state="interrupted", reason="interrupted")
+        return run
 
 
 def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Progress) -> Run:
@@ -125,7 +133,7 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
         )  # fmt: skip
         if state is not None:
             engine.load_state_dict(state)
-            progress.update(0.0, None, f"resumed at update {engine.clock.updates}")
+            progress.update(0.0, None, _("resumed at update {n}").format(n=engine.clock.updates))
         finished = engine.run()
         if world.main:
             _finish(run, recipe, task, engine, finished, parent, store.notes, began)
@@ -140,8 +148,8 @@ def _refuse_other_data(run: Run, task: Task) -> None:
     stated = run.status.get("data")
     if stated and stated != task.digest:
         raise DataError(
-            "the data are not those that the run began with", where=str(run.folder),
-            remedy="Put them back as they were, or train anew: --from its bundle goes on from another run's weights.",
+            _("the data are not those that the run began with"), where=str(run.folder),
+            remedy=_("Put them back, or train anew: --from its bundle goes on from another run's weights."),
         )  # fmt: skip
 
 
