@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -51,12 +50,10 @@ def serve(
     name = model_name(loaded)
     server = Server({name: loaded}, host, port)
     url = server.url
-    # From here on Ctrl-C is the ordinary end, even before the server listens for it.
-    with contextlib.suppress(KeyboardInterrupt):
-        if ready is None:
-            told = _("Serving {name} at {url} (predict: POST {path}). Ctrl-C stops.")
-            print(told.format(name=name, url=url, path=f"/v1/models/{name}/predict"), file=sys.stderr, flush=True)
-        else:
-            ready(url)
-        server.run(threads)
+    server.run(threads, ready or (lambda url: _announce(name, url)))
     return Served(url, name)
+
+
+def _announce(name: str, url: str) -> None:
+    told = _("Serving {name} at {url} (predict: POST {path}). Ctrl-C stops.")
+    print(told.format(name=name, url=url, path=f"/v1/models/{name}/predict"), file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import uvicorn
@@ -50,12 +50,18 @@ class Server:
         host, port = self._socket.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    def run(self, threads: int = 1) -> None:
-        """Serve until SIGINT or SIGTERM, then finish what is being answered. `threads`: of each computation."""
+    def run(self, threads: int = 1, ready: Callable[[str], None] | None = None) -> None:
+        """Serve until SIGINT or SIGTERM, then finish what is being answered. `threads`: of each computation.
+
+        `ready` is called with the URL once these signals are heard.
+        """
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            self._server.run(sockets=[self._socket])
+            with self._server.stopped_by_signals():
+                if ready is not None:
+                    ready(self.url)
+                self._server.run(sockets=[self._socket])
         finally:
             torch.set_num_threads(before)
             self.close()
@@ -110,10 +116,15 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 class _Quiet(uvicorn.Server):
-    """uvicorn's server, but stopping by a signal is its ordinary end: the signal is not raised once more afterwards."""
+    """uvicorn's server, but stopping by a signal is its ordinary end, and heard before the loop begins: the signal is
+    not raised once more afterwards."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        yield
+
+    @contextlib.contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
