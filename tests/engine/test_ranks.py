@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -20,7 +21,7 @@ from reinforge.core.contracts import Clock
 from reinforge.engine.checkpoint import CheckpointStore
 from reinforge.engine.distributed import device_of
 from reinforge.engine.options import SGDOptions
-from reinforge.errors import StorageError
+from reinforge.errors import CheckpointError, StorageError
 from reinforge.recipe.sections import Checkpoint, Evaluate, Goal, Stop
 from tests.engine.problems import Rows, engine, rows
 from tests.slices.states import differences
@@ -183,6 +184,18 @@ def test_a_rank_without_rows_takes_part(tmp_path: Path) -> None:
     for outcome, one, other in zip(alone.source.heard, *two, strict=True):  # type: ignore[attr-defined]
         assert one == other
         torch.testing.assert_close(outcome.items["error"], torch.tensor(one))
+
+
+def _alone(rank: int, folder: Path) -> Any:
+    engine(updates=4, store=CheckpointStore(folder)).run()
+
+
+def test_another_number_of_ranks_can_not_go_on(tmp_path: Path) -> None:
+    two_ranks(_alone, tmp_path)
+    state = CheckpointStore(tmp_path).latest()
+    assert state is not None
+    with pytest.raises(CheckpointError, match="written by 2 processes"):
+        engine().load_state_dict(state)
 
 
 def _generators(rank: int, folder: Path) -> Any:

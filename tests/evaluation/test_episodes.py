@@ -12,14 +12,16 @@ import pytest
 import torch
 
 from reinforge.core.contracts import Clock
+from reinforge.core.seeds import derive
 from reinforge.environments.build import build, signature
 from reinforge.environments.options import EnvironmentOptions
+from reinforge.environments.spaces import signature as signature_of
 from reinforge.environments.synchronous import SynchronousEnvironments
 from reinforge.evaluation.episodes import EpisodeEvaluator, Episodes, interquartile_mean, play
 from reinforge.models.options import ActorCriticOptions, QNetworkOptions
 from reinforge.models.policy import Policy
 from reinforge.registry import REGISTRY
-from tests.environments.probes import Counter
+from tests.environments.probes import Counter, Recall
 
 CARTPOLE = EnvironmentOptions(id="CartPole-v1")
 
@@ -85,6 +87,42 @@ def test_evaluation_leaves_no_trace_and_repeats_itself() -> None:
     assert random.getstate() == before[2]
     assert policy.training
     assert all(torch.equal(value, weights[name]) for name, value in policy.state_dict().items())
+
+
+@pytest.mark.parametrize("options", [QNetworkOptions, ActorCriticOptions])
+def test_observation_statistics_are_frozen_at_evaluation(options: Any) -> None:
+    policy = _policy(options(sizes=(8,), normalise=True))
+    assert policy.normaliser is not None
+    policy.normaliser.update(torch.tensor(9.0), torch.full((4,), 0.5).double(), torch.full((4,), 3.0).double())
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    EpisodeEvaluator(CARTPOLE, episodes=10, seed=3).evaluate(policy, Clock())
+    assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
+
+
+def test_memory_is_empty_at_the_start_of_every_episode() -> None:
+    """Played one after another in one copy, episodes are as each alone with a new memory."""
+    found = signature_of(Recall().observation_space, Recall().action_space, "recall")
+    torch.manual_seed(3)
+    policy: Policy = REGISTRY.build("model", ActorCriticOptions(sizes=(8,), memory=6), found)
+    with torch.no_grad():
+        # A memory that nothing but the start of an episode ever clears.
+        policy.cell.bias_ih[6:12] += 3.0  # type: ignore[union-attr, index]
+        policy.policy_head.layers[0].weight *= 100  # type: ignore[union-attr, index, operator]
+    environments = SynchronousEnvironments(lambda: Recall(2), 1, 5, "recall")
+    played = play(policy, environments, 40).returns.tolist()
+    alone = []
+    for episode in range(40):
+        single = Recall(2)
+        observation, _ = single.reset(seed=derive(5, 0, episode) % 2**32)
+        state, ended, total = policy.initial_state(1), False, 0.0
+        while not ended:
+            inputs = {"observation": torch.from_numpy(observation)[None]}
+            outputs, state = policy(inputs, state)
+            observation, reward, ended, _, _ = single.step(int(outputs["action"].argmax()))
+            total += reward
+        alone.append(total)
+    assert played == alone
+    assert 0 < sum(alone)
 
 
 def test_each_evaluation_has_fresh_episodes_and_seeds_matter() -> None:
