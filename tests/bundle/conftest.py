@@ -1,11 +1,9 @@
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-import made
+from tests.bundle import made
 
 
 @pytest.fixture(scope="session")

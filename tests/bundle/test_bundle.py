@@ -3,7 +3,6 @@ import math
 import subprocess
 import sys
 
-import made
 import numpy as np
 import polars as pl
 import pytest
@@ -22,6 +21,8 @@ from reinforge.models.composed import Composed
 from reinforge.models.options import ComposedOptions
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Input, Output, Signature
+from tests.bundle import made
+from tests.contract.examples import components
 
 
 def test_the_layout_is_the_documented_one(table_path):
@@ -290,7 +291,7 @@ def test_golden_records_survive_nan_and_are_bounded(table_path):
             golden.read(bad)
 
 
-@pytest.mark.parametrize("component", REGISTRY.all("model"), ids=lambda c: c.name)
+@pytest.mark.parametrize("component", components("model"))
 def test_every_registered_model_is_built_within_bounds(component):
     """Contract: a model is built again from model.json, within the bounds that its weights set."""
     shapes = [

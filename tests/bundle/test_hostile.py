@@ -8,7 +8,6 @@ import subprocess
 import sys
 import zipfile
 
-import made
 import pytest
 import torch
 
@@ -16,6 +15,7 @@ import reinforge.bundle
 from reinforge.bundle.archive import pack, unpack
 from reinforge.core import tensor_files
 from reinforge.errors import BundleError, ComponentError, IntegrityError, ReinforgeError, StorageError
+from tests.bundle import made
 
 
 def change(path, name, edit):

@@ -1,4 +1,3 @@
-import made
 import pytest
 import torch
 
@@ -6,6 +5,7 @@ import reinforge.bundle
 from reinforge.bundle import golden
 from reinforge.bundle.task import Continuation, Task
 from reinforge.errors import DataError
+from tests.bundle import made
 
 
 def test_golden_log_probs_are_those_of_the_full_forward_pass(tmp_path):

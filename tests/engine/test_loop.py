@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.engine.problems import Rows, Squares, engine, network, rows
-from tests.slices.states import differences
 from torch import nn
 
 from reinforge.core.contracts import Clock
@@ -20,6 +18,8 @@ from reinforge.engine.logbook import Logbook
 from reinforge.engine.options import SGDOptions
 from reinforge.errors import ComponentError, RecipeError, StorageError, TrainingDiverged
 from reinforge.recipe.sections import Checkpoint, Evaluate, Goal, Log, Patience, StepOverride, Stop
+from tests.engine.problems import Rows, Squares, engine, network, rows
+from tests.slices.states import differences
 
 
 def test_matches_least_squares() -> None:

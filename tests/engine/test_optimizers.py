@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.engine.problems import Rows, Squares, engine, network, rows
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
 
@@ -27,6 +26,7 @@ from reinforge.engine.options import (
 from reinforge.errors import RecipeError
 from reinforge.recipe.sections import Stop
 from reinforge.registry import REGISTRY
+from tests.engine.problems import Rows, Squares, engine, network, rows
 
 CASES: list[tuple[OptimizerOptions, type[torch.optim.Optimizer], dict[str, Any]]] = [
     (SGDOptions(), torch.optim.SGD, {}),

@@ -1,13 +1,8 @@
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "bundle"))
-import made
 
 from reinforge.serving.app import Limits
 from reinforge.serving.server import Server
+from tests.bundle import made
 
 
 @pytest.fixture(scope="session")

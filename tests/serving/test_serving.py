@@ -11,12 +11,12 @@ from pathlib import Path
 
 import httpx
 import jsonschema
-import made
 import pytest
 
 from reinforge.errors import MissingExtra, ReinforgeError
 from reinforge.serving.serve import serve
 from reinforge.serving.server import Server, model_name
+from tests.bundle import made
 
 
 def post(url, name, body):

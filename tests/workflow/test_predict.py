@@ -6,13 +6,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "bundle"))
-import made
-
 import reinforge.bundle
 from reinforge.errors import BundleError, ComponentError, DataError, StorageError
 from reinforge.workflow.predict import predict
 from reinforge.workflow.verify import verify
+from tests.bundle import made
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +144,12 @@ import sys
 from reinforge.recipe.user_code import load_user_code
 load_user_code([sys.argv[2]])
 sys.path.insert(0, sys.argv[3])
-import made
+from tests.bundle import made
 from reinforge.registry import REGISTRY
 made.table_bundle(sys.argv[1], options=REGISTRY.find("model", "mine").options())
 """
     target = tmp_path / "bundle"
-    helpers = str(Path(made.__file__).parent)
+    helpers = str(Path(made.__file__).parents[2])
     subprocess.run([sys.executable, "-c", program, str(target), str(code), helpers], check=True)
     with pytest.raises(ComponentError, match="mine"):
         reinforge.bundle.load(target)

@@ -243,7 +243,7 @@ def test_any_iterable_is_a_source(tmp_path: Path) -> None:
         bundle.predict([{"input": [2.0]}])
     assert run.recipe.model.name == "Net"  # type: ignore[attr-defined]
     with pytest.raises(ComponentError, match="given in Python"):
-        reinforge.train(run.recipe, data=frame(), target="y", output=tmp_path / "b")
+        reinforge.train(run.recipe, data=loader, output=tmp_path / "b")
     stream = ((x[i : i + 20], x[i : i + 20, 0] * 3) for i in range(0, 200, 20))
     once = train(model=nn.Linear(2, 1), data=stream, output=tmp_path / "c")
     assert once.status["reason"] == "end"
