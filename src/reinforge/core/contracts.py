@@ -30,6 +30,10 @@ class Clock:
     epochs: float = 0.0
     seconds: float = 0.0
 
+    def copy(self) -> Clock:
+        """The same, apart from it (`dataclasses.replace` at a tenth of the cost)."""
+        return Clock(**self.__dict__)
+
 
 class Signal(Enum):
     """What a source answers when it has no experience."""

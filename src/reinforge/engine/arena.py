@@ -21,8 +21,8 @@ class Arena:
     """Flat weights, gradients and, for bf16, fp32 masters of a sequence of parameters.
 
     Parameters become views of `weights`, their gradients views of `gradients`. What decays (matrices, or all) lies
-    before what doesn't, so each is one slice for the optimiser. `exchange` is the fp32 buffer that ranks sum: all
-    gradients, then `tail` scalars.
+    before what doesn't, so each is one slice for the optimiser; `places` tells where each parameter lies. `exchange` is
+    the fp32 buffer that ranks sum: all gradients, then `tail` scalars.
     """
 
     def __init__(
@@ -39,9 +39,10 @@ class Arena:
         decays = [decay == "all" or p.ndim >= 2 for p in unique]
         self.parameters = [p for p, d in zip(unique, decays) if d] + [p for p, d in zip(unique, decays) if not d]
         device = self.parameters[0].device
-        starts, total, boundary = [], 0, 0
+        self.places: list[slice] = []
+        total, boundary = 0, 0
         for i, p in enumerate(self.parameters):
-            starts.append(total)
+            self.places.append(slice(total, total + p.numel()))
             total += -(-p.numel() // _ALIGN) * _ALIGN
             boundary = total if i < sum(decays) else boundary
         self.size = total
@@ -52,8 +53,7 @@ class Arena:
         self.masters = torch.zeros(total, device=device)
         self.weights = torch.zeros(total, device=device, dtype=torch.bfloat16) if half else self.masters
         self.gradients = torch.zeros_like(self.weights) if half else self.full_gradients
-        for p, start in zip(self.parameters, starts):
-            here = slice(start, start + p.numel())
+        for p, here in zip(self.parameters, self.places):
             self.masters[here].view_as(p).copy_(p.detach())
             p.data = self.weights[here].view_as(p)
             p.grad = self.gradients[here].view_as(p)

@@ -196,7 +196,7 @@ class Engine:
         with torch.no_grad():
             experience = self.objective.prepare(self.learner, experience)
         clock = self.clock
-        self._began = dataclasses.replace(clock)
+        self._began = clock.copy()
         clock.samples += experience.samples
         clock.tokens += experience.tokens
         clock.steps += experience.steps
@@ -210,7 +210,7 @@ class Engine:
         assert self._experience is not None
         # Seeded from the experience's number, so a replay after resume draws the same without stored generator state.
         seed = (self._generator_base + (self._began.experiences + 1) * 0x9E3779B97F4A7C15) & (2**63 - 1)
-        self._past = dataclasses.replace(self._began)
+        self._past = self._began.copy()
         self._stream = self.objective.updates(self._experience, self._generator.manual_seed(seed), self._began)
 
     def _advance(self) -> Batch | None:

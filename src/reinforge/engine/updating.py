@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
-from reinforge.core.contracts import Clock, Loss, LossFunction, Objective, Outcome, State, Step
+from reinforge.core.contracts import Clock, Loss, Objective, Outcome, State, Step
+from reinforge.engine import compilation
 from reinforge.engine.arena import Arena
+from reinforge.engine.compilation import GradientFunction
 from reinforge.engine.distributed import World
 from reinforge.engine.optimizers import FlatOptimizer
 from reinforge.engine.options import AdamWOptions, OptimizerOptions
@@ -36,7 +38,7 @@ class _Step:
     step: Step
     arena: Arena
     optimizer: FlatOptimizer
-    loss: LossFunction
+    gradients: GradientFunction | None
     lr: float
     alone: bool
     terms: Tensor
@@ -52,6 +54,26 @@ class _Step:
     divisors: tuple[tuple[float, ...], Tensor] | None = None
     # Of what is skipped on the device: how many since the last settling, and how many in a row.
     unsettled: Tensor | None = None
+
+
+class _Means(Mapping[str, Tensor]):
+    """The means of terms by "step/term", taken apart only where one is asked for: few objectives do."""
+
+    def __init__(self, steps: Mapping[str, tuple[list[str], Tensor]]) -> None:
+        self._steps = steps
+
+    def __getitem__(self, key: str) -> Tensor:
+        step, _, term = key.partition("/")
+        names, values = self._steps[step]
+        if term not in names:
+            raise KeyError(key)
+        return values[names.index(term)]
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{step}/{name}" for step, (names, _) in self._steps.items() for name in names)
+
+    def __len__(self) -> int:
+        return sum(len(names) for names, _ in self._steps.values())
 
 
 class Updater:
@@ -84,9 +106,9 @@ class Updater:
             override = learn.steps.get(step.name)
             lr = override.lr if override and override.lr else learn.lr
             optimizer = REGISTRY.build("optimizer", options, arena.slices, lr)
-            loss = torch.compile(step.loss) if compiled else step.loss
+            function = compilation.compiled(step.loss, arena.parameters, arena.places) if compiled else None
             alone = trainable <= {id(p) for p in step.parameters}
-            self.steps.append(_Step(step, arena, optimizer, loss, lr, alone, arena.tail[:0]))
+            self.steps.append(_Step(step, arena, optimizer, function, lr, alone, arena.tail[:0]))
         unknown = set(learn.steps) - {step.name for step in steps}
         if unknown:
             raise ComponentError(
@@ -110,14 +132,14 @@ class Updater:
             batch = batches.to(batch, self.device)
             counts = {name: count.to(self.device) for name, count in counts.items()}
         parts = batches.split(batch, self.learn.microbatch) if batches.rows(batch) else []
-        means: dict[str, Tensor] = {}
+        means: dict[str, tuple[list[str], Tensor]] = {}
         items: dict[str, list[Tensor]] = {}
         skipped, decided = False, [0.0] * FLAGS
         for s in self.steps:
             if clock.updates % s.step.every:
                 continue
             decided = self._gradients(s, parts, counts, items, flags)
-            means.update(self._means(s, counts))
+            means[s.step.name] = s.names, self._means(s, counts)
             skipped = not self._apply(s, factor) or skipped
         joined = {name: torch.cat(values) if len(values) > 1 else values[0] for name, values in items.items()}
         if parts:
@@ -126,7 +148,7 @@ class Updater:
             joined = dict(self._no_items)
         if self.world.size > 1 and not self.sharded:
             joined = {name: torch.cat(self.world.gather(value)) for name, value in joined.items()}
-        return Outcome(means, joined, skipped), decided
+        return Outcome(_Means(means), joined, skipped), decided
 
     def _gradients(
         self, s: _Step, parts: list[Batch], counts: Mapping[str, Tensor], items: dict[str, list[Tensor]],
@@ -135,8 +157,14 @@ class Updater:
         arena = s.arena
         arena.zero()
         for part in parts:
-            loss = s.loss(self.learner, part, counts)
-            self._backward(s, loss, counts, len(parts))
+            if s.gradients is None:
+                loss = s.step.loss(self.learner, part, counts)
+                self._check(s, loss, counts, len(parts))
+                self._backward(s, loss, counts)
+            else:
+                loss = s.gradients(self.learner, part, counts, arena.gradients)
+                self._check(s, loss, counts, len(parts))
+            s.terms += torch.stack([term.sum.detach() for term in loss.terms.values()])
             arena.collect()
             for name, value in loss.items.items():
                 items.setdefault(name, []).append(value)
@@ -153,40 +181,42 @@ class Updater:
             decided = arena.tail[:FLAGS].tolist()
         return decided
 
-    def _backward(self, s: _Step, loss: Loss, counts: Mapping[str, Tensor], parts: int) -> None:
-        names = list(loss.terms)
-        if names != s.names:
+    def _check(self, s: _Step, loss: Loss, counts: Mapping[str, Tensor], parts: int) -> None:
+        if list(loss.terms) != s.names:
             self._name_terms(s, loss, counts)
+        if parts > 1 or self.world.size > 1:
+            for name, term in loss.terms.items():
+                if term.coupled:
+                    raise ComponentError(
+                        f"the term {name!r} of step {s.step.name!r} depends on the whole batch and can't be split",
+                        remedy="Leave learn.microbatch unset and use one process, or gather its statistics through "
+                        "counts.",
+                    )
+
+    def _backward(self, s: _Step, loss: Loss, counts: Mapping[str, Tensor]) -> None:
         roots, scales = [], []
-        sums = [term.sum.detach() for term in loss.terms.values()]
         for name, term in loss.terms.items():
-            if term.coupled and (parts > 1 or self.world.size > 1):
-                raise ComponentError(
-                    f"the term {name!r} of step {s.step.name!r} depends on the whole batch and can't be split",
-                    remedy="Leave learn.microbatch unset and use one process, or gather its statistics through counts.",
-                )
             if term.weight != 0.0 and term.sum.requires_grad:
                 roots.append(term.sum)
                 count = None if term.coupled else counts[name]
-                scales.append(self._scale(term.weight, count).to(term.sum))
+                scales.append(self._scale(term.weight, count, term.sum))
         if roots:
             if s.alone:
                 torch.autograd.backward(roots, scales)
             else:
                 torch.autograd.backward(roots, scales, inputs=s.arena.parameters)
-        s.terms += torch.stack(sums)
 
-    def _scale(self, weight: float, count: Tensor | None) -> Tensor:
-        """weight / count; where nothing counts the sum is 0 and so is its mean. Without a count, the weight."""
-        if count is not None and count.device.type != "cpu":
-            return weight / torch.where(count == 0, torch.ones_like(count), count).float()
+    def _scale(self, weight: float, count: Tensor | None, like: Tensor) -> Tensor:
+        """`compilation.scale`, remembered on a CPU, where asking for the count costs nothing."""
+        if like.device.type != "cpu":
+            return compilation.scale(weight, count, like)
         value = 1.0 if count is None else float(count) or 1.0
         found = self._scales.get((weight, value))
         if found is None:
             if len(self._scales) > 256:
                 self._scales.clear()
             found = self._scales[weight, value] = torch.tensor(weight / value)
-        return found
+        return found.to(like)
 
     def _name_terms(self, s: _Step, loss: Loss, counts: Mapping[str, Tensor]) -> None:
         if s.names:
@@ -207,7 +237,8 @@ class Updater:
         s.weights = [term.weight for term in loss.terms.values()]
         s.coupled = [term.coupled for term in loss.terms.values()]
 
-    def _means(self, s: _Step, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _means(self, s: _Step, counts: Mapping[str, Tensor]) -> Tensor:
+        """The mean of each term (terms,), which the window adds up."""
         own = [None if coupled else counts[name] for name, coupled in zip(s.names, s.coupled)]
         if self.device.type == "cpu":
             values = tuple(1.0 if count is None else count.item() for count in own)
@@ -215,12 +246,12 @@ class Updater:
                 s.divisors = values, torch.tensor([1.0 / (value or 1.0) for value in values])
             means = s.terms * s.divisors[1]
         else:
-            means = s.terms * torch.stack([self._scale(1.0, count).to(s.terms) for count in own])
+            means = s.terms * torch.stack([compilation.scale(1.0, count, s.terms[0]) for count in own])
         if s.window is None:
             s.window = torch.zeros_like(means)
         s.window += means
         s.window_updates += 1
-        return {f"{s.step.name}/{name}": value for name, value in zip(s.names, means.unbind())}
+        return means
 
     def _apply(self, s: _Step, factor: float) -> bool:
         """Penalties, check, clipping, optimiser. False where the update was skipped for sure."""
