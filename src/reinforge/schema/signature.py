@@ -11,22 +11,33 @@ class Input(Options):
     """One input block of a batch's "inputs".
 
     numbers: float32 (rows, *shape). categories: int64 (rows, len(sizes)), column i in [0, sizes[i]).
-    tokens: int64 (rows, time) or Ragged, in [0, sizes[0]). box: observations, float32 or uint8 (rows, *shape).
+    tokens: Ragged int64, or int64 (rows, time), in [0, sizes[0]); at most shape[0] a row where shape is given.
+    box: observations, float32 or uint8 (rows, *shape). image: uint8 (rows, channels, height, width) = (rows, *shape).
+
+    All numeric columns of a table are the block "numbers", all categorical ones "categories"; a text, an image, a set of
+    labels (numbers of 0 and 1) or a box is a block under its field's name.
     """
 
-    form: Literal["numbers", "categories", "tokens", "box"]
+    form: Literal["numbers", "categories", "tokens", "box", "image"]
     shape: tuple[int, ...] = ()
     sizes: tuple[int, ...] = ()
 
 
 class Output(Options):
-    """One head's target. number: `size` values; category: `size` classes; tokens: `size` words;
-    discrete: `size` actions; continuous: `size` action dimensions between `low` and `high`."""
+    """One head's target, under its name in a batch's "targets".
 
-    form: Literal["number", "category", "tokens", "discrete", "continuous"]
+    number: `size` values, float32 (rows, size). category: `size` classes, int64 (rows,), or float32 (rows, size) of
+    probabilities where classes were mixed. labels: `size` labels that may hold at once, float32 (rows, size) of 0 and 1.
+    ordinal: `size` classes in order, int64 (rows,). count: how often, float32 (rows, 1) of whole numbers. span: first
+    and last token, int64 (rows, 2), of the tokens block `of`. tokens: `size` words. discrete: `size` actions;
+    continuous: `size` action dimensions between `low` and `high`.
+    """
+
+    form: Literal["number", "category", "labels", "ordinal", "count", "span", "tokens", "discrete", "continuous"]
     size: int
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    of: str | None = None
 
 
 class Signature(Options):
