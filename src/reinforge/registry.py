@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from reinforge.errors import ComponentError
 from reinforge.messages import _
@@ -19,6 +19,25 @@ class Options(BaseModel):
     """Base of every set of options. A component's own options add `kind: Literal["its-name"] = "its-name"`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def default_kinds(cls, value: object) -> object:
+        """Options of a component without its kind are those of the component that stands there by default."""
+        if not isinstance(value, Mapping):
+            return value
+        missing = {key: options for key, part in value.items() if (options := cls.by_default(key, part)) is not None}
+        kinds = {key: options.model_fields["kind"].default for key, options in missing.items()}
+        return {**value, **{key: {"kind": kind, **value[key]} for key, kind in kinds.items()}} if kinds else value
+
+    @classmethod
+    def by_default(cls, key: str, part: object) -> type[Options] | None:
+        """The options that `part`, the section of a field, is of by default: None unless it leaves its kind out."""
+        field = cls.model_fields.get(key)
+        default = field.default if field is not None else None
+        if not isinstance(part, Mapping) or "kind" in part or not isinstance(default, Options):
+            return None
+        return type(default) if "kind" in type(default).model_fields else None
 
 
 Declared = TypeVar("Declared", bound=Options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -65,3 +66,13 @@ def test_numbers(rows: int, size: int, seed: int) -> None:
 
 def test_one_row_has_no_r2() -> None:
     assert math.isnan(metrics_for("number")["r2"](torch.ones(1, 1), torch.ones(1)))
+
+
+def test_what_takes_seconds_to_import_is_imported_before_the_first_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = [(metrics_for("category"), torch.eye(3), torch.arange(3)), (metrics_for("number"), *torch.rand(2, 3, 1))]
+    for module in ("classification", "regression"):
+        monkeypatch.setitem(sys.modules, f"torchmetrics.functional.{module}", None)
+    for metrics, output, target in built:
+        assert all(math.isfinite(metric(output, target)) for metric in metrics.values())
+    with pytest.raises(ImportError):
+        metrics_for("number")

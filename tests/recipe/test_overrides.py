@@ -44,6 +44,16 @@ def test_a_component_written_as_its_name_takes_options() -> None:
     assert load("data.watts=9").data == Lamp(watts=9)
 
 
+def test_options_of_what_stands_there_by_default_need_no_kind() -> None:
+    house = {**HOUSE, "model": "room"}
+    assert recipe.load(house, ["model.light.watts=9"]).model == Room(light=Lamp(watts=9))
+    assert recipe.load({**house, "model": {"kind": "room", "light": {"watts": 9}}}).model == Room(light=Lamp(watts=9))
+    with pytest.raises(RecipeError, match=r"model.light.wats: there is no such key\n  Did you mean 'watts'\?"):
+        recipe.load(house, ["model.light.wats=9"])
+    with pytest.raises(RecipeError, match=r"model.light.batteries: there is no such key"):
+        recipe.load(house, ["model.light.batteries=9"])
+
+
 def test_the_order_never_loses_one() -> None:
     overrides = ["model.light=lamp", "model.light.kind=torch", "model.light.batteries=3", "learn.lr=1", "learn.lr=2"]
     for order in itertools.permutations(overrides[:3]):

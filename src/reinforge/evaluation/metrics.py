@@ -1,7 +1,8 @@
 """Metrics over all rows at once, by form of output, computed by torchmetrics.
 
 Each takes the raw outputs of a head, (rows, size), and the valid targets, and gives one number. All rows are needed at
-once, because most of these are no means over batches.
+once, because most of these are no means over batches. torchmetrics, which takes seconds to import, is imported when a
+metric is built, before training, and not within its first evaluation.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ class Accuracy:
     form: ClassVar[str] = "category"
 
     def __init__(self, options: AccuracyOptions) -> None:
-        pass
-
-    def __call__(self, output: Tensor, target: Tensor) -> float:
         from torchmetrics.functional.classification import multiclass_accuracy
 
-        return float(multiclass_accuracy(output, target, output.shape[1], average="micro", validate_args=False))
+        self._measure = multiclass_accuracy
+
+    def __call__(self, output: Tensor, target: Tensor) -> float:
+        return float(self._measure(output, target, output.shape[1], average="micro", validate_args=False))
 
 
 class BalancedAccuracy:
@@ -52,13 +53,13 @@ class BalancedAccuracy:
     form: ClassVar[str] = "category"
 
     def __init__(self, options: BalancedAccuracyOptions) -> None:
-        pass
-
-    def __call__(self, output: Tensor, target: Tensor) -> float:
         from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+        self._confusion = multiclass_confusion_matrix
+
+    def __call__(self, output: Tensor, target: Tensor) -> float:
         # Not torchmetrics' macro accuracy: that counts a class which is only predicted as a recall of 0.
-        confusion = multiclass_confusion_matrix(output, target, output.shape[1], validate_args=False).double()
+        confusion = self._confusion(output, target, output.shape[1], validate_args=False).double()
         support = confusion.sum(1)
         return float((confusion.diagonal() / support)[support > 0].mean())
 
@@ -69,12 +70,12 @@ class F1:
     form: ClassVar[str] = "category"
 
     def __init__(self, options: F1Options) -> None:
-        pass
-
-    def __call__(self, output: Tensor, target: Tensor) -> float:
         from torchmetrics.functional.classification import multiclass_f1_score
 
-        return float(multiclass_f1_score(output, target, output.shape[1], average="macro", validate_args=False))
+        self._measure = multiclass_f1_score
+
+    def __call__(self, output: Tensor, target: Tensor) -> float:
+        return float(self._measure(output, target, output.shape[1], average="macro", validate_args=False))
 
 
 class LogLoss:
@@ -95,14 +96,14 @@ class R2:
     form: ClassVar[str] = "number"
 
     def __init__(self, options: R2Options) -> None:
-        pass
-
-    def __call__(self, output: Tensor, target: Tensor) -> float:
         from torchmetrics.functional.regression import r2_score
 
+        self._measure = r2_score
+
+    def __call__(self, output: Tensor, target: Tensor) -> float:
         if output.shape[0] < 2:
             return math.nan
-        return float(r2_score(output.double(), target.view_as(output).double()))
+        return float(self._measure(output.double(), target.view_as(output).double()))
 
 
 class RMSE:
@@ -111,13 +112,13 @@ class RMSE:
     form: ClassVar[str] = "number"
 
     def __init__(self, options: RMSEOptions) -> None:
-        pass
-
-    def __call__(self, output: Tensor, target: Tensor) -> float:
         from torchmetrics.functional.regression import mean_squared_error
 
+        self._measure = mean_squared_error
+
+    def __call__(self, output: Tensor, target: Tensor) -> float:
         pair = output.double().flatten(), target.double().flatten()
-        return float(mean_squared_error(*pair, squared=False))
+        return float(self._measure(*pair, squared=False))
 
 
 class MAE:
@@ -126,12 +127,12 @@ class MAE:
     form: ClassVar[str] = "number"
 
     def __init__(self, options: MAEOptions) -> None:
-        pass
-
-    def __call__(self, output: Tensor, target: Tensor) -> float:
         from torchmetrics.functional.regression import mean_absolute_error
 
-        return float(mean_absolute_error(output.double().flatten(), target.double().flatten()))
+        self._measure = mean_absolute_error
+
+    def __call__(self, output: Tensor, target: Tensor) -> float:
+        return float(self._measure(output.double().flatten(), target.double().flatten()))
 
 
 def metrics_for(form: str) -> dict[str, Metric]:

@@ -15,6 +15,7 @@ from reinforge.errors import RecipeError
 from reinforge.messages import _, ngettext
 from reinforge.recipe.component import OneOf
 from reinforge.recipe.document import Document, Path, dotted
+from reinforge.registry import Options
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,8 @@ def _inside(annotation: object, key: str | int, data: object) -> object:
         field = section.model_fields.get(str(key))
         if field is None:
             return None
+        if issubclass(section, Options) and (default := section.by_default(str(key), _get(data, key))):
+            return default
         return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     if get_origin(annotation) in (Union, types.UnionType):
         return next(filter(None, (_inside(choice, key, data) for choice in get_args(annotation))), None)
