@@ -13,7 +13,7 @@ import torch
 
 from reinforge.core.sealed import Sealed
 from reinforge.engine.checkpoint import CheckpointStore
-from reinforge.errors import CheckpointError, ComponentError, StorageError
+from reinforge.errors import CheckpointError, ComponentError, IntegrityError, StorageError
 
 
 def state(number, sealed=3):
@@ -114,6 +114,27 @@ def test_a_damaged_one_is_refused_and_the_previous_is_used(tmp_path, caplog, how
     fresh.save(state(3), updates=3)
     assert not second.exists()
     assert [consistent(fresh.load(p)) for p in fresh.paths()] == [2, 3]
+
+
+def test_what_can_not_be_read_now_is_not_damaged(tmp_path, monkeypatch):
+    """Going on from the one before would lose the newest, and then delete it."""
+    store = CheckpointStore(tmp_path)
+    for number in (1, 2):
+        store.save(state(number), updates=number)
+
+    def failing(descriptor, buffers):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    fresh = CheckpointStore(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "readv", failing)
+        with pytest.raises(StorageError, match=r"(?s)output error.*Try again") as caught:
+            fresh.latest()
+    assert not isinstance(caught.value, IntegrityError)
+    assert fresh.notes == []
+    assert consistent(fresh.latest()) == 2
+    fresh.save(state(3), updates=3)
+    assert [consistent(fresh.load(path)) for path in fresh.paths()] == [2, 3]
 
 
 def test_none_usable_is_an_error_and_not_a_new_start(tmp_path):

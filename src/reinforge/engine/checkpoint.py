@@ -16,6 +16,7 @@ from reinforge.core import tensor_files, tree
 from reinforge.core.contracts import State
 from reinforge.core.sealed import Sealed
 from reinforge.errors import CheckpointError, ComponentError, IntegrityError, StorageError
+from reinforge.messages import _
 from reinforge.storage import strict_json
 from reinforge.storage.files import file_digest, require_space
 from reinforge.storage.folder import Folder, Staging, commit, discard, sweep
@@ -77,19 +78,24 @@ class CheckpointStore:
     def latest(self) -> State | None:
         """The newest usable state, verified; None where there is no checkpoint at all.
 
-        A damaged one is passed over with a note. Raises CheckpointError where none of them is usable.
+        A damaged one is passed over with a note. Raises CheckpointError where none of them is usable, and StorageError
+        where one can't be read now: that is no damage, and to go on from the one before would lose what it holds.
         """
         self.notes = []
         candidates = self.paths()
         for path in reversed(candidates):
             try:
                 state = self.load(path)
-            except StorageError as error:
+            except IntegrityError as error:
                 note = f"checkpoint {path.name} was not used: {error}"
                 log.warning(note)
                 self.notes.append(note)
                 self._damaged.add(path)
                 continue
+            except StorageError as error:
+                again = _("Nothing was changed. Try again; without this folder, the checkpoint before it is used.")
+                remedy = f"{error.remedy}\n  {again}" if error.remedy else again
+                raise StorageError(error.problem, where=error.where, remedy=remedy) from error
             return state
         if candidates:
             raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import platform
 import shlex
@@ -156,9 +157,13 @@ def _refuse_other_data(run: Run, task: Task) -> None:
 def transfer(parent: Bundle, model: nn.Module, renew: Sequence[str]) -> None:
     """Copy a bundle's weights into a model. Weights that match a pattern in `renew` stay new.
 
-    Raises ComponentError that lists every other weight that is missing, left over or of another shape.
+    Raises RecipeError for a pattern that matches none, and ComponentError that lists every other weight that is
+    missing, left over or of another shape.
     """
     theirs, ours = parent.model.state_dict(), model.state_dict()
+    for pattern in renew:
+        if not fnmatch.filter({*theirs, *ours}, pattern):
+            raise _matches_nothing(pattern, sorted({*theirs, *ours}))
     wrong = []
     for name in sorted({*theirs, *ours}):
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in renew):
@@ -180,6 +185,16 @@ def transfer(parent: Bundle, model: nn.Module, renew: Sequence[str]) -> None:
                 key="start.renew=['PATTERN']"
             ),
         )  # fmt: skip
+
+
+def _matches_nothing(pattern: str, names: Sequence[str]) -> RecipeError:
+    near = difflib.get_close_matches(pattern, names, 3, cutoff=0.4)
+    remedy = _("Did you mean {name!r}?").format(name=near[0]) if len(near) == 1 else ""
+    known = _("Near are: {names}.") if near else _("Known: {names}.")
+    return RecipeError(
+        _("the pattern {pattern!r} matches no weight").format(pattern=pattern), where="start.renew",
+        remedy=remedy or known.format(names=", ".join(near or names[:8])),
+    )  # fmt: skip
 
 
 def with_defaults(recipe: Recipe, task: Task) -> Recipe:

@@ -9,7 +9,9 @@ from reinforge.bundle.text_form import TextForm
 from reinforge.core.contracts import Clock
 from reinforge.data.options import TextOptions
 from reinforge.data.text import prepare_text
+from reinforge.errors import RecipeError
 from reinforge.evaluation.text import TextEvaluator
+from reinforge.messages import _
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY
 from reinforge.sources.options import TokenOptions
@@ -31,6 +33,15 @@ def text_task(recipe: Recipe, start: Bundle | None) -> Task:
     chosen = source_options(recipe.source, recipe.objective)
     source = REGISTRY.build("source", chosen, data.training, batch=recipe.learn.batch, seed=recipe.seed)
     block = chosen.block if isinstance(chosen, TokenOptions) else 64
+    context = getattr(recipe.model, "context", block)
+    if block > context:
+        raise RecipeError(
+            _("blocks of {block} tokens do not fit the model's context of {context}").format(
+                block=block, context=context
+            ),
+            where="source.block",
+            remedy=_("Lower source.block, or raise model.context."),
+        )
     evaluator = TextEvaluator(data.validation, characters=data.validation_characters, block=block)
 
     def test(learner: nn.Module) -> dict[str, float]:
