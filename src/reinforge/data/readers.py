@@ -13,6 +13,8 @@ from typing import Any
 import polars as pl
 
 from reinforge.data.delimited import Columns, decode, read_delimited, unique_names
+from reinforge.data.folders import holds_images, read_image_folder
+from reinforge.data.pixel_tables import images_of_rows, read_pixel_file
 from reinforge.data.rows import Absent, columns_of_memory, read_json
 from reinforge.data.table import Table
 from reinforge.data.values import MEMORY, Origin
@@ -34,7 +36,8 @@ def read(
     absent: Absent = "error",
 ) -> Table:
     """A table from a file (CSV, TSV, JSON, JSON Lines, Parquet; by its suffix), from an installed package
-    (`package:NAME/PATH`), from scikit-learn (`sklearn:NAME`), or from memory (see `columns_of_memory`).
+    (`package:NAME/PATH`), from scikit-learn (`sklearn:NAME`), from a folder of images (columns image and label), from a
+    table whose rows are pixels (`pixels:` before any of these), or from memory (see `columns_of_memory`).
 
     Relative paths start at `base`. Raises DataError with file and line.
     """
@@ -44,7 +47,11 @@ def read(
         text = str(source)
         if text.startswith("sklearn:"):
             return _sklearn(text.removeprefix("sklearn:"))
-        path = resource(text.removeprefix("package:")) if text.startswith("package:") else (base or Path()) / text
+        if text.startswith("pixels:"):
+            return _pixels(text.removeprefix("pixels:"), base)
+        path = _path(text, base)
+        if path.is_dir() and holds_images(path):
+            return read_image_folder(path, text)
         table = _file(path, text, delimiter, encoding, absent)
     else:
         columns = columns_of_memory(source, absent)
@@ -56,6 +63,16 @@ def read(
             remedy=_("Check that this is the right file and that it was written to its end."),
         )
     return table
+
+
+def _path(text: str, base: Path | None) -> Path:
+    return resource(text.removeprefix("package:")) if text.startswith("package:") else (base or Path()) / text
+
+
+def _pixels(text: str, base: Path | None) -> Table:
+    if text.startswith("sklearn:"):
+        return images_of_rows(_sklearn(text.removeprefix("sklearn:")))
+    return read_pixel_file(_path(text, base), text)
 
 
 def resource(name: str) -> Path:
