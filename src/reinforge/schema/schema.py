@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any, Literal
 
 from pydantic import Field as Describe
@@ -10,10 +11,12 @@ from pydantic import ValidationError, model_validator
 
 from reinforge.errors import DataError, IntegrityError
 from reinforge.registry import Options
-from reinforge.schema.fields import Category, Field, Number
+from reinforge.schema.fields import Category, Date, Field, Image, Labels, Number, Span, Text
 
 FORMAT_VERSION = 1
 NULLS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
+# Blocks that all inputs of a form share; other inputs are blocks under their own names.
+SHARED_BLOCKS = ("numbers", "categories")
 
 
 class Schema(Options):
@@ -28,11 +31,16 @@ class Schema(Options):
     )
 
     @model_validator(mode="after")
-    def _unique(self) -> Schema:
-        names = [field.name for field in self.fields]
-        repeated = sorted({name for name in names if names.count(name) > 1})
+    def _consistent(self) -> Schema:
+        counts = Counter(field.name for field in self.fields)
+        repeated = sorted(name for name, count in counts.items() if count > 1)
         if repeated:
             raise ValueError(f"fields are repeated: {', '.join(repeated)}")
+        for field in self.fields:
+            if field.name in SHARED_BLOCKS and own_block(field):
+                raise ValueError(f"{field.name!r} is the name of a block: rename this column")
+            if isinstance(field, Span) and not any(f.name == field.of and isinstance(f, Text) for f in self.fields):
+                raise ValueError(f"{field.name!r} is a part of {field.of!r}, which is no text field")
         return self
 
     @property
@@ -46,9 +54,14 @@ class Schema(Options):
         return tuple(field for field in self.fields if field.role == "target")
 
     @property
+    def numeric(self) -> tuple[Number | Date, ...]:
+        """The inputs that are numbers, or become numbers."""
+        return tuple(f for f in self.fields if isinstance(f, Date) or (isinstance(f, Number) and f.role == "input"))
+
+    @property
     def numbers(self) -> tuple[Number, ...]:
-        """Numeric inputs, in the order of their columns in the block "numbers"."""
-        return tuple(field for field in self.fields if isinstance(field, Number) and field.role == "input")
+        """The columns of the block "numbers", in order: numeric inputs, and the numbers that dates become."""
+        return tuple(number for f in self.numeric for number in (f.numbers if isinstance(f, Date) else (f,)))
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -82,3 +95,8 @@ class Schema(Options):
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise IntegrityError(f"{place}: {first['msg']}", where="schema") from error
+
+
+def own_block(field: Field) -> bool:
+    """Whether the field is an input that is a block under its own name."""
+    return isinstance(field, Text | Image) or (isinstance(field, Labels) and field.role == "input")
