@@ -38,7 +38,7 @@ def signature(schema: Schema) -> Signature:
         block = _input(field)
         if block is not None:
             inputs[field.name] = block
-    return Signature(inputs=inputs, outputs={field.name: _output(field) for field in schema.targets})
+    return Signature(inputs=inputs, outputs={field.name: _output(field, schema) for field in schema.targets})
 
 
 def _input(field: Field) -> Input | None:
@@ -59,7 +59,7 @@ def _input(field: Field) -> Input | None:
             return None
 
 
-def _output(field: Field) -> Output:
+def _output(field: Field, schema: Schema) -> Output:
     match field:
         case Number():
             return Output(form="count" if field.count else "number", size=1)
@@ -70,7 +70,14 @@ def _output(field: Field) -> Output:
         case Labels():
             return Output(form="labels", size=_size(field))
         case Span():
-            return Output(form="span", size=2, of=field.of)
+            text = schema.field(field.of)
+            if not isinstance(text, Text) or text.length is None:
+                raise DataError(
+                    f"the span {field.name!r} needs a text of limited length",
+                    where=f"field {field.of!r}",
+                    remedy="Set its `length`, the most tokens that are read.",
+                )
+            return Output(form="span", size=text.length, of=field.of)
         case Discrete():
             return Output(form="discrete", size=field.n)
         case Continuous():

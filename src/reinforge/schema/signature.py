@@ -29,8 +29,8 @@ class Output(Options):
     number: `size` values, float32 (rows, size). category: `size` classes, int64 (rows,), or float32 (rows, size) of
     probabilities where classes were mixed. labels: `size` labels that may hold at once, float32 (rows, size) of 0 or 1.
     ordinal: `size` classes in order, int64 (rows,). count: how often, float32 (rows, 1) of whole numbers. span: first
-    and last token, int64 (rows, 2), of the tokens block `of`. tokens: `size` words. discrete: `size` actions;
-    continuous: `size` action dimensions between `low` and `high`.
+    and last token, int64 (rows, 2), of the tokens block `of`, which has at most `size` a row. tokens: `size` words.
+    discrete: `size` actions; continuous: `size` action dimensions between `low` and `high`.
     """
 
     form: Literal["number", "category", "labels", "ordinal", "count", "span", "tokens", "discrete", "continuous"]
