@@ -134,6 +134,20 @@ def test_what_counts_stands_on_top() -> None:
     assert text.index("return (final)487.5") < text.index("Metrics")
 
 
+def test_what_a_run_recorded_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = {"state": "finished", "data": "", "in_memory": False, "skipped_updates": 0, "machine": {"threads": 2}}
+    text = parsed(render(page(status={**recorded, "wall_seconds": 2.5}, rows=[]))).text
+    assert "time in all2.5 s" in text
+    assert not re.search("in memory|skipped|Recordeddata", text)
+    text = parsed(render(page(status={**recorded, "in_memory": True, "skipped_updates": 3}, rows=[]))).text
+    assert "data in memoryyes" in text
+    assert text.count("skipped updates3") == 1
+    monkeypatch.setenv("REINFORGE_LANG", "zh_CN")
+    text = parsed(render(page(status=recorded, rows=[]))).text
+    assert "线程2" in text
+    assert "machine" not in text.lower()
+
+
 def test_a_run_that_only_began_has_a_report_too() -> None:
     assert "running" in parsed(render(page(status={}, rows=[]))).text
 
@@ -149,9 +163,21 @@ def test_charts_group_what_belongs_together() -> None:
     found = {chart.title: chart for chart in charts(rows())}
     assert [curve.name for curve in found["Loss"].curves] == ["training", "held out"]
     # The one term of the one step is the loss itself.
-    assert list(found) == ["Loss", "Accuracy", "Length of the gradient", "Learning rate"]
+    assert list(found) == ["Loss", "Accuracy", "Length of the gradient"]
     assert found["Loss"].curves[1].points == tuple((50.0 * i, 2 / i) for i in (5, 10, 15, 20))
     assert summary(found["Accuracy"]) == "Accuracy. Accuracy: from 0.8 to 0.95."
+
+
+def test_what_never_changes_is_no_curve_of_how_it_ran() -> None:
+    constant = [{"updates": i, "loss": 1.0, "model/lr": 1e-3, "updates_per_second": 100.0 * i} for i in (1, 2)]
+    assert [chart.title for chart in charts(constant)] == ["Loss", "Speed"]
+    assert [chart.title for chart in charts(constant[:1])] == ["Loss"]
+    assert "Learning rate" in {chart.title for chart in charts([*constant, {"updates": 3, "model/lr": 1e-4}])}
+
+
+def test_metrics_are_titled_as_people_write_them() -> None:
+    measured = {"evaluation/r2": 0.9, "evaluation/mae": 1.0, "evaluation/log-loss": 2.0, "evaluation/f1": 0.5}
+    assert [chart.title for chart in charts([{"updates": 1, **measured}])] == ["R²", "MAE", "Log loss", "F1"]
 
 
 def test_returns_are_drawn_over_environment_steps_with_their_spread() -> None:

@@ -44,7 +44,21 @@ REASONS = {
     "folds": mark("all its folds were done"),
 }
 # Which of many metrics stand on top, where the recipe monitors none.
-FIRST = ("accuracy", "return", "bits_per_character", "r2", "rmse", "log-loss", "mae", "loss")
+FIRST = ("accuracy", "return", "bits_per_character", "r2", "rmse", "f1", "log-loss", "mae", "loss")
+# What a run records of itself, in words; what has none here goes by its key.
+RECORDED = {
+    "in_memory": mark("data in memory"),
+    "data": mark("data"),
+    "skipped_updates": mark("skipped updates"),
+    "wall_seconds": mark("time in all"),
+    "machine": mark("machine"),
+    "device": mark("device"),
+    "threads": mark("threads"),
+    "processor": mark("processor"),
+    "system": mark("system"),
+    "torch": "PyTorch",
+    "python": "Python",
+}
 
 
 @dataclass(frozen=True)
@@ -195,17 +209,20 @@ def _facts(page: Page) -> str:
         course.append((_("training time"), duration(float(seconds))))
         if clock.get("updates"):
             course.append((_("updates per second"), number(clock["updates"] / float(seconds))))
-    if skipped := next((row["skipped_updates"] for row in reversed(page.rows) if "skipped_updates" in row), 0):
+    logged: Any = next((row["skipped_updates"] for row in reversed(page.rows) if "skipped_updates" in row), 0)
+    if skipped := status.get("skipped_updates", logged):
         course.append((_("skipped updates"), number(skipped)))
     groups = [(_("How far"), course)]
     made = [(_("seed"), str(page.recipe.seed)), (_("precision"), page.recipe.learn.precision)]
     made += [(_("learning rate"), number(page.recipe.learn.lr)), (_("batch"), number(page.recipe.learn.batch))]
     groups.append((_("With what"), made))
-    told = {"state", "reason", "clock", "metrics", "notes"}
+    told = {"state", "reason", "clock", "metrics", "notes", "skipped_updates"}
+    # Whether data came from memory is worth a line only where they did: such a run can't be resumed by a command.
+    told |= set() if status.get("in_memory") else {"in_memory"}
     alone = {key: value for key, value in status.items() if key not in told and not isinstance(value, Mapping)}
     groups.append((_("Recorded"), _flat(alone)))
     groups += [
-        (name.replace("_", " "), _flat(value))
+        (_recorded(name).capitalize(), _flat(value))
         for name, value in status.items()
         if name not in told and isinstance(value, Mapping)
     ]
@@ -315,18 +332,22 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Whatever else was recorded, one line each: nothing a run says of itself is lost."""
     found: list[tuple[str, str]] = []
     for key, value in values.items():
-        name = key.replace("_", " ")
-        if value is None or value == [] or value == {}:
+        name = _recorded(key)
+        if value is None or value in ("", [], {}):
             continue
         if isinstance(value, Mapping):
             found += _flat(value, f"{prefix}{name} ")
-        elif name.endswith("bytes") and isinstance(value, (int, float)):
+        elif key.endswith("bytes") and isinstance(value, (int, float)):
             found.append((prefix + name.removesuffix(" bytes"), size(value)))
-        elif name.endswith("seconds") and isinstance(value, (int, float)):
+        elif key.endswith("seconds") and isinstance(value, (int, float)):
             found.append((prefix + name.removesuffix(" seconds"), duration(value)))
         else:
             found.append((prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else number(value)))
     return found
+
+
+def _recorded(key: str) -> str:
+    return _(RECORDED[key]) if key in RECORDED else key.replace("_", " ")
 
 
 def _clock(page: Page) -> Mapping[str, Any]:

@@ -18,6 +18,8 @@ Points = tuple[tuple[float, float], ...]
 
 CLOCK = ("updates", "samples", "tokens", "steps", "experiences", "epochs", "seconds")
 EVALUATION = "evaluation/"
+# Metrics that people don't write like words.
+ABBREVIATED = {"mae": "MAE", "rmse": "RMSE", "r2": "R²"}
 COLOURS = 6
 # More points than a screen has pixels only make the page heavy.
 MOST_POINTS = 1200
@@ -53,6 +55,11 @@ class Chart:
         """Whether it may span decades, and does so: all values are positive, the largest far above the smallest."""
         values = [y for curve in self.curves for _, y in curve.points if math.isfinite(y)]
         return self.wide and min(values) > 0 and max(values) / min(values) > WIDE
+
+    @property
+    def changes(self) -> bool:
+        """Whether some curve has two values."""
+        return any(len({y for _, y in curve.points if math.isfinite(y)}) > 1 for curve in self.curves)
 
     @property
     def noisy(self) -> bool:
@@ -96,7 +103,8 @@ def charts(rows: Iterable[Row]) -> list[Chart]:
     add(_("Length of the gradient"), [n for n in known if n.endswith("/grad_norm")], group="running", wide=True)
     add(_("Learning rate"), [n for n in known if n.endswith("/lr")], group="running")
     add(_("Speed"), ["updates_per_second"], group="running", unit=_("updates per second"))
-    return result
+    # How it ran is worth drawing where something changes: a rate that never does is told among the facts.
+    return [chart for chart in result if chart.group == "learning" or chart.changes]
 
 
 def draw(chart: Chart) -> str:
@@ -174,8 +182,8 @@ def count(value: float) -> str:
 def _label(name: str) -> str:
     """What a logged name is called: a metric with a capital, a term or a step by its own name."""
     if name.startswith(EVALUATION):
-        text = name.removeprefix(EVALUATION).replace("_", " ")
-        return text[:1].upper() + text[1:]
+        text = name.removeprefix(EVALUATION)
+        return ABBREVIATED.get(text) or (text[:1].upper() + text[1:]).replace("_", " ").replace("-", " ")
     if name.endswith(("/grad_norm", "/lr")):
         return name.rpartition("/")[0]
     return name.rpartition("/")[2].replace("_", " ")

@@ -37,7 +37,7 @@ a { color: var(--accent); }
   font-size: 0.85rem; padding: 0.1rem 0.65rem; border: 1px solid currentColor; border-radius: 1rem; color: var(--warn);
 }
 .state.finished { color: var(--good); }
-.lede { font-size: 1.1rem; color: var(--ink-soft); }
+.lede { font-size: 1.1rem; color: var(--ink-soft); overflow-wrap: anywhere; }
 .tiles {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: 0.75rem; margin: 1.5rem 0 0;
 }
