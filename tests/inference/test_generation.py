@@ -154,7 +154,7 @@ def test_edges() -> None:
     full = generate(model, Ragged.from_rows([torch.ones(20, dtype=torch.int64)]), Sampling(3))
     assert full.tokens.lengths.tolist() == [1], "the context holds one token that is never fed back"
     for length in (0, 21):
-        with pytest.raises(DataError, match=f"prompt 2: a prompt of {length} tokens"):
+        with pytest.raises(DataError, match=f"prompt 1: a prompt of {length} tokens"):
             generate(
                 model, Ragged.from_rows([torch.ones(2).long(), torch.ones(length, dtype=torch.int64)]), Sampling(3)
             )

@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import httpx
 import jsonschema
 import pytest
+import torch
 
 from reinforge.errors import MissingExtra, ReinforgeError
 from reinforge.serving.serve import serve
@@ -117,6 +119,38 @@ def test_with_partial_a_bad_row_fails_alone(url, bundles):
             assert found[index]["error"]["row"] == index
         else:
             assert found[index]["species"]["label"] == expected[index]["species"]["label"]
+
+
+def test_with_partial_a_prompt_that_does_not_fit_fails_alone(url, bundles):
+    """What is wrong shows only in the model, and is still told by its row."""
+    texts = ["to be", "x" * 60, "or not"]
+    answer = post(url, "text", {"rows": [{"text": text} for text in texts], "partial": True})
+    assert answer.status_code == 200
+    found = answer.json()["predictions"]
+    assert found[1]["error"]["row"] == 1
+    assert "context" in found[1]["error"]["problem"]
+    assert [found[0], found[2]] == bundles["text"].predict([{"text": texts[0]}, {"text": texts[2]}])
+    whole = post(url, "text", {"rows": [{"text": text} for text in texts]})
+    assert whole.status_code == 422
+    assert whole.json()["error"]["row"] == 1
+
+
+def test_a_row_whose_outputs_are_no_numbers_is_null_and_not_a_fault(bundles):
+    """Finite inputs may still be too large for the arithmetic inside: no label is made up, and the others stand."""
+    table, policy = copy.deepcopy(bundles["table"]), copy.deepcopy(bundles["policy"])
+    with torch.no_grad():
+        for parameter in (*table.model.parameters(), *policy.model.parameters()):
+            parameter.mul_(1e4)
+    huge, seen = {**GOOD, "size": 3e37, "mass": -3e37}, {"observation": [3e38, -3e38, 3e38, -3e38]}
+    good = {"observation": [0.1, 0.2, 0.3, 0.4]}
+    with Server({"table": table, "policy": policy}, port=0).background() as there:
+        found = post(there, "table", {"rows": [GOOD, huge]}).json()["predictions"]
+        assert found[0]["species"]["label"] is not None
+        assert found[1]["species"]["label"] is None
+        assert set(found[1]["species"]["probabilities"].values()) == {None}
+        acts = [one["action"]["action"] for one in post(there, "policy", {"rows": [good, seen]}).json()["predictions"]]
+        assert acts[0] is not None
+        assert acts[1] is None
 
 
 def test_a_chunked_body_is_bounded_too(url):

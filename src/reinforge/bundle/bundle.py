@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reinforge.bundle.forms import Form, Prediction, Row
+from reinforge.bundle.forms import ROWS, Form, Prediction, Row
 from reinforge.bundle.network import Blueprint
 from reinforge.bundle.task import Task
 from reinforge.core import tensor_files
@@ -66,28 +66,30 @@ class Bundle:
         if isinstance(data, Sequence) and not isinstance(data, str | bytes):
             for start in range(0, len(data), self.form.chunk):
                 part = data[start : start + self.form.chunk]
-                yield self.read_out(self.form.inputs(part, Origin(places=range(start, start + len(part)))))
+                origin = Origin(places=range(start, start + len(part)))
+                yield self.read_out(self.form.inputs(part, origin), origin)
             return
-        inputs = self.form.table_inputs(data)
+        inputs, start = self.form.table_inputs(data), 0
         for batch in split(inputs, self.form.chunk):
-            yield self.read_out(batch)
+            yield self.read_out(batch, Origin(places=range(start, start + rows(batch))))
+            start += rows(batch)
 
     def predict_each(self, given: Sequence[Row]) -> list[Prediction | DataError]:
         """Like `predict` for rows, but a bad row gives its own error in its place, and the others are answered."""
         found: list[Prediction | DataError] = []
-        waiting = [(0, len(given))]
+        chunk = self.form.chunk
+        waiting = [(start, min(start + chunk, len(given))) for start in range(0, len(given), chunk)][::-1]
         while waiting:
             start, stop = waiting.pop()
+            origin = Origin(places=range(start, stop))
             try:
-                inputs = self.form.inputs(given[start:stop], Origin(places=range(start, stop)))
+                found += self.read_out(self.form.inputs(given[start:stop], origin), origin)
             except DataError as error:
                 if stop - start == 1:
                     found.append(error)
                 else:  # halve until the bad rows stand alone, from the left
                     middle = (start + stop) // 2
                     waiting += [(middle, stop), (start, middle)]
-                continue
-            found.extend(prediction for batch in split(inputs, self.form.chunk) for prediction in self.read_out(batch))
         return found
 
     def forward(self, inputs: Batch) -> dict[str, Tensor]:
@@ -97,12 +99,12 @@ class Bundle:
         found: dict[str, Tensor] = outputs
         return found
 
-    def read_out(self, inputs: Batch) -> list[Prediction]:
-        """Predictions for inputs that the form has made."""
+    def read_out(self, inputs: Batch, origin: Origin = ROWS) -> list[Prediction]:
+        """Predictions for inputs that the form has made from the rows of `origin`."""
         if rows(inputs) == 0:
             return []
         with torch.inference_mode():
-            return self.form.values(inputs, self.forward, self.model, self.task)
+            return self.form.values(inputs, self.forward, self.model, self.task, origin)
 
     def training(self) -> dict[str, Tensor] | None:
         """What learning can go on from (optimiser, critics, targets, ...), by name; None where the bundle has none."""

@@ -51,8 +51,10 @@ class Form(Protocol):
         """A model's inputs from a frame, a table or a mapping of columns. Raises DataError."""
         ...
 
-    def values(self, inputs: Batch, forward: Forward, model: nn.Module, task: Task) -> list[Prediction]:
-        """One prediction per row."""
+    def values(
+        self, inputs: Batch, forward: Forward, model: nn.Module, task: Task, origin: Origin = ROWS
+    ) -> list[Prediction]:
+        """One prediction per row; null stands for what is no finite number. Raises DataError that names the row."""
         ...
 
 
@@ -122,7 +124,9 @@ class TableForm:
         batch: Batch = self.pipeline.transform(columns, targets=False, origin=table.origin)["inputs"]
         return batch
 
-    def values(self, inputs: Batch, forward: Forward, model: nn.Module, task: Task) -> list[Prediction]:
+    def values(
+        self, inputs: Batch, forward: Forward, model: nn.Module, task: Task, origin: Origin = ROWS
+    ) -> list[Prediction]:
         """{target: {"label", "probabilities"}} or {target: {"value"}}, in the targets' own terms."""
         outputs = forward(inputs)
         columns: dict[str, list[Prediction]] = {}
@@ -132,9 +136,7 @@ class TableForm:
                 columns[field.name] = labelled(output, field.labels, task.outputs.get(field.name, Reading()))
             elif isinstance(field, Number):
                 values = self.pipeline.inverse(field.name, output.float())
-                columns[field.name] = [
-                    {"value": value if math.isfinite(value) else None} for value in map(float, values)
-                ]
+                columns[field.name] = [{"value": finite(float(value))} for value in values]
         return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
     def _incomplete(self, rows: Sequence[Row], origin: Origin) -> dict[str, list[object]]:
@@ -202,14 +204,18 @@ class ObservationForm:
         shape = (len(array), *self.box.shape) if isinstance(array, np.ndarray | Tensor | Sequence) else self.box.shape
         return self._batch(self._checked(array, shape, self.box.name))
 
-    def values(self, inputs: Batch, forward: Forward, model: nn.Module, task: Task) -> list[Prediction]:
+    def values(
+        self, inputs: Batch, forward: Forward, model: nn.Module, task: Task, origin: Origin = ROWS
+    ) -> list[Prediction]:
         """{"action": {"action"}}: the number of the action, or its coordinates in the environment's units."""
         action = forward(inputs)["action"]
+        known = action.isfinite().all(-1).tolist()
         if self.output.form == "discrete":
-            return [{"action": {"action": int(a) + self.start}} for a in action.argmax(-1).tolist()]
+            chosen = action.argmax(-1).tolist()
+            return [{"action": {"action": a + self.start if ok else None}} for a, ok in zip(chosen, known)]
         low, high = torch.tensor(self.output.low), torch.tensor(self.output.high)
         clipped = action.float().cpu().clamp(low, high)
-        return [{"action": {"action": row}} for row in clipped.tolist()]
+        return [{"action": {"action": row if ok else None}} for row, ok in zip(clipped.tolist(), known)]
 
     def _checked(self, value: object, shape: tuple[int, ...], where: str) -> np.ndarray[Any, Any]:
         try:
@@ -243,7 +249,15 @@ def labelled(logits: Tensor, labels: Sequence[str], reading: Reading) -> list[Pr
         chosen = probabilities.argmax(-1)
     else:
         chosen = (probabilities[:, 1] >= reading.threshold).long()
+    # Logits that are too large for their type have no softmax: then nothing is known, and no label is made up.
     return [
         {"label": labels[index], "probabilities": dict(zip(labels, row))}
+        if math.isfinite(row[0])
+        else {"label": None, "probabilities": dict.fromkeys(labels)}
         for index, row in zip(chosen.tolist(), probabilities.tolist())
     ]
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where it is NaN or infinite."""
+    return value if math.isfinite(value) else None

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reinforge.bundle.forms import ROWS, Forward, Prediction, Row, labelled
+from reinforge.bundle.forms import ROWS, Forward, Prediction, Row, finite, labelled
 from reinforge.bundle.task import Reading, Task
 from reinforge.core.batch import Batch
 from reinforge.data.values import Origin
@@ -63,13 +63,15 @@ class TensorForm:
         count = len(array) if isinstance(array, np.ndarray | Tensor | Sequence) else 0
         return self._batch(self._checked(array, (count, *self.box.shape), self.box.name))
 
-    def values(self, inputs: Batch, forward: Forward, model: nn.Module, task: Task) -> list[Prediction]:
+    def values(
+        self, inputs: Batch, forward: Forward, model: nn.Module, task: Task, origin: Origin = ROWS
+    ) -> list[Prediction]:
         """{target: {"label", "probabilities"}} or {target: {"value"}}."""
         name, output = self.target.name, forward(inputs)[self.target.name]
         if isinstance(self.target, Category):
             read = labelled(output, self.target.labels, task.outputs.get(name, Reading()))
             return [{name: one} for one in read]
-        return [{name: {"value": float(value)}} for value in output.float().flatten().tolist()]
+        return [{name: {"value": finite(value)}} for value in output.float().flatten().tolist()]
 
     def _checked(self, value: object, shape: tuple[int, ...], where: str) -> np.ndarray[Any, Any]:
         try:

@@ -61,7 +61,9 @@ class TextForm:
         table = read(data)
         return self.inputs([{self.pipeline.FIELD: text} for text in table.column(self.pipeline.FIELD)], table.origin)
 
-    def values(self, inputs: Batch, forward: Forward, model: nn.Module, task: Task) -> list[Prediction]:
+    def values(
+        self, inputs: Batch, forward: Forward, model: nn.Module, task: Task, origin: Origin = ROWS
+    ) -> list[Prediction]:
         """{"text": {"text": continuation, "stopped": whether it ended by itself}}.
 
         Each row draws from its own generator, seeded by its prompt: the same alone and in a batch.
@@ -72,7 +74,8 @@ class TextForm:
         chosen = task.text or Continuation()
         sampling = Sampling(chosen.max_tokens, chosen.temperature, chosen.top_k, chosen.top_p, chosen.stop)
         texts = [self.pipeline.tokenizer.decode(prompts.row(index)) for index in range(len(prompts))]
-        found = generate(model, prompts, sampling, [seeds.generator(chosen.seed, "continue", text) for text in texts])
+        generators = [seeds.generator(chosen.seed, "continue", text) for text in texts]
+        found = generate(model, prompts, sampling, generators, origin)
         return [
             {
                 "text": {

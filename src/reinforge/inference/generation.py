@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from reinforge.core.ragged import Ragged
+from reinforge.data.values import Origin
 from reinforge.errors import DataError
 from reinforge.models.decoder import Decoder
 
@@ -40,14 +41,18 @@ class Generated:
     stopped: Tensor
 
 
+PROMPTS = Origin(unit="prompt")
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 @torch.no_grad()
-def generate(model: Decoder, prompts: Ragged, sampling: Sampling, generator: Generators = None) -> Generated:
+def generate(
+    model: Decoder, prompts: Ragged, sampling: Sampling, generator: Generators = None, origin: Origin = PROMPTS
+) -> Generated:
     """Complete every prompt. The cache is made here and dropped at the end, so it is never older than the weights.
 
-    `generator`: one for all rows, or one per row, which makes a row's draws independent of its neighbours.
+    `generator`: one for all rows, or one per row, which makes a row's draws independent of its neighbours. `origin`:
+    where the prompts come from, for errors.
     Raises DataError for an empty prompt, or one that leaves no room in the context.
     """
     context, lengths = model.options.context, prompts.lengths
@@ -56,7 +61,7 @@ def generate(model: Decoder, prompts: Ragged, sampling: Sampling, generator: Gen
         row = int(bad.nonzero()[0])
         raise DataError(
             f"a prompt of {int(lengths[row])} tokens does not fit a context of {context}",
-            where=f"prompt {row + 1}",
+            where=origin.at(row),
             remedy="A prompt needs a token at least; shorten it, or train with a longer context.",
         )
     training = model.training

@@ -156,7 +156,7 @@ def _status(error: ReinforgeError) -> int:
     return 500
 
 
-_ROW = re.compile(r"\b(?:row|prompt) (\d+)\b")
+_ROW = re.compile(r"\brow (\d+)\b")
 
 
 def _told(error: ReinforgeError) -> Json:

@@ -99,16 +99,19 @@ def _input(field: Field) -> Json:
 def _output(field: Field) -> Json:
     match field:
         case Category():
-            probabilities = {label: {"type": "number"} for label in field.labels}
-            label = {"type": "string", "enum": list(field.labels)}
+            probabilities = {label: {"type": ["number", "null"]} for label in field.labels}
+            label = {"type": ["string", "null"], "enum": [*field.labels, None]}
             parts: dict[str, Json] = {"label": label, "probabilities": {"type": "object", "properties": probabilities}}
         case Number():
             parts = {"value": {"type": ["number", "null"]}}
         case Discrete():
-            parts = {"action": {"type": "integer", "minimum": field.start, "maximum": field.start + field.n - 1}}
+            parts = {
+                "action": {"type": ["integer", "null"], "minimum": field.start, "maximum": field.start + field.n - 1}
+            }
         case Continuous():
             size = math.prod((len(field.low),))
-            parts = {"action": {"type": "array", "items": {"type": "number"}, "minItems": size, "maxItems": size}}
+            items = {"type": "number"}
+            parts = {"action": {"type": ["array", "null"], "items": items, "minItems": size, "maxItems": size}}
         case _:
             parts = {}
     return {"type": "object", "properties": parts}

@@ -117,7 +117,7 @@ def _lines(bundle: Bundle, path: Path) -> Iterator[list[Prediction]]:
                 except IntegrityError as error:
                     raise DataError(error.problem, where=error.where, remedy=error.remedy) from None
             origin = Origin(str(path), "line", _places([number for number, _line in part]))
-            yield bundle.read_out(bundle.form.inputs(rows, origin))
+            yield bundle.read_out(bundle.form.inputs(rows, origin), origin)
 
 
 def _places(numbers: list[int]) -> Any:
