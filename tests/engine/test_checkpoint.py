@@ -89,6 +89,9 @@ def test_saving_before_a_standing_later_one_is_refused(tmp_path):
 
 def damage(path, how):
     files = sorted(p for p in path.rglob("*") if p.is_file())
+    if how.endswith("gone"):
+        (path / "manifest.json" if "list" in how else files[0]).unlink()
+        return
     for file in files if how != "flip" else [max(files, key=lambda p: p.stat().st_size)]:
         content = bytearray(file.read_bytes())
         if how == "flip":
@@ -97,7 +100,7 @@ def damage(path, how):
         file.write_bytes(content[: len(content) // 2] if how == "truncate" else content)
 
 
-@pytest.mark.parametrize("how", ["flip", "truncate"])
+@pytest.mark.parametrize("how", ["flip", "truncate", "a file is gone", "its list is gone"])
 def test_a_damaged_one_is_refused_and_the_previous_is_used(tmp_path, caplog, how):
     store = CheckpointStore(tmp_path)
     store.save(state(1), updates=1)

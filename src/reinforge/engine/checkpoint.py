@@ -7,6 +7,7 @@ parts that never change (hard links to the checkpoint before it), `state.json` a
 from __future__ import annotations
 
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from reinforge.core.contracts import State
 from reinforge.core.sealed import Sealed
 from reinforge.errors import CheckpointError, ComponentError, IntegrityError, StorageError
 from reinforge.messages import _
-from reinforge.storage import strict_json
+from reinforge.storage import manifest, strict_json
 from reinforge.storage.files import file_digest, require_space
 from reinforge.storage.folder import Folder, Staging, commit, discard, sweep
 from reinforge.storage.manifest import FileRecord
@@ -120,6 +121,8 @@ class CheckpointStore:
         return [p for _m, p in sorted(named, key=lambda item: (int(item[0][1]), int(item[0][2] or 0)))]
 
     def _load(self, path: Path) -> State:
+        if path.is_dir() and not os.path.lexists(path / manifest.NAME):
+            raise CheckpointError(f"{manifest.NAME} is missing", where=str(path))
         folder = Folder.open(path, FORMAT)
         if folder.manifest.version > VERSION:
             raise CheckpointError(
