@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gettext
 import io
 import string
@@ -22,6 +23,20 @@ def test_every_text_of_the_source_is_translated() -> None:
     assert wanted
     assert sorted(map(str, wanted)) == sorted(str(message.id) for message in there if message.id), "run: make messages"
     assert [message.id for message in catalogue.missing(there)] == []
+
+
+def test_no_text_is_hidden_from_the_catalogue() -> None:
+    # Extraction reads tokens, and before Python 3.12 the parts of an f-string are none.
+    wanted = [message.id for message in catalogue.extracted() if message.id]
+    found = {text for text in wanted for text in ([text] if isinstance(text, str) else text)}
+    hidden = [
+        f"{path.relative_to(catalogue.SOURCE)}: {call.args[0].value!r}"
+        for path in catalogue.SOURCE.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in catalogue.KEYWORDS
+        if call.args and isinstance(call.args[0], ast.Constant) and call.args[0].value not in found
+    ]
+    assert hidden == []
 
 
 def test_translations_keep_their_placeholders() -> None:

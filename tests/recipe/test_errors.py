@@ -101,6 +101,9 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
         recipe.load(tmp_path / "absent.yaml")
     with pytest.raises(RecipeError, match="it is a folder"):
         recipe.load(tmp_path)
+    (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(RecipeError, match=r"mine\.csv: this is a table, not a recipe\n  .*path: mine\.csv"):
+        recipe.load(tmp_path / "mine.csv")
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
     with pytest.raises(RecipeError, match=r"latin\.yaml: it is no UTF-8 text"):
         recipe.load(tmp_path / "latin.yaml")

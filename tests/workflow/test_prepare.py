@@ -50,6 +50,13 @@ def test_text_and_summary_tell_the_same(penguins: Preparation) -> None:
         assert wanted in text
 
 
+def test_it_speaks_chinese(penguins: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REINFORGE_LANG", "zh_CN")
+    headings = [line for line in penguins.text().splitlines() if line.startswith("## ")]
+    assert headings == ["## 划分", "## 字段", "## species 的类别"]
+    assert not {"train", "validation", "input", "digest:"} & set(penguins.text().split())
+
+
 @pytest.mark.parametrize("name", ["card.json", "card.md"])
 def test_output_is_written(name: str, tmp_path: Path) -> None:
     path = tmp_path / name

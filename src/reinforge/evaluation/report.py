@@ -78,7 +78,7 @@ class Page:
 
 def render(page: Page) -> str:
     """The whole page in the language to speak now. Everything from the run is escaped."""
-    name = page.recipe.name
+    title = _("{name}: report").format(name=page.recipe.name)
     parts = [_head(page), _tiles(page), _metrics(page), _facts(page), _notes(page), _stages(page), _curves(page)]
     parts += [_evaluations(page), _recipe(page)]
     footer = _("Written by Reinforge {version} from the run's own log; every logged row is in log.jsonl.")
@@ -89,7 +89,7 @@ def render(page: Page) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{escape(_("{name}: report").format(name=name))}</title>
+<title>{escape(title)}</title>
 <style>
 {STYLE}
 </style>

@@ -20,6 +20,8 @@ from reinforge.recipe.user_code import load_user_code
 
 SHIPPED = FilePath(__file__).parents[1] / "recipes"
 SUFFIXES = (".yaml", ".yml")
+# What is given for a recipe by whoever has data and no recipe yet.
+TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet", ".xlsx")
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,14 @@ def _find(source: str | FilePath) -> FilePath:
     names = {recipe.name: recipe.path for recipe in shipped()}
     if str(source) in names:
         return names[str(source)]
+    if path.is_file() and path.suffix.lower() in TABLES:
+        raise RecipeError(
+            _("this is a table, not a recipe"),
+            where=str(path),
+            remedy=_("A recipe says what to do with it: `data: {{kind: table, path: {name}, targets: [...]}}`.").format(
+                name=path.name
+            ),
+        )
     if path.is_file():
         return path
     if path.is_dir():

@@ -18,7 +18,7 @@ from reinforge.data.prepared import Prepared
 from reinforge.data.text import TextData, prepare_text
 from reinforge.environments.build import build, is_native
 from reinforge.environments.options import EnvironmentOptions
-from reinforge.messages import _
+from reinforge.messages import _, mark
 from reinforge.recipe import Recipe, load
 from reinforge.registry import REGISTRY
 from reinforge.schema.fields import Category
@@ -32,6 +32,21 @@ from reinforge.workflow.progress import Progress, Silent
 RANDOM_EPISODES, RANDOM_SECONDS = 20, 2.0
 
 Facts = Mapping[str, Any]
+
+# What facts are called, in words.
+FACTS = {
+    "from": mark("from"),
+    "digest": mark("digest"),
+    "vocabulary": mark("vocabulary"),
+    "sample": mark("sample"),
+    "environment": mark("environment"),
+    "vectorised_itself": mark("vectorised itself"),
+    "exact": mark("exact"),
+    "steps_per_second": mark("steps per second"),
+    "random_return": mark("random return"),
+    "random_episodes": mark("random episodes"),
+}
+ROLES = {"input": mark("input"), "target": mark("target")}
 
 
 @dataclass(frozen=True)
@@ -74,22 +89,22 @@ class Preparation:
 
     def _lines(self) -> Iterator[str]:
         yield from (f"# {self.name}", "")
-        facts = [(name.replace("_", " "), _plain(value)) for name, value in self.facts.items()]
+        facts = [(_(FACTS[name]) if name in FACTS else name, _plain(value)) for name, value in self.facts.items()]
         yield from (f"- {name}: {value}" for name, value in [(_("kind"), self.kind), *facts])
         if self.sides:
             whole = max(sum(self.sides.values()), 1)
-            yield from ("", f"## {_('Split')}", "")
-            yield from aligned([(side, f"{n:,}", f"{n / whole:.1%}") for side, n in self.sides.items()])
+            yield from _heading(_("Split"))
+            yield from aligned([(_(side), f"{n:,}", f"{n / whole:.1%}") for side, n in self.sides.items()])
         if self.fields:
-            yield from ("", f"## {_('Fields')}", "")
+            yield from _heading(_("Fields"))
             yield from aligned([_field_row(f) for f in self.fields])
         for target, labels in self.classes.items():
             sides = list(dict.fromkeys(side for counts in labels.values() for side in counts))
-            yield from ("", f"## {_('Classes of {target}').format(target=target)}", "")
+            yield from _heading(_("Classes of {target}").format(target=target))
             rows = [(label, *(f"{counts.get(side, 0):,}" for side in sides)) for label, counts in labels.items()]
-            yield from aligned([("", *sides), *rows])
+            yield from aligned([("", *map(_, sides)), *rows])
         if self.notes:
-            yield from ("", f"## {_('Notes')}", "", *(f"- {note}" for note in self.notes))
+            yield from (*_heading(_("Notes")), *(f"- {note}" for note in self.notes))
 
 
 def prepare(
@@ -216,10 +231,14 @@ def _blocks(signature: Signature) -> dict[str, Any]:
     return signature.model_dump(mode="json", exclude_defaults=True)
 
 
+def _heading(title: str) -> tuple[str, str, str]:
+    return ("", f"## {title}", "")
+
+
 def _field_row(facts: Facts) -> tuple[str, ...]:
     details = {key: value for key, value in facts.items() if key not in ("name", "kind", "role")}
     told = ", ".join(f"{key}: {_plain(value)}" for key, value in details.items())
-    return (str(facts["name"]), str(facts["role"]), str(facts["kind"]), told)
+    return (str(facts["name"]), _(ROLES[str(facts["role"])]), str(facts["kind"]), told)
 
 
 def _plain(value: object) -> str:
