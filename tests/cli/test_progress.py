@@ -60,3 +60,24 @@ def test_what_takes_long_shows_rate_and_remaining_time(monkeypatch: pytest.Monke
     assert "50%" in text
     assert "10/s" in text
     assert "0:00:05" in text
+
+
+@pytest.mark.parametrize("total", [1.0, None])
+def test_a_share_of_the_whole_has_no_rate_and_what_nobody_knows_no_share(
+    total: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = screen(monkeypatch)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.0)
+    now = 0.0
+    with module.progress() as shown:
+        assert isinstance(shown, module.Terminal)
+        shown.update(0, total, "a note")
+        assert shown._bar is not None
+        shown._bar.get_time = lambda: now
+        for done in range(1, 9):
+            now = done * 0.1
+            shown.update(done / 16, total, "a note")
+        shown._bar.refresh()
+    text = terminal.getvalue()
+    assert ("50%" in text, "/s" in text) == ((True, False) if total else (False, True))

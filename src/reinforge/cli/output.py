@@ -71,6 +71,9 @@ def _rows(values: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str,
             yield from _rows(value, f"{prefix}{key}.")
         elif isinstance(value, float):
             yield f"{prefix}{key}", f"{value:.6g}"
+        elif value and isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            # Sentences, such as notes: a line each.
+            yield from ((f"{prefix}{key}" if index == 0 else "", item) for index, item in enumerate(value))
         elif value is not None:
             yield f"{prefix}{key}", str(value) if isinstance(value, (str, int, PurePath)) else json_line(value)
 

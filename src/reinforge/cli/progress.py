@@ -65,21 +65,26 @@ def progress() -> Iterator[Progress]:
 def _bar() -> Bar:
     # Rich is imported only once there is something to draw.
     from rich.console import Console
-    from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
     from rich.text import Text
 
-    class Rate(ProgressColumn):
-        """Units done in a second."""
+    class Share(ProgressColumn):
+        """How much of all, where somebody knows that."""
 
-        def render(self, task: object) -> Text:
-            speed = getattr(task, "speed", None)
-            return Text(f"{speed:,.4g}/s" if speed else "")
+        def render(self, task: Task) -> Text:
+            return Text("" if task.total is None else f"{task.percentage:>3.0f}%")
+
+    class Rate(ProgressColumn):
+        """Units done in a second. A training counts no units here but its own share: its note tells the rate."""
+
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.4g}/s" if task.speed and task.total != 1 else "")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
+        Share(),
         Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
