@@ -22,7 +22,8 @@ from reinforge.engine.loop import Engine
 from reinforge.engine.optimizers import FlatOptimizer
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.registry import REGISTRY, Component
-from tests.contract.examples import OUTPUTS, components, draws, slice_of, targets
+from tests.contract.examples import components, draws, slice_of
+from tests.contract.judged import judged
 
 BATCH = 8
 
@@ -191,11 +192,8 @@ def test_schedule(component: Component, warmup: int) -> None:
 @pytest.mark.parametrize("component", components("metric"))
 def test_metric(component: Component) -> None:
     metric = REGISTRY.build("metric", component.options())
-    output = OUTPUTS[metric.form]
-    target = targets(output, 40)
-    perfect = target if metric.form == "number" else nn.functional.one_hot(target, output.size).float() * 50
-    noisy = perfect + perfect.std() * torch.randn(perfect.shape, generator=draws())
-    best, good, worst = metric(perfect, target), metric(noisy, target), metric(-noisy, target)
+    target, perfect, noisy, opposite = judged(metric.form)
+    best, good, worst = metric(perfect, target), metric(noisy, target), metric(opposite, target)
     assert isinstance(best, float)
     assert math.isfinite(best)
     assert math.isfinite(good)

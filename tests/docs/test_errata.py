@@ -26,7 +26,7 @@ from reinforge.engine.options import AdamOptions
 from reinforge.environments.build import build
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import DataError
-from reinforge.evaluation.metrics import Accuracy
+from reinforge.evaluation.metrics.category import Accuracy
 from reinforge.evaluation.options import AccuracyOptions
 from reinforge.models.composed import Composed
 from reinforge.models.options import ComposedOptions

@@ -1,28 +1,21 @@
-"""The supervised evaluator against scikit-learn, and the traces it must not leave; cross-validation."""
+"""The supervised evaluator against scikit-learn, and the traces it must not leave."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics as oracle
-from sklearn.datasets import load_iris
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional
 
+from reinforge.bundle.task import Reading
 from reinforge.core.contracts import Clock
 from reinforge.core.seeds import random_state
 from reinforge.engine.loop import Engine
-from reinforge.errors import ComponentError, DataError
-from reinforge.evaluation.crossvalidation import cross_validate
-from reinforge.evaluation.options import AccuracyOptions, R2Options
+from reinforge.evaluation.options import QuantileLossOptions
 from reinforge.evaluation.supervised import SupervisedEvaluator
 from reinforge.models.composed import Composed
 from reinforge.models.options import ComposedOptions, MLPOptions
@@ -79,6 +72,7 @@ def test_results_are_scikit_learns_whatever_the_parts(size: int) -> None:
         "c/accuracy": oracle.accuracy_score(c, probabilities.argmax(1)),
         "c/balanced-accuracy": oracle.balanced_accuracy_score(c, probabilities.argmax(1)),
         "c/f1": oracle.f1_score(c, probabilities.argmax(1), average="macro"),
+        "c/roc-auc": oracle.roc_auc_score(c, probabilities, multi_class="ovr"),
     }
     expected["loss"] = 0.5 * expected["v/loss"] + expected["c/loss"]
     assert found == pytest.approx(expected, rel=1e-5)
@@ -87,7 +81,7 @@ def test_results_are_scikit_learns_whatever_the_parts(size: int) -> None:
 def test_one_output_needs_no_prefix() -> None:
     objective, learner = made(ALONE)
     found = SupervisedEvaluator(objective, ALONE, data()).evaluate(learner, CLOCK)
-    assert set(found) == {"loss", "accuracy", "balanced-accuracy", "f1", "log-loss"}
+    assert set(found) == {"loss", "accuracy", "balanced-accuracy", "f1", "log-loss", "roc-auc"}
     assert found["loss"] == pytest.approx(found["log-loss"], rel=1e-6)
 
 
@@ -116,12 +110,32 @@ def test_errors_of_numbers_are_in_the_datas_units() -> None:
     assert units["v/loss"] == scaled["v/loss"]
 
 
-def test_chosen_metrics_and_those_of_another_form() -> None:
+def test_what_is_asked_for_beside_the_rest() -> None:
     objective, learner = made()
-    chosen = SupervisedEvaluator(objective, SIGNATURE, data(), metrics={"c": [AccuracyOptions()], "v": []})
-    assert set(chosen.evaluate(learner, CLOCK)) == {"loss", "v/loss", "c/loss", "c/accuracy"}
-    with pytest.raises(ComponentError, match="it is for number outputs, and 'c' is a category"):
-        SupervisedEvaluator(objective, SIGNATURE, data(), metrics={"c": [R2Options()]})
+    more = [QuantileLossOptions(quantile=0.9)]
+    evaluator = SupervisedEvaluator(objective, SIGNATURE, data(), more=more, wanted=["c/roc-auc"])
+    watched = evaluator.evaluate(learner, CLOCK)
+    assert "c/roc-auc" in watched
+    assert "c/brier" not in watched
+    everything = evaluator.measure(evaluator.judge(learner))
+    assert {"v/quantile-loss", "c/brier", "c/roc-auc", *watched} <= set(everything)
+
+
+def test_a_reading_changes_what_is_decided_and_how_sure_it_is() -> None:
+    """As the bundle's predictions are read: cooled first, then compared with the threshold."""
+    signature = Signature(inputs=SIGNATURE.inputs, outputs={"c": Output(form="category", size=2)})
+    objective, learner = made(signature)
+    batch = data()
+    batch["targets"]["c"] = batch["targets"]["c"].clamp(max=1)
+    evaluator = SupervisedEvaluator(objective, signature, batch)
+    judgement = evaluator.judge(learner)
+    found = evaluator.measure(judgement, {"c": Reading(temperature=2.0, threshold=0.6)})
+    p = (judgement.outputs["c"].output.double() / 2).softmax(1)[:, 1].numpy()
+    y = batch["targets"]["c"].numpy()
+    assert found["accuracy"] == pytest.approx(oracle.accuracy_score(y, p >= 0.6))
+    assert found["log-loss"] == pytest.approx(oracle.log_loss(y, p), rel=1e-6)
+    assert found["roc-auc"] == pytest.approx(oracle.roc_auc_score(y, p), rel=1e-6)
+    assert found["loss"] == judgement.loss
 
 
 def test_a_target_that_nobody_knows_is_left_out() -> None:
@@ -162,35 +176,3 @@ def test_training_is_the_same_with_and_without_it() -> None:
         assert "c/accuracy" in finished.metrics
         learned.append([p.detach().clone() for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*learned))
-
-
-def test_cross_validation_is_scikit_learns() -> None:
-    """The scaler is fitted inside each fold: scores equal those of a scikit-learn pipeline, fold by fold."""
-    x, y = load_iris(return_X_y=True)
-    rows = np.concatenate([x, y[:, None]], 1)
-    folds = [(a.tolist(), b.tolist()) for a, b in StratifiedKFold(5, shuffle=True, random_state=0).split(x, y)]
-    seen = []
-
-    def train(training: Any, fold: int) -> Any:
-        seen.append((fold, len(training)))
-        mean, deviation = training[:, :4].mean(0), training[:, :4].std(0)
-        model = LogisticRegression(max_iter=1000).fit((training[:, :4] - mean) / deviation, training[:, 4])
-        return lambda test: {"accuracy": model.score((test[:, :4] - mean) / deviation, test[:, 4])}
-
-    result = cross_validate(rows, folds, lambda r, index: r[index], train)
-    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    expected = cross_val_score(pipeline, x, y, cv=StratifiedKFold(5, shuffle=True, random_state=0))
-    assert [fold["accuracy"] for fold in result.folds] == pytest.approx(list(expected))
-    assert result.mean("accuracy") == pytest.approx(expected.mean())
-    assert result.deviation("accuracy") == pytest.approx(expected.std(ddof=1))
-    assert seen == [(i, 120) for i in range(5)]
-
-
-@pytest.mark.parametrize(
-    ("fold", "said"), [(([0, 1, 2], [2, 3]), "row 2 is among both"), (([0, 1], []), "no rows"), (([], [1]), "no rows")]
-)
-def test_folds_that_leak_or_are_empty_are_refused(fold: tuple[Sequence[int], Sequence[int]], said: str) -> None:
-    with pytest.raises(DataError, match=said):
-        cross_validate(
-            list(range(4)), [fold], lambda r, index: [r[i] for i in index], lambda r, i: lambda t: {"x": 0.0}
-        )

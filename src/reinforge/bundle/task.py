@@ -16,15 +16,19 @@ class Tolerance(Options):
     absolute: NonNegativeFloat
 
 
-class Reading(Options):
-    """How one categorical output becomes a label.
+Probability = Annotated[float, Field(gt=0, lt=1)]
 
-    Logits are divided by `temperature`. With `threshold` (two classes only) the second label is chosen where its
-    probability reaches it; else the most probable label.
+
+class Reading(Options):
+    """How the logits of a category, or of labels that may hold at once, become a decision. Set on validation data.
+
+    Logits are divided by `temperature`. Of two classes the second is chosen where its probability reaches `threshold`;
+    else the most probable one. Of labels each holds where its probability reaches its own of the `thresholds`, or 0.5.
     """
 
     temperature: PositiveFloat = 1.0
-    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    threshold: Probability | None = None
+    thresholds: tuple[Probability, ...] | None = None
 
 
 # Other processors and thread counts sum in another order: these bounds are far above that, and far below a real change.
@@ -51,6 +55,6 @@ class Task(Options):
     """Readings by output, tolerance by the weights' dtype, and how text goes on."""
 
     version: Literal[1] = 1
-    outputs: dict[str, Reading] = Field({}, description="How each categorical output becomes a label.")
+    outputs: dict[str, Reading] = Field({}, description="How categories and labels are decided.")
     tolerance: dict[str, Tolerance] = Field(TOLERANCE, description="By the dtype of the weights.")
     text: Continuation | None = Field(None, description="How a language model goes on.")

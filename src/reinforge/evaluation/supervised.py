@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from reinforge.bundle.task import Reading
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock
 from reinforge.core.seeds import undisturbed
-from reinforge.errors import ComponentError
-from reinforge.evaluation.metrics import Metric, metrics_for
+from reinforge.evaluation.metrics.metric import Metric, metrics_for
+from reinforge.models.heads import build_head
 from reinforge.objectives.supervised import Supervised
-from reinforge.registry import REGISTRY, Options
+from reinforge.registry import Options
 from reinforge.schema.signature import Signature
 
 # Output's name and values (rows, 1) to the same in the units of the data, (rows,): a pipeline's `inverse`.
 Units = Callable[[str, Tensor], Any]
+# What metrics look at instead of a head's raw output, by the form of output: an entry of what the head decodes.
+DECODED = {"count": "value", "ordinal": "label", "span": "span"}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was said of one output's valid rows, as metrics take it, and what is true; `rows` (n,) are their numbers."""
+
+    output: Tensor
+    target: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a model says of some data: the total loss, that of each output, and each output's rows."""
+
+    loss: float
+    losses: Mapping[str, float]
+    outputs: Mapping[str, Judged]
 
 
 class SupervisedEvaluator:
     """Loss and metrics of the learner's model on `data`, all rows as one batch; the model takes `size` rows at a time.
 
     "loss" is the weighted total, as in training. With one output a metric stands under its own name, with several
-    under "output/metric", and so does each output's own loss. Metrics: those given by output, else all that fit its
-    form; of numbers in the data's own units where `units` is given. Outputs of all rows are held in memory.
+    under "output/metric", and so does each output's own loss. Metrics: all that fit an output's form, and of `more`
+    those that do; while training only those that are watched, and the `wanted`. Of numbers in the data's own units
+    where `units` is given. What the model says of all rows is held in memory, and nothing else of its outputs.
     """
 
     def __init__(
@@ -36,77 +60,115 @@ class SupervisedEvaluator:
         signature: Signature,
         data: Batch,
         *,
-        metrics: Mapping[str, Sequence[Options]] | None = None,
+        more: Sequence[Options] = (),
+        wanted: Collection[str] = (),
         units: Units | None = None,
         size: int = 4096,
     ) -> None:
         batches.check(data)
         self.objective, self.signature, self.data, self.units, self.size = objective, signature, data, units, size
-        chosen = metrics or {}
-        self.metrics: dict[str, dict[str, Metric]] = {
-            name: _build(chosen[name], name, output.form) if name in chosen else metrics_for(output.form)
-            for name, output in signature.outputs.items()
-        }
+        self.wanted = set(wanted)
+        self.metrics = {name: metrics_for(output.form, more) for name, output in signature.outputs.items()}
 
     def evaluate(self, learner: nn.Module, clock: Clock) -> dict[str, float]:
-        """Metrics by name; a target without a valid row gives none. Leaves modes and random state as they were."""
+        """Watched metrics by name; a target without a valid row gives none. Leaves modes and random state as they
+        were."""
+        return self.measure(self.judge(learner), watched=True)
+
+    def judge(self, learner: nn.Module) -> Judgement:
+        """What the learner's model says of all rows. Leaves modes and random state as they were."""
         modes = [(module, module.training) for module in learner.modules()]
         with undisturbed(), torch.no_grad():
             learner.eval()
             try:
-                outputs = self._outputs(learner)
-                return self._measure(learner, outputs)
+                return self._judge(learner)
             finally:
                 for module, training in modes:
                     module.training = training
 
-    def _outputs(self, learner: nn.Module) -> dict[str, Tensor]:
+    def measure(
+        self, judgement: Judgement, readings: Mapping[str, Reading] | None = None, *, watched: bool = False
+    ) -> dict[str, float]:
+        """Metrics by name, of outputs read as `readings` say."""
+        alone = len(self.signature.outputs) == 1
+        results = {"loss": judgement.loss}
+        for name, judged in judgement.outputs.items():
+            prefix = "" if alone else f"{name}/"
+            if not alone:
+                results[f"{name}/loss"] = judgement.losses[name]
+            reading = (readings or {}).get(name, Reading())
+            for kind, metric in self.metrics[name].items():
+                if watched and not getattr(metric, "watched", True) and prefix + kind not in self.wanted:
+                    continue
+                value = metric(read(judged.output, metric, reading), judged.target)
+                if watched or not math.isnan(value) or getattr(metric, "watched", True):
+                    results[prefix + kind] = value
+        return results
+
+    def _judge(self, learner: nn.Module) -> Judgement:
         model, first = learner.get_submodule("model"), next(learner.parameters(), torch.empty(0))
+        heads = getattr(model, "heads", {})
         collected: dict[str, list[Tensor]] = {name: [] for name in self.signature.outputs}
+        means: dict[str, float] = {}
+        weights: dict[str, float] = {}
+        counts = {name: max(float(count), 1.0) for name, count in self.objective.counts(self.data).items()}
+        total = batches.rows(self.data)
         for part in batches.split(self.data, self.size):
             outputs, _ = model(_like(batches.section(part, "inputs"), first))
-            for name, parts in collected.items():
-                parts.append(outputs[name].float())
-        return {name: torch.cat(parts) for name, parts in collected.items()}
+            there = batches.to(part, first.device)
+            terms = self.objective.terms(learner, outputs, there, self.objective.counts(there))
+            for name, term in terms.items():
+                share = batches.rows(part) / total if term.coupled else 1 / counts[name]
+                means[name] = means.get(name, 0.0) + float(term.sum.double()) * share
+                weights[name] = float(term.weight)
+            for name, output in self.signature.outputs.items():
+                said = outputs[name].float()
+                if output.form in DECODED:
+                    head = heads[name] if name in heads else build_head(output)
+                    said = head.decode(outputs[name])[DECODED[output.form]]
+                    said = said.view(len(said), -1) if output.form == "count" else said
+                collected[name].append(said.cpu())
+        loss = sum(weights[name] * mean for name, mean in means.items())
+        return Judgement(loss, means, self._valid({name: torch.cat(parts) for name, parts in collected.items()}))
 
-    def _measure(self, learner: nn.Module, outputs: Mapping[str, Tensor]) -> dict[str, float]:
-        data = batches.to(self.data, next(iter(outputs.values())).device)
-        targets, valid = batches.section(data, "targets"), batches.section(data, "valid")
-        counts = self.objective.counts(data)
-        terms = self.objective.terms(learner, outputs, data, counts)
-        losses = {
-            name: float(term.sum) / (1.0 if term.coupled else max(float(counts[name]), 1.0))
-            for name, term in terms.items()
-        }
-        alone = len(outputs) == 1
-        results = {"loss": sum(terms[name].weight * loss for name, loss in losses.items())}
+    def _valid(self, outputs: Mapping[str, Tensor]) -> dict[str, Judged]:
+        targets, valid = batches.section(self.data, "targets"), batches.section(self.data, "valid")
+        found: dict[str, Judged] = {}
         for name, output in outputs.items():
             target = targets[name]
-            if name in valid:
-                output, target = output[valid[name]], target[valid[name]]
+            assert isinstance(target, Tensor)
+            target, rows = target.cpu(), torch.arange(len(output))
+            mask = valid.get(name)
+            if isinstance(mask, Tensor):
+                rows = mask.cpu().nonzero()[:, 0]
+                output, target = output[rows], target[rows]
             if not len(target):
                 continue
-            if not alone:
-                results[f"{name}/loss"] = losses[name]
             if self.units is not None and self.signature.outputs[name].form == "number":
                 output, target = (
                     torch.as_tensor(self.units(name, values)).view_as(output) for values in (output, target)
                 )
-            for kind, metric in self.metrics[name].items():
-                results[kind if alone else f"{name}/{kind}"] = metric(output, target)
-        return results
+            found[name] = Judged(output, target, rows)
+        return found
 
 
-def _build(chosen: Sequence[Options], output: str, form: str) -> dict[str, Metric]:
-    built: dict[str, Metric] = {}
-    for options in chosen:
-        kind, metric = str(getattr(options, "kind", "?")), REGISTRY.build("metric", options)
-        if metric.form != form:
-            raise ComponentError(
-                f"it is for {metric.form} outputs, and {output!r} is a {form}", where=f"metric {kind!r}"
-            )
-        built[kind] = metric
-    return built
+def read(output: Tensor, metric: Metric, reading: Reading) -> Tensor:
+    """The logits as a reading has them: cooled by the temperature, and for what is decided moved by the threshold."""
+    if metric.form not in ("category", "labels"):
+        return output
+    if reading.temperature != 1.0:
+        output = output / reading.temperature
+    if not getattr(metric, "decides", False):
+        return output
+    if metric.form == "category" and reading.threshold is not None and output.shape[1] == 2:
+        return output - output.new_tensor([0.0, _logit(reading.threshold)])
+    if metric.form == "labels" and reading.thresholds is not None:
+        return output - output.new_tensor([_logit(threshold) for threshold in reading.thresholds])
+    return output
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))
 
 
 def _like(inputs: Batch, parameter: Tensor) -> Batch:
