@@ -6,8 +6,8 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from reinforge.data import delimited
 from reinforge.data.readers import read
+from reinforge.data.reading import delimited
 from reinforge.errors import DataError
 
 
@@ -79,8 +79,8 @@ def test_errors_name_the_line_even_after_quoted_line_breaks(tmp_path):
         ("a,b,a\n1,2,3\n", "column names are doubled: a", "table.csv, line 1"),
         ("a, a\n1,2\n", "column names are doubled: a", "table.csv, line 1"),
         ('a,b\n1,"x\n', "can't be read", "table.csv, line 2"),
-        (b"a,b\n1,caf\xe9\n", "byte 0xe9 is not utf-8", "table.csv, line 2"),
-        ("a,b\n1,2\n".encode("utf-16"), "is not utf-8", "table.csv, line 1"),
+        ("a,b\n1,é中\n".encode() + b"\xff,2\n", "byte 0xff is not utf-8", "table.csv, line 3"),
+        ("a,b\n1,2\n".encode("utf-16-le"), "byte 0x00 is not utf-8", "table.csv, line 1"),
     ],
 )
 def test_broken_csv(tmp_path, content, problem, where):

@@ -59,10 +59,10 @@ def test_the_quickstart_runs_as_it_stands(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_readmes_example_runs(tmp_path: Path) -> None:
     # The READMEs name files of one's own; the penguins stand in for them.
-    from reinforge.data.readers import resource
+    from reinforge.data.reading.places import files_of
 
     for name in ("birds.csv", "new-birds.csv"):
-        (tmp_path / name).write_text(resource("palmerpenguins/data/penguins.csv").read_text("utf-8"), "utf-8")
+        (tmp_path / name).write_text(files_of("package:palmerpenguins/data/penguins.csv", Path(), ())[0][0].read_text("utf-8"), "utf-8")
     scripts = {script for page in ROOT.glob("README*.md") for script in blocks(page, "python")}
     assert len(scripts) == 1
     for script in scripts:

@@ -124,10 +124,12 @@ class TableOptions(Options):
     """A table: rows of typed columns, from a file, an installed package or memory."""
 
     kind: Literal["table"] = "table"
-    path: str | None = Field(
+    path: str | tuple[str, ...] | None = Field(
         None,
-        description="A file (.csv, .tsv, .json, .jsonl, .parquet), package:NAME/PATH for one in an installed package, "
-        "or sklearn:NAME. None where the data are given in Python.",
+        description="A file (.csv, .tsv, .json, .jsonl, .parquet, .arrow, .xlsx, or .txt with a text a line), several "
+        "(a list, or a pattern such as parts/*.csv), a folder of texts or images, what `prepare` wrote, a database "
+        "(sqlite:///FILE, postgresql://USER@HOST/NAME), package:NAME/PATH for a file in an installed package, or "
+        "sklearn:NAME. None where the data are given in Python.",
     )
     targets: Targets = Field(
         description="Columns to predict: a list of names, or names with what overrules their inferred fields."
@@ -141,9 +143,14 @@ class TableOptions(Options):
         "error", description="A column, or a key of a JSON row, that is not there: refuse, or count it as missing."
     )
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
-        None, description="What separates values; by default told by the file's suffix."
+        None, description="What separates values; by default told by the file's suffix and first lines."
     )
-    encoding: str = Field("utf-8", description="Encoding of a text file.")
+    encoding: str = Field(
+        "auto",
+        description="Encoding of a text file; `auto` tells UTF-8, UTF-16 (by its mark), GB18030 and Latin-1 by bytes.",
+    )
+    sheet: str | None = Field(None, description="Sheet of a workbook; by default the first.")
+    query: str | None = Field(None, description="What to read from a database: a table's name, or a SELECT.")
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:

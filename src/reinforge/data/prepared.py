@@ -90,7 +90,10 @@ def prepare_table(
     source = options.path if data is None else data
     if source is None:
         raise DataError("there are no data", where="data", remedy="Set data.path, or pass a table in Python.")
-    table = read(source, base=base, delimiter=options.delimiter, encoding=options.encoding, absent=options.absent)
+    table = read(
+        source, base=base, delimiter=options.delimiter, encoding=options.encoding, absent=options.absent,
+        sheet=options.sheet, query=options.query,
+    )  # fmt: skip
     notes = list(table.notes)
     fresh = pipeline is None
     if pipeline is None:

@@ -1,29 +1,32 @@
-"""Tables from files, installed packages and memory."""
+"""Tables from files, folders, databases, installed packages and memory."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from reinforge.data.delimited import Columns, decode, read_delimited, unique_names
-from reinforge.data.folders import holds_images, read_image_folder
-from reinforge.data.pixel_tables import images_of_rows, read_pixel_file
-from reinforge.data.rows import Absent, columns_of_memory, read_json
+from reinforge.data.reading import columnar, database, delimited, spreadsheet, texts
+from reinforge.data.reading.delimited import read_delimited
+from reinforge.data.reading.encodings import AUTO, decode, noted
+from reinforge.data.reading.how import Absent, How
+from reinforge.data.reading.places import files_of, not_installed
+from reinforge.data.reading.rows import columns_of_memory, read_json
+from reinforge.data.reading.several import join
 from reinforge.data.table import Table
 from reinforge.data.values import MEMORY, Origin
 from reinforge.errors import DataError
-from reinforge.messages import _, mark
+from reinforge.messages import _
 
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-SUFFIXES = (*DELIMITERS, ".jsonl", ".ndjson", ".json", ".parquet")
-_ABSENT = mark("the data are in the package {package!r}, which is not installed")
+JSON = (".jsonl", ".ndjson", ".json")
+SUFFIXES = (
+    *delimited.SUFFIXES, *JSON, *columnar.SUFFIXES, *spreadsheet.SUFFIXES, *texts.SUFFIXES
+)  # fmt: skip
 SKLEARN = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 
 
@@ -32,27 +35,27 @@ def read(
     *,
     base: Path | None = None,
     delimiter: str | None = None,
-    encoding: str = "utf-8",
+    encoding: str = AUTO,
     absent: Absent = "error",
+    sheet: str | None = None,
+    query: str | None = None,
 ) -> Table:
-    """A table from a file (CSV, TSV, JSON, JSON Lines, Parquet; by its suffix), from an installed package
-    (`package:NAME/PATH`), from scikit-learn (`sklearn:NAME`), from a folder of images (columns image and label), from a
-    table whose rows are pixels (`pixels:` before any of these), or from memory (see `columns_of_memory`).
+    """A table from a file (by its suffix: CSV, TSV, JSON, JSON Lines, Parquet, Arrow IPC, Excel, lines of text), from
+    several (a pattern such as `parts/*.csv`, a list, or a folder), from a folder of texts or images, from a database
+    (its URL), from an installed package (`package:NAME/PATH`), from scikit-learn (`sklearn:NAME`), or from memory (see
+    `columns_of_memory`).
 
     Relative paths start at `base`. Raises DataError with file and line.
     """
     if isinstance(source, Table):
         return source
-    if isinstance(source, (str, Path)):
-        text = str(source)
-        if text.startswith("sklearn:"):
-            return _sklearn(text.removeprefix("sklearn:"))
-        if text.startswith("pixels:"):
-            return _pixels(text.removeprefix("pixels:"), base)
-        path = _path(text, base)
-        if path.is_dir() and holds_images(path):
-            return read_image_folder(path, text)
-        table = _file(path, text, delimiter, encoding, absent)
+    how = How(delimiter, encoding, absent, sheet, query)
+    if isinstance(source, (str, Path)) or (
+        isinstance(source, (list, tuple)) and source and all(isinstance(item, (str, Path)) for item in source)
+    ):
+        names = [source] if isinstance(source, (str, Path)) else source
+        name = str(names[0]) if len(names) == 1 else ", ".join(map(str, names))
+        table = join([_named(str(item), base or Path(), how) for item in names], name)
     else:
         columns = columns_of_memory(source, absent)
         table = Table(columns, MEMORY, digest(columns))
@@ -65,36 +68,21 @@ def read(
     return table
 
 
-def _path(text: str, base: Path | None) -> Path:
-    return resource(text.removeprefix("package:")) if text.startswith("package:") else (base or Path()) / text
+def _named(name: str, base: Path, how: How) -> Table:
+    if name.startswith("sklearn:"):
+        return _sklearn(name.removeprefix("sklearn:"))
+    if database.is_database(name):
+        columns, origin = database.read_database(name, base, how)
+        return Table(columns, origin, digest(columns))
+    path = base / name
+    if path.is_dir():
+        from reinforge.data.folders import holds_images, read_image_folder
 
-
-def _pixels(text: str, base: Path | None) -> Table:
-    if text.startswith("sklearn:"):
-        return images_of_rows(_sklearn(text.removeprefix("sklearn:")))
-    return read_pixel_file(_path(text, base), text)
-
-
-def resource(name: str) -> Path:
-    """The path of a file inside an installed package, "PACKAGE/PATH", found without importing the package.
-
-    Raises DataError naming what to install.
-    """
-    package, _slash, inside = name.partition("/")
-    parts = PurePosixPath(inside).parts
-    if not package.isidentifier() or not parts or ".." in parts or PurePosixPath(inside).is_absolute():
-        raise DataError(
-            _("{name!r} names no file in a package").format(name=name), remedy=_("Write package:NAME/PATH/FILE.csv.")
-        )
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError(_(_ABSENT).format(package=package), remedy=f"pip install {package}")
-    for location in spec.submodule_search_locations:
-        path = Path(location).joinpath(*parts)
-        if path.is_file():
-            return path
-    text = _("package {package!r} has no file {file!r}").format(package=package, file=inside)
-    raise DataError(text, remedy=_("Check its version: {command}").format(command=f"pip show {package}"))
+        if holds_images(path):
+            return read_image_folder(path, name)
+        if texts.text_files(path):
+            return texts.read_text_folder(path, name, how)
+    return join([_file(file, shown, how) for file, shown in files_of(name, base, SUFFIXES)], name)
 
 
 def digest(columns: Mapping[str, pl.Series]) -> str:
@@ -110,15 +98,21 @@ def digest(columns: Mapping[str, pl.Series]) -> str:
     return "sha256:" + total.hexdigest()
 
 
-def _file(path: Path, name: str, delimiter: str | None, encoding: str, absent: Absent) -> Table:
+def _file(path: Path, name: str, how: How) -> Table:
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES and delimiter is None:
+    if suffix not in SUFFIXES and how.delimiter is None:
         raise DataError(
             _("can't tell what kind of table this is by its name (suffix {suffix!r})").format(suffix=suffix),
             where=name,
             remedy=_("Known suffixes: {known}; or state `delimiter`.").format(known=", ".join(SUFFIXES)),
         )
     try:
+        if suffix in columnar.SUFFIXES and path.is_file():
+            return columnar.read_columnar(path, name)
+        if suffix in spreadsheet.SUFFIXES and path.is_file():
+            return spreadsheet.read_spreadsheet(path, name, how)
+        if suffix in texts.SUFFIXES and how.delimiter is None:
+            return texts.read_lines(path, name, how)
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(
@@ -128,23 +122,11 @@ def _file(path: Path, name: str, delimiter: str | None, encoding: str, absent: A
             where=name,
             remedy=_("It was looked for at {path}.").format(path=path.absolute()),
         ) from error
-    columns: Columns
-    if suffix == ".parquet":
-        columns, origin = _parquet(raw, name)
-    elif suffix in (".json", ".jsonl", ".ndjson"):
-        columns, origin = read_json(decode(raw, name, encoding), name, lines=suffix != ".json", absent=absent)
-    else:
-        columns, origin = read_delimited(raw, name, delimiter or DELIMITERS[suffix], encoding)
-    return Table(columns, origin, "sha256:" + hashlib.sha256(raw).hexdigest())
-
-
-def _parquet(raw: bytes, name: str) -> tuple[Columns, Origin]:
-    try:
-        frame = pl.read_parquet(raw)
-    except pl.exceptions.PolarsError as error:
-        text = _("the Parquet file can't be read: {reason}").format(reason=str(error).splitlines()[0])
-        raise DataError(text, where=name) from error
-    return {column: frame[column] for column in unique_names(frame.columns, name)}, Origin(name)
+    if suffix not in JSON:
+        return read_delimited(raw, name, how, suffix=suffix)
+    text, encoding = decode(raw, name, how.encoding)
+    columns, origin = read_json(text, name, lines=suffix != ".json", absent=how.absent)
+    return Table(columns, origin, "sha256:" + hashlib.sha256(raw).hexdigest(), noted(name, encoding, how.encoding))
 
 
 def _sklearn(name: str) -> Table:
@@ -156,7 +138,7 @@ def _sklearn(name: str) -> Table:
     try:
         datasets = importlib.import_module("sklearn.datasets")
     except ImportError:
-        raise DataError(_(_ABSENT).format(package="scikit-learn"), remedy="pip install scikit-learn") from None
+        raise not_installed("scikit-learn") from None
     loaded: Any = getattr(datasets, f"load_{name}")()
     columns: dict[str, Any] = {str(c): loaded.data[:, i] for i, c in enumerate(loaded.feature_names)}
     target = loaded.target

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from reinforge.data.delimited import Columns, unique_names
+from reinforge.data.reading.delimited import Columns, unique_names
+from reinforge.data.reading.how import Absent
 from reinforge.data.values import MEMORY, Nulls, Origin, Unreadable, label
 from reinforge.errors import DataError
 
-Absent = Literal["error", "null"]
 NO_NULLS = Nulls(frozenset(), ())
 
 
@@ -73,7 +73,7 @@ def columns_of_rows(rows: Sequence[Any], origin: Origin = MEMORY, absent: Absent
                     remedy="Write null for a missing value, or set `absent: null` in the recipe.",
                 )
     unique_names(names, origin.at())
-    return {name: _series(name, [row.get(name) for row in rows], origin) for name in names}
+    return {name: column_of(name, [row.get(name) for row in rows], origin) for name in names}
 
 
 def columns_of_memory(data: object, absent: Absent = "error") -> Columns:
@@ -90,7 +90,7 @@ def columns_of_memory(data: object, absent: Absent = "error") -> Columns:
     if isinstance(data, Mapping):
         names = [str(name) for name in data]
         unique_names(names, "data")
-        columns = {str(name): _series(str(name), values) for name, values in data.items()}
+        columns = {str(name): column_of(str(name), values) for name, values in data.items()}
         lengths = {name: len(series) for name, series in columns.items()}
         if len(set(lengths.values())) > 1:
             listing = ", ".join(f"{name}: {length}" for name, length in lengths.items())
@@ -104,20 +104,11 @@ def columns_of_memory(data: object, absent: Absent = "error") -> Columns:
     )
 
 
-class _DoubledKey(Exception):
-    pass
+def column_of(name: str, values: Any, origin: Origin = MEMORY) -> pl.Series:
+    """Values as a column: floats and integers as they are, anything else as the text that a file would hold.
 
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _DoubledKey(repr(next(key for key in keys if keys.count(key) > 1)))
-    return row
-
-
-def _series(name: str, values: Any, origin: Origin = MEMORY) -> pl.Series:
-    """Floats and integers as they are; anything else as the text that a file would hold."""
+    Raises DataError for nested values.
+    """
     if isinstance(values, pl.Series):
         return values.alias(name)
     if isinstance(values, np.ndarray):
@@ -142,6 +133,18 @@ def _series(name: str, values: Any, origin: Origin = MEMORY) -> pl.Series:
     return pl.Series(name, texts, dtype=pl.String)
 
 
+class _DoubledKey(Exception):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _DoubledKey(repr(next(key for key in keys if keys.count(key) > 1)))
+    return row
+
+
 def _text(value: object) -> str | None:
     # A file's texts are kept as they stand; what means "missing" is the schema's business.
     return value if isinstance(value, str) else label(value, NO_NULLS)
@@ -158,5 +161,5 @@ def _pandas(frame: Any) -> Columns:
             absent = column.isna().to_numpy()
             values = [None if gone else value for value, gone in zip(column.tolist(), absent)]
             temporal = column.dtype.kind in "mM"
-            columns[name] = _series(name, [None if v is None else str(v) for v in values] if temporal else values)
+            columns[name] = column_of(name, [None if v is None else str(v) for v in values] if temporal else values)
     return columns

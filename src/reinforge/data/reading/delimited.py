@@ -3,55 +3,71 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 
+from reinforge.data.reading.encodings import decode, noted
+from reinforge.data.reading.how import How
+from reinforge.data.table import Table
 from reinforge.data.values import Origin
 from reinforge.errors import DataError
 from reinforge.messages import _, mark
 
 Columns = dict[str, pl.Series]
 
+BY_SUFFIX = {".tsv": "\t", ".tab": "\t"}
+SUFFIXES = (".csv", *BY_SUFFIX)
+CANDIDATES = (",", ";", "\t")
+# So many characters are looked at to tell the delimiter.
+_SAMPLE = 1 << 16
+
 _QUOTES = mark("Close every quote, and double the quotes inside quoted text.")
 
 
-def read_delimited(raw: bytes, name: str, delimiter: str, encoding: str = "utf-8") -> tuple[Columns, Origin]:
+def read_delimited(raw: bytes, name: str, how: How, *, suffix: str = "") -> Table:
     """Text columns of a delimited file, and the line each record starts at; an empty field is missing.
 
-    Blank lines are skipped. Raises DataError for bad encoding, an empty file, a doubled column name, a record of
-    another width or a broken quote.
+    Without `how.delimiter`, the suffix or `recognise` tells it. Blank lines are skipped. Raises DataError for bad
+    encoding, an empty file, a doubled column name, a record of another width or a broken quote.
     """
-    text = decode(raw, name, encoding)
-    header, start = _header(text, name, delimiter)
+    text, encoding = decode(raw, name, how.encoding)
+    notes = noted(name, encoding, how.encoding)
+    delimiter = how.delimiter or BY_SUFFIX.get(suffix)
+    if delimiter is None:
+        delimiter = recognise(text)
+        if delimiter != ",":
+            told = _("{name} is separated by {delimiter}, told from its first lines; `delimiter` overrules it")
+            notes = (*notes, told.format(name=name, delimiter=repr(delimiter)))
+    header, start = read_header(text, name, delimiter)
     columns = _plain_grid(text, header, start, delimiter)
+    digest = "sha256:" + hashlib.sha256(raw).hexdigest()
     if columns is not None:
-        return columns, Origin(name, "line", range(2, 2 + len(next(iter(columns.values())))))
-    return _records(text, name, header, delimiter)
+        places = range(2, 2 + len(next(iter(columns.values()))))
+        return Table(columns, Origin(name, "line", places), digest, notes)
+    columns, origin = _records(text, name, header, delimiter)
+    return Table(columns, origin, digest, notes)
 
 
-def decode(raw: bytes, name: str, encoding: str) -> str:
-    """The file's text without byte order mark. Raises DataError naming the line of the first bad byte."""
-    if not raw.strip(b" \t\r\n\xef\xbb\xbf"):
-        raise DataError(_("the file is empty"), where=name, remedy=_("It needs a header and at least one row."))
-    try:
-        text = raw.decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
-    except UnicodeDecodeError as error:
-        utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
-        guess = "utf-16" if utf16 else "latin-1"
-        line = 1 if utf16 else raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            _("byte {byte:#04x} is not {encoding}").format(byte=raw[error.start], encoding=encoding),
-            where=f"{name}, line {line}",
-            remedy=_("Save the file as UTF-8, or name its encoding in the recipe, for example {example}.").format(
-                example=f"`encoding: {guess}`"
-            ),
-        ) from error
-    except LookupError as error:
-        raise DataError(_("there is no encoding {encoding!r}").format(encoding=encoding), where=name) from error
-    return text.removeprefix("\ufeff")
+def recognise(text: str) -> str:
+    """Comma, semicolon or tab: which one cuts the header into most columns, and each of the first records into as many.
+
+    A comma where none does so, or none stands in the header.
+    """
+    head = text[: text.find("\n", _SAMPLE) + 1 or None]
+    best, most = ",", 1
+    for delimiter in CANDIDATES:
+        records = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)
+        try:
+            widths = {len(record) for record in records if record}
+        except csv.Error:
+            continue
+        if len(widths) == 1 and (width := widths.pop()) > most:
+            best, most = delimiter, width
+    return best
 
 
 def unique_names(names: Sequence[str], where: str) -> list[str]:
@@ -64,7 +80,7 @@ def unique_names(names: Sequence[str], where: str) -> list[str]:
     return named
 
 
-def _header(text: str, name: str, delimiter: str) -> tuple[list[str], int]:
+def read_header(text: str, name: str, delimiter: str) -> tuple[list[str], int]:
     """Column names, and where the second line starts; 0 where the header spans several lines or isn't the first."""
     head = text[: text.find("\n", 1 << 16) + 1 or None]
     reader = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter, strict=True)
