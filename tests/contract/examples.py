@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reinforge.core.batch import Batch
+from reinforge.core.batch import Batch, Leaf
 from reinforge.core.contracts import Clock, Experience, Objective, Source
+from reinforge.core.ragged import Ragged
 from reinforge.errors import ReinforgeError
 from reinforge.models.options import (
     ActorCriticOptions,
@@ -32,7 +33,21 @@ from reinforge.sources.completions import task_pipeline
 from reinforge.sources.options import CompletionOptions, IterableOptions, TokenOptions
 from tests.slices.catalogue import SLICES
 
-COVERED = {"encoder", "body", "head", "loss", "metric", "model", "objective", "source", "optimizer", "schedule"}
+COVERED = {
+    "encoder",
+    "fusion",
+    "body",
+    "head",
+    "loss",
+    "metric",
+    "model",
+    "objective",
+    "source",
+    "optimizer",
+    "schedule",
+    "sparse-optimizer",
+    "average",
+}
 ELSEWHERE = {
     "data": "tests/data", "task": "tests/sources", "tokenizer": "tests/data", "environment": "tests/environments",
 }  # fmt: skip
@@ -61,6 +76,9 @@ BLOCKS = {
     "categories": Input(form="categories", sizes=(3, 2, 4)),
     "box": Input(form="box", shape=(2, 3)),
     "tokens": Input(form="tokens", sizes=(7,)),
+    # Of different lengths, one of them empty.
+    "text": Input(form="tokens", sizes=(7,), shape=(9,)),
+    "image": Input(form="image", shape=(3, 8, 8)),
 }
 OUTPUTS = {
     "number": Output(form="number", size=2),
@@ -68,12 +86,22 @@ OUTPUTS = {
     "tokens": Output(form="tokens", size=7),
     "discrete": Output(form="discrete", size=3),
     "continuous": Output(form="continuous", size=2, low=(-1.0, -2.0), high=(1.0, 2.0)),
+    "labels": Output(form="labels", size=4),
+    "ordinal": Output(form="ordinal", size=4),
+    "count": Output(form="count", size=1),
+    "span": Output(form="span", size=9, of="text"),
 }
 
 
-def values(block: Input, rows: int = ROWS) -> Tensor:
+def values(block: Input, rows: int = ROWS) -> Leaf:
     """An input block's values."""
     g = draws()
+    if block.form == "image":
+        return torch.randint(0, 256, (rows, *block.shape), generator=g, dtype=torch.uint8)
+    if block.form == "tokens" and block.shape:
+        lengths = torch.tensor([4, 0, 9, 1, 6, 2, 3])[torch.arange(rows) % 7]
+        tokens = torch.randint(0, block.sizes[0], (int(lengths.sum()),), generator=g)
+        return Ragged(tokens, torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]))
     if block.form == "categories":
         return torch.stack([torch.randint(0, size, (rows,), generator=g) for size in block.sizes], 1)
     if block.form == "tokens":
@@ -86,6 +114,12 @@ def targets(output: Output, rows: int = ROWS) -> Tensor:
     g = draws()
     if output.form in ("number", "continuous"):
         return torch.rand(rows, output.size, generator=g) * 2 - 1
+    if output.form == "labels":
+        return torch.randint(0, 2, (rows, output.size), generator=g).float()
+    if output.form == "count":
+        return torch.randint(0, 5, (rows, 1), generator=g).float()
+    if output.form == "span":
+        return torch.randint(0, output.size, (rows, 2), generator=g).sort(1).values
     return torch.randint(0, output.size, (rows,), generator=g)
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from typing import cast
+
 import pytest
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.nn import functional
 
 from reinforge.core import batch as batches
+from reinforge.core.batch import Leaf
 from reinforge.core.contracts import Model
+from reinforge.core.ragged import Ragged
+from reinforge.models.fusion import Part
 from reinforge.models.losses import total_of
 from reinforge.registry import REGISTRY, Component
 from tests.contract.examples import BLOCKS, OUTPUTS, ROWS, components, fitting, model_example, targets, values
@@ -37,6 +45,24 @@ def survives_saving(first: nn.Module, second: nn.Module) -> None:
         assert torch.equal(second.state_dict()[name], value), name
 
 
+def in_half_precision(module: nn.Module) -> nn.Module:
+    """As the engine trains in bf16: the parameters alone; buffers keep their precision."""
+    half = copy.deepcopy(module)
+    for p in half.parameters():
+        p.data = p.data.bfloat16()
+    return half
+
+
+def runs_in_half_precision(module: nn.Module, forward: Callable[[nn.Module], Tensor]) -> None:
+    """In bf16 the outputs are about the same, and gradients reach the same parameters."""
+    half = in_half_precision(module)
+    output, expected = forward(half), forward(module)
+    scale = float(expected.detach().abs().max()) if expected.numel() else 1.0
+    torch.testing.assert_close(output.float(), expected, rtol=0.05, atol=0.05 * scale)
+    if output.requires_grad:
+        learns_everywhere(half, output)
+
+
 @pytest.mark.parametrize("component", components("encoder"))
 def test_encoder(component: Component) -> None:
     for block, encoder in fitting(component, BLOCKS):
@@ -45,13 +71,61 @@ def test_encoder(component: Component) -> None:
         assert features.shape == (ROWS, encoder.features)
         assert features.dtype == torch.float32
         assert torch.equal(features, encoder(rows))
-        torch.testing.assert_close(encoder(rows[2:3]), features[2:3])
-        assert encoder(rows[:0]).shape == (0, encoder.features)
+        for i in range(ROWS):
+            torch.testing.assert_close(encoder(only(rows, i, i + 1)), features[i : i + 1])
+        assert encoder(only(rows, 0, 0)).shape == (0, encoder.features)
         if features.requires_grad:
             learns_everywhere(encoder, features)
+        runs_in_half_precision(encoder, lambda module, rows=rows: module(rows))  # type: ignore[misc]
+        if hasattr(encoder, "sequence"):
+            sequence, mask = encoder.sequence(rows)
+            assert mask.dtype == torch.bool
+            assert sequence.shape == (*mask.shape, encoder.token_features)
+            if isinstance(rows, Ragged):
+                assert torch.equal(mask.sum(1), rows.lengths)
+            assert torch.equal(encoder.pool(sequence, mask), features), "pooling its sequence gives other features"
+            alone, _ = encoder.sequence(only(rows, 2, 3))
+            torch.testing.assert_close(alone[0], sequence[2, : alone.shape[1]])
         other = REGISTRY.build("encoder", component.options(), block)
         survives_saving(encoder, other)
         assert torch.equal(other(rows), features)
+
+
+def only(rows: Leaf, start: int, stop: int) -> Leaf:
+    """Some of a block's rows."""
+    return cast(Leaf, batches.part({"rows": rows}, start, stop)["rows"])
+
+
+@pytest.mark.parametrize("component", components("fusion"))
+def test_fusion(component: Component) -> None:
+    parts = [Part(3), Part(5, 4), Part(2)]
+    torch.manual_seed(0)
+    fusion = REGISTRY.build("fusion", component.options(), parts)
+    g = torch.Generator().manual_seed(0)
+    here = torch.tensor([True, True, False, True, True, False])
+    lengths = torch.arange(4) < torch.tensor([4, 1, 0, 3, 2, 0])[:, None]
+    if fusion.sequences:
+        text, there = torch.randn(ROWS, 4, 4, generator=g), lengths
+    else:
+        text, there = torch.randn(ROWS, 5, generator=g), here
+    features = [torch.randn(ROWS, 3, generator=g), text, torch.randn(ROWS, 2, generator=g)]
+    masks = [None, there, None]
+    fused = fusion(features, masks)
+    assert fused.shape == (ROWS, fusion.features)
+    assert fused.dtype == torch.float32
+    for i in range(ROWS):
+        part = [f[i : i + 1] for f in features], [m if m is None else m[i : i + 1] for m in masks]
+        torch.testing.assert_close(fusion(*part), fused[i : i + 1])
+    if fusion.masks:
+        # What is not there has no part in the result.
+        other = torch.where(there.view(*there.shape, *[1] * (text.ndim - there.ndim)), text, 100.0)
+        torch.testing.assert_close(fusion([features[0], other, features[2]], masks), fused)
+    if fused.requires_grad or list(fusion.parameters()):
+        learns_everywhere(fusion, fused)
+    runs_in_half_precision(fusion, lambda module: module(features, masks))
+    again = REGISTRY.build("fusion", component.options(), parts)
+    survives_saving(fusion, again)
+    assert torch.equal(again(features, masks), fused)
 
 
 @pytest.mark.parametrize("component", components("body"))
@@ -66,6 +140,7 @@ def test_body(component: Component) -> None:
     assert torch.equal(features, body(x, body.initial_state(ROWS))[0])
     torch.testing.assert_close(body(x[2:3], body.initial_state(1))[0], features[2:3])
     learns_everywhere(body, features)
+    runs_in_half_precision(body, lambda module: module(x, body.initial_state(ROWS))[0])
     other = REGISTRY.build("body", component.options(), FEATURES)
     survives_saving(body, other)
     assert torch.equal(other(x, other.initial_state(ROWS))[0], features)
@@ -75,25 +150,36 @@ def test_body(component: Component) -> None:
 def test_head(component: Component) -> None:
     form = {component.name: OUTPUTS[component.name]} if component.name in OUTPUTS else OUTPUTS
     for output, head in fitting(component, form, FEATURES):
-        x, target = values(BLOCKS["numbers"]), targets(output)
-        out = head(x)
-        assert out.shape == (ROWS, output.size)
+        target = targets(output)
+        if head.reads == "sequence":
+            g = torch.Generator().manual_seed(0)
+            lengths = torch.tensor([3, 7, 1, 7, 5, 7])
+            target = (target % 7).minimum(lengths[:, None] - 1)
+            x = [torch.randn(ROWS, 7, FEATURES, generator=g), torch.arange(7) < lengths[:, None]]
+            shape: tuple[int, ...] = (ROWS, 2, output.size)
+        else:
+            x, shape = [values(BLOCKS["numbers"])], (ROWS, output.size)
+        out = head(*x)
+        assert out.shape == shape
         assert out.dtype == torch.float32
         losses = head.loss(out, target)
         assert losses.shape == (ROWS,)
         torch.testing.assert_close(head.loss(out[2:3], target[2:3]), losses[2:3])
         torch.testing.assert_close(head.total(out, target), losses.sum())
+        torch.testing.assert_close(head(*(part[2:3] for part in x)), out[2:3])
         learns_everywhere(head, losses)
+        runs_in_half_precision(head, lambda module, x=x, t=target: module.loss(module(*x), t))  # type: ignore[misc]
         decoded = head.decode(out)
         assert decoded
         assert all(len(value) == ROWS and value.isfinite().all() for value in decoded.values())
         distribution = head.distribution(out)
         assert distribution.log_prob(target).shape == (ROWS,)
         # What is most likely is what is decoded.
-        assert any(torch.equal(distribution.mode, value) for value in decoded.values())
+        mode = distribution.mode
+        assert any(torch.equal(mode.flatten(), value.flatten()) for value in decoded.values())
         other = REGISTRY.build("head", component.options(), output, FEATURES)
         survives_saving(head, other)
-        assert torch.equal(other(x), out)
+        assert torch.equal(other(*x), out)
         bare = REGISTRY.build("head", component.options(), output, None)
         assert torch.equal(bare(out), out)
         assert not list(bare.parameters())
@@ -114,6 +200,9 @@ def test_loss(component: Component) -> None:
     torch.testing.assert_close(total_of(loss)(out, target), rows.sum())
     (whole,) = torch.autograd.grad(rows.sum(), out)
     assert loss(out - 1e-3 * whole, target).sum() < rows.sum(), "the gradient doesn't point uphill"
+    if loss.form == "category":
+        # Classes are the probabilities 0 and 1.
+        torch.testing.assert_close(loss(out, functional.one_hot(target, output.size).float()), rows)
     if loss.form == "number":
         column = out.detach()[:, :1]
         assert torch.equal(loss(column, column + 1), loss(column, column.flatten() + 1)), (
@@ -137,6 +226,7 @@ def test_model(component: Component) -> None:
         assert torch.equal(output, again[name]), "the same inputs gave other outputs"
         torch.testing.assert_close(one[name], output[2:3], msg="a row alone and in a batch differ")
     learns_everywhere(model, torch.cat([o.flatten() for o in outputs.values() if o.requires_grad]))
+    runs_in_half_precision(model, lambda module: torch.cat([o.flatten() for o in module(inputs)[0].values()]))
     torch.manual_seed(1)
     other = REGISTRY.build("model", example.options, example.signature).eval()
     other.load_state_dict(load(save({k: v.contiguous() for k, v in model.state_dict().items()})))

@@ -32,7 +32,7 @@ def test_equals_the_same_network_built_by_hand() -> None:
     weights = model.state_dict()
     inputs = rows()
     numbers, categories = inputs["numbers"], inputs["categories"]
-    table = weights["encoders.categories.table"]
+    table = weights["encoders.categories.tables.0"]
     # One table for all columns: the second column's rows begin after the first's three.
     h = torch.cat([numbers, table[categories[:, 0]], table[3 + categories[:, 1]]], 1)  # type: ignore[index, list-item]
     for i in range(2):

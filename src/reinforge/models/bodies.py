@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from reinforge.core.batch import Batch
 from reinforge.models.activations import ACTIVATIONS
-from reinforge.models.options import IdentityOptions, MLPOptions
+from reinforge.models.options import IdentityOptions, MLPOptions, ResidualMLPOptions
 
 
 class Identity(nn.Module):
@@ -52,3 +52,34 @@ class MLP(nn.Module):
 
     def initial_state(self, n: int) -> Batch | None:
         return None
+
+
+class ResidualMLP(nn.Module):
+    """Linear to the width; blocks x + dropout(linear(dropout(activation(linear(norm(x)))))); norm and activation.
+
+    The ResNet of Gorishniy et al., "Revisiting Deep Learning Models for Tabular Data" (arXiv:2106.11959), section 3.2,
+    with layer normalisation for batch normalisation, so that a row's result does not depend on others.
+    """
+
+    def __init__(self, options: ResidualMLPOptions, features: int) -> None:
+        super().__init__()
+        width, hidden = options.width, options.hidden or 2 * options.width
+        self.first = nn.Linear(features, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(options.blocks + 1))
+        self.ups = nn.ModuleList(nn.Linear(width, hidden) for _ in range(options.blocks))
+        self.downs = nn.ModuleList(nn.Linear(hidden, width) for _ in range(options.blocks))
+        self.activation = ACTIVATIONS[options.activation]
+        self.dropout = options.dropout
+        self.features = width
+
+    def forward(self, features: Tensor, state: Batch | None = None) -> tuple[Tensor, Batch | None]:
+        x = self.first(features.to(self.first.weight.dtype))
+        for norm, up, down in zip(self.norms, self.ups, self.downs):
+            x = x + self._drop(down(self._drop(self.activation(up(norm(x))))))
+        return self.activation(self.norms[-1](x)), state
+
+    def initial_state(self, n: int) -> Batch | None:
+        return None
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.dropout, self.training) if self.dropout else x

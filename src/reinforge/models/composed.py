@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NoReturn
 
-import torch
 from torch import Tensor, nn
 
 from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
+from reinforge.models.fusion import Part
 from reinforge.models.heads import Head, build_head
 from reinforge.models.named import Named
 from reinforge.models.options import ComposedOptions, GivenOptions
 from reinforge.registry import REGISTRY
-from reinforge.schema.signature import Input, Signature
+from reinforge.schema.signature import Input, Output, Signature
 
 
 class Composed(nn.Module):
-    """One encoder per input block, joined end to end, through a body, to one head per output.
+    """One encoder per input block, a fusion, a body, one head per output.
 
     Built from its options and the signature alone. forward: inputs by block to ({output: (rows, size)}, state).
     """
@@ -33,19 +33,60 @@ class Composed(nn.Module):
             chosen = options.encoders.get(name) or REGISTRY.find("encoder", _default_encoder(block)).options()
             encoders[name] = REGISTRY.build("encoder", chosen, block)
         self.encoders = Named(encoders)
-        features = sum(encoder.features for encoder in encoders.values())
-        self.body = REGISTRY.build("body", options.body, features)
-        self.heads = Named(
-            {
-                name: build_head(output, self.body.features, options.heads.get(name))
-                for name, output in signature.outputs.items()
-            }
-        )
+        parts = [Part(encoder.features, getattr(encoder, "token_features", None)) for encoder in encoders.values()]
+        self.fusion = REGISTRY.build("fusion", options.fusion, parts)
+        self.body = REGISTRY.build("body", options.body, self.fusion.features)
+        heads = {}
+        for name, output in signature.outputs.items():
+            features = _read(name, output, encoders) if output.of is not None else self.body.features
+            heads[name] = build_head(output, features, options.heads.get(name))
+        self.heads = Named(heads)
+        # Encoders whose sequence a head or the fusion reads.
+        about = {output.of for output in signature.outputs.values()}
+        self.reads = [
+            name
+            for name, part in zip(encoders, parts)
+            if name in about or (self.fusion.sequences and part.token_features is not None)
+        ]
 
     def forward(self, inputs: Batch, state: Batch | None = None) -> tuple[dict[str, Tensor], Batch | None]:
-        parts = [encoder(inputs[name]) for name, encoder in self.encoders.items()]
-        features, state = self.body(parts[0] if len(parts) == 1 else torch.cat(parts, -1), state)
-        return {name: head(features) for name, head in self.heads.items()}, state
+        if not self.reads and not self.fusion.masks:
+            parts = [encoder(inputs[name]) for name, encoder in self.encoders.items()]
+            features, state = self.body(self.fusion(parts, ()), state)
+            return {name: head(features) for name, head in self.heads.items()}, state
+        sequences = {name: self.encoders[name].sequence(inputs[name]) for name in self.reads}  # type: ignore[operator]
+        parts, masks = self._parts(inputs, sequences)
+        features, state = self.body(self.fusion(parts, masks), state)
+        outputs = {}
+        for name, head in self.heads.items():
+            of = self.signature.outputs[name].of
+            outputs[name] = head(features) if of is None else head(*sequences[of])
+        return outputs, state
+
+    def _parts(
+        self, inputs: Batch, sequences: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
+        """What the fusion takes: each encoder's features, or its sequence, and a mask."""
+        parts: list[Tensor] = []
+        masks: list[Tensor | None] = []
+        for name, encoder in self.encoders.items():
+            mask: Tensor | None
+            if self.fusion.sequences and name in sequences:
+                part, mask = sequences[name]
+            else:
+                part = encoder.pool(*sequences[name]) if name in sequences else encoder(inputs[name])  # type: ignore[operator]
+                present = getattr(encoder, "present", None)
+                mask = present(inputs[name]) if present is not None and self.fusion.masks else None
+            parts.append(part)
+            masks.append(mask)
+        return parts, masks
+
+    def observe(self, inputs: Batch) -> None:
+        """Show training rows to the encoders that take statistics of them (quantiles, say), once, before training."""
+        for name, encoder in self.encoders.items():
+            take = getattr(encoder, "observe", None)
+            if take is not None:
+                take(inputs[name])
 
     def initial_state(self, n: int) -> Batch | None:
         """The body's; None for a body without memory."""
@@ -117,7 +158,21 @@ def decode(heads: Named, outputs: Mapping[str, Tensor]) -> dict[str, dict[str, T
 
 
 def _default_encoder(block: Input) -> str:
-    return "embedding" if block.form == "categories" else "flatten"
+    return {"categories": "embedding", "image": "cnn", "tokens": "bag"}.get(block.form, "flatten")
+
+
+def _read(name: str, output: Output, encoders: Mapping[str, nn.Module]) -> int:
+    """The features of the sequence that an output is about. Raises ComponentError where there is none."""
+    encoder = encoders.get(output.of or "")
+    features = getattr(encoder, "token_features", None)
+    if not isinstance(features, int):
+        having = [other for other, found in encoders.items() if hasattr(found, "token_features")]
+        raise ComponentError(
+            f"it is about the tokens of {output.of!r}, which has no encoder that gives them",
+            where=f"output {name!r}",
+            remedy=f"Inputs that have one: {', '.join(having) or 'none'}.",
+        )
+    return features
 
 
 def _known(what: str, named: Mapping[str, object], known: Mapping[str, object]) -> None:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, distributions, nn
 
 from reinforge.errors import ComponentError
-from reinforge.models.losses import RowLoss, total_of
-from reinforge.models.options import CategoryOptions, NumberOptions
+from reinforge.models.losses import row_loss, total_of
+from reinforge.models.options import CategoryOptions, CountOptions, LabelsOptions, LossOptions, NumberOptions
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Output
+
+# exp of it is the largest rate that fp32 holds, nearly.
+_LARGEST_LOG = 88.0
 
 
 class Head(nn.Module):
     """What every head offers. `features` None: the output is given as it is, and there is nothing to learn.
 
+    A head that `reads` a sequence is called with what the encoder of the block `output.of` gives by `sequence`, and is
+    built for that encoder's `token_features`; others are called with the body's features.
     Raises ComponentError where the output has none of the head's `forms`.
     """
 
     forms: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[Literal["features", "sequence"]] = "features"
 
     def __init__(self, output: Output, features: int | None) -> None:
         super().__init__()
@@ -56,14 +62,12 @@ class Head(nn.Module):
         raise NotImplementedError
 
 
-class Number(Head):
-    """Numbers: (rows, size) float32. `decode` gives "value": (rows,) where size is 1, else (rows, size)."""
+class ByLoss(Head):
+    """A head whose loss of a row is a component of its own."""
 
-    forms = ("number", "continuous")
-
-    def __init__(self, options: NumberOptions, output: Output, features: int | None = None) -> None:
+    def __init__(self, options: LossOptions, output: Output, features: int | None) -> None:
         super().__init__(output, features)
-        self.row_loss = row_loss(options.loss, "number")
+        self.row_loss = row_loss(options.loss, output)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """(rows,), by the chosen loss."""
@@ -72,6 +76,15 @@ class Number(Head):
     def total(self, output: Tensor, target: Tensor) -> Tensor:
         """Their sum, by the chosen loss."""
         return total_of(self.row_loss)(output, target)
+
+
+class Number(ByLoss):
+    """Numbers: (rows, size) float32. `decode` gives "value": (rows,) where size is 1, else (rows, size)."""
+
+    forms = ("number", "continuous")
+
+    def __init__(self, options: NumberOptions, output: Output, features: int | None = None) -> None:
+        super().__init__(options, output, features)
 
     def decode(self, output: Tensor) -> dict[str, Tensor]:
         """{"value"}."""
@@ -82,22 +95,13 @@ class Number(Head):
         return distributions.Independent(distributions.Normal(output, torch.ones_like(output)), 1)
 
 
-class Category(Head):
+class Category(ByLoss):
     """Logits: (rows, classes) float32. `decode` gives "label" (rows,) int64 and "probabilities" (rows, classes)."""
 
     forms = ("category", "discrete")
 
     def __init__(self, options: CategoryOptions, output: Output, features: int | None = None) -> None:
-        super().__init__(output, features)
-        self.row_loss = row_loss(options.loss, "category")
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """(rows,), by the chosen loss."""
-        return self.row_loss(output, target)
-
-    def total(self, output: Tensor, target: Tensor) -> Tensor:
-        """Their sum, by the chosen loss."""
-        return total_of(self.row_loss)(output, target)
+        super().__init__(options, output, features)
 
     def decode(self, output: Tensor) -> dict[str, Tensor]:
         """{"label", "probabilities"}."""
@@ -108,17 +112,45 @@ class Category(Head):
         return distributions.Categorical(logits=output)
 
 
-def row_loss(options: Options, form: str) -> RowLoss:
-    """The loss that `options` name. Raises ComponentError where it is for another form of output."""
-    loss: RowLoss = REGISTRY.build("loss", options)
-    wanted = getattr(loss, "form", form)
-    if wanted != form:
-        name = getattr(options, "kind", "?")
-        fitting = [c.name for c in REGISTRY.all("loss") if getattr(c.load(), "form", None) == form]
-        raise ComponentError(
-            f"it is for {wanted} outputs, not {form}", where=f"loss {name!r}", remedy=f"Fitting: {', '.join(fitting)}."
-        )
-    return loss
+class Labels(ByLoss):
+    """A logit for each label: (rows, labels) float32. `decode` gives "labels", 1 where more likely than not, and
+    "probabilities", both (rows, labels) float32."""
+
+    forms = ("labels",)
+
+    def __init__(self, options: LabelsOptions, output: Output, features: int | None = None) -> None:
+        super().__init__(options, output, features)
+
+    def decode(self, output: Tensor) -> dict[str, Tensor]:
+        """{"labels", "probabilities"}."""
+        return {"labels": (output > 0).float(), "probabilities": output.sigmoid()}
+
+    def distribution(self, output: Tensor) -> distributions.Distribution:
+        """Independent Bernoulli distributions."""
+        return distributions.Independent(distributions.Bernoulli(logits=output), 1)
+
+
+class Count(ByLoss):
+    """The logarithm of a rate: (rows, 1) float32. `decode` gives "value" (rows,), the rate, which is the expected
+    count, and "count" (rows,), the likeliest one. Rates end where fp32 does."""
+
+    forms = ("count",)
+
+    def __init__(self, options: CountOptions, output: Output, features: int | None = None) -> None:
+        super().__init__(options, output, features)
+
+    def decode(self, output: Tensor) -> dict[str, Tensor]:
+        """{"value", "count"}."""
+        rate = self.rate(output).squeeze(-1)
+        return {"value": rate, "count": rate.floor()}
+
+    def distribution(self, output: Tensor) -> distributions.Distribution:
+        """Poisson."""
+        return distributions.Independent(distributions.Poisson(self.rate(output)), 1)
+
+    def rate(self, output: Tensor) -> Tensor:
+        """Expected counts, of the same shape."""
+        return output.clamp(max=_LARGEST_LOG).exp()
 
 
 def build_head(output: Output, features: int | None = None, options: Options | None = None) -> Head:

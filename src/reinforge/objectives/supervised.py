@@ -12,8 +12,8 @@ from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock, Experience, Loss, Model, Outcome, Step, Term
 from reinforge.errors import ComponentError
 from reinforge.models.composed import Wrapped
-from reinforge.models.heads import build_head, row_loss
-from reinforge.models.losses import RowLoss, total_of
+from reinforge.models.heads import build_head
+from reinforge.models.losses import RowLoss, row_loss, total_of
 from reinforge.objectives.options import SupervisedOptions
 from reinforge.schema.signature import Signature
 
@@ -46,7 +46,7 @@ class Supervised:
                 )
         self.signature = signature
         self.weights = {name: float(options.weights.get(name, 1.0)) for name in signature.outputs}
-        self.losses = {name: row_loss(chosen, signature.outputs[name].form) for name, chosen in options.losses.items()}
+        self.losses = {name: row_loss(chosen, signature.outputs[name]) for name, chosen in options.losses.items()}
 
     def build(self, model: nn.Module) -> SupervisedLearner:
         """The learner; a module without the model's contract is wrapped."""

@@ -1,0 +1,211 @@
+"""Encoders of tokens: rows of different lengths to one row of features each. Padding never changes a result.
+
+Beside `forward`, each offers `sequence(block) -> (features (rows, time, token_features), mask (rows, time) bool)`, with
+zeros where the mask is False; `pool`, which makes one row of features of each sequence; and `present`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from reinforge.core.batch import Leaf
+from reinforge.core.ragged import Ragged
+from reinforge.errors import ComponentError
+from reinforge.models.options import BagOptions, RNNOptions
+from reinforge.schema.signature import Input
+
+# A prime: hashes of n-grams stay below it, and so within 64 bits when multiplied.
+_PRIME, _FACTOR = 2_147_483_647, 1_000_003
+
+
+class Padded(NamedTuple):
+    """Tokens at the same width: ids (rows, time) int64, mask (rows, time) bool, lengths (rows,) int64 on the CPU.
+
+    `full`: no row is padded. At least one place wide.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    lengths: Tensor
+    full: bool
+
+
+def padded(block: Leaf) -> Padded:
+    """Ragged tokens at one width; a tensor (rows, time) has no padding."""
+    if isinstance(block, Tensor):
+        rows, time = block.shape
+        if time:
+            lengths = torch.full((rows,), time, dtype=torch.int64)
+            return Padded(block, torch.ones_like(block, dtype=torch.bool), lengths, True)
+        block = Ragged(block.flatten(), torch.zeros(rows + 1, dtype=torch.int64))
+    ids, lengths = block.pad().long(), block.lengths
+    if not ids.shape[1]:
+        ids = ids.new_zeros(len(block), 1)
+    mask = torch.arange(ids.shape[1]) < lengths[:, None]
+    full = bool(mask.all())
+    return Padded(ids, mask.to(ids.device), lengths, full)
+
+
+def pooled(features: Tensor, mask: Tensor, how: str) -> Tensor:
+    """(rows, time, size) and (rows, time) to (rows, size): mean, max, or first place; 0 for rows without a token."""
+    if how == "first":
+        return features[:, 0]
+    if how == "max":
+        highest = features.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(1)
+        return highest.masked_fill(~mask[:, :1], 0)
+    # What is not there is 0 already.
+    return features.sum(1) / mask.sum(1, keepdim=True).clamp(min=1).to(features.dtype)
+
+
+class TokenEncoder(nn.Module):
+    """What encoders of tokens share. Raises ComponentError for a block of another form."""
+
+    features: int
+    token_features: int
+
+    def __init__(self, name: str, block: Input) -> None:
+        super().__init__()
+        if block.form != "tokens":
+            raise ComponentError(
+                f"it takes tokens, not {block.form}", where=f"encoder {name!r}", remedy="Name another encoder."
+            )
+        self.vocabulary = block.sizes[0]
+
+    def forward(self, block: Leaf) -> Tensor:
+        """(rows, features)."""
+        return self.pool(*self.sequence(block))
+
+    def sequence(self, block: Leaf) -> tuple[Tensor, Tensor]:
+        """(rows, time, token_features), zeros where there is no token, and (rows, time) bool: where there is one."""
+        raise NotImplementedError
+
+    def pool(self, sequence: Tensor, mask: Tensor) -> Tensor:
+        """One row of a sequence: (rows, features)."""
+        raise NotImplementedError
+
+    def present(self, block: Leaf) -> Tensor | None:
+        """(rows,) bool: which rows have a token; None where all have."""
+        if isinstance(block, Tensor) or not len(block) or int(block.lengths.min()) > 0:
+            return None
+        return (block.lengths > 0).to(block.values.device)
+
+
+class Bag(TokenEncoder):
+    """The mean over tokens of a token's vector and those of the n-grams that end with it, n-grams by their hash.
+
+    Joulin et al., "Bag of Tricks for Efficient Text Classification" (arXiv:1607.01759).
+    """
+
+    def __init__(self, options: BagOptions, block: Input) -> None:
+        super().__init__("bag", block)
+        self.ngrams, self.buckets, self.dropout = options.ngrams, options.buckets, options.dropout
+        rows = self.vocabulary + (options.buckets if options.ngrams > 1 else 0)
+        self.table = nn.Parameter(torch.randn(rows, options.size))
+        self.features = self.token_features = options.size
+
+    def forward(self, block: Leaf) -> Tensor:
+        """(rows, size), without padding anything."""
+        ragged = _ragged(block)
+        ids, counts = self._ids(ragged)
+        bags = torch.cat([counts.new_zeros(1), counts.cumsum(0)])[ragged.offsets.to(counts.device)]
+        total = functional.embedding_bag(ids, self.table, bags, mode="sum", include_last_offset=True)
+        mean = total / ragged.lengths.clamp(min=1).to(total.device).unsqueeze(1).to(total.dtype)
+        return functional.dropout(mean, self.dropout, self.training) if self.dropout else mean
+
+    def sequence(self, block: Leaf) -> tuple[Tensor, Tensor]:
+        """(rows, time, size): each token's vector and those of the n-grams that end with it, added up."""
+        ragged = _ragged(block)
+        ids, counts = self._ids(ragged)
+        ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        each = functional.embedding_bag(ids, self.table, ends, mode="sum", include_last_offset=True)
+        mask = padded(ragged).mask
+        sequence = each.new_zeros(*mask.shape, each.shape[1])
+        sequence[mask] = each
+        return sequence, mask
+
+    def pool(self, sequence: Tensor, mask: Tensor) -> Tensor:
+        """The mean over tokens."""
+        mean = pooled(sequence, mask, "mean")
+        return functional.dropout(mean, self.dropout, self.training) if self.dropout else mean
+
+    def _ids(self, ragged: Ragged) -> tuple[Tensor, Tensor]:
+        """Rows of the table for each token in turn, end to end, and how many each token has: (tokens,)."""
+        values = ragged.values[int(ragged.offsets[0]) : int(ragged.offsets[-1])].long()
+        if self.ngrams == 1:
+            return values, torch.ones_like(values)
+        starts = torch.repeat_interleave(ragged.offsets[:-1] - ragged.offsets[0], ragged.lengths).to(values.device)
+        place = torch.arange(len(values), device=values.device) - starts
+        columns, here = [values], [torch.ones_like(values, dtype=torch.bool)]
+        hashed = values
+        for n in range(2, self.ngrams + 1):
+            earlier = values.roll(n - 1)
+            hashed = (hashed * _FACTOR + earlier + n) % _PRIME
+            columns.append(self.vocabulary + hashed % self.buckets)
+            here.append(place >= n - 1)
+        mask = torch.stack(here, 1)
+        return torch.stack(columns, 1)[mask], mask.sum(1)
+
+
+class RNN(TokenEncoder):
+    """A GRU (Cho et al., arXiv:1406.1078) or LSTM (Hochreiter and Schmidhuber, 1997), packed: it never reads padding.
+
+    Pooling "last" takes where each direction ends: the last token, and the first one for the way back.
+    """
+
+    def __init__(self, options: RNNOptions, block: Input) -> None:
+        super().__init__("rnn", block)
+        self.embedding = nn.Parameter(torch.randn(self.vocabulary, options.embedding))
+        kind = nn.GRU if options.cell == "gru" else nn.LSTM
+        self.network = kind(
+            options.embedding, options.size, options.layers, batch_first=True, bidirectional=options.bidirectional,
+            dropout=options.dropout if options.layers > 1 else 0.0,
+        )  # fmt: skip
+        self.size, self.how, self.dropout = options.size, options.pool, options.dropout
+        self.features = self.token_features = options.size * (1 + options.bidirectional)
+
+    def sequence(self, block: Leaf) -> tuple[Tensor, Tensor]:
+        """(rows, time, size in each direction)."""
+        tokens = padded(block)
+        embedded = functional.embedding(tokens.ids, self.embedding)
+        if self.dropout:
+            embedded = functional.dropout(embedded, self.dropout, self.training)
+        if not len(tokens.lengths):
+            return embedded.new_zeros(*tokens.mask.shape, self.features), tokens.mask
+        if tokens.full:
+            sequence, _ = self.network(embedded)
+            return sequence, tokens.mask
+        # Rows without a token read one, which is struck out after.
+        packed = pack_padded_sequence(embedded, tokens.lengths.clamp(min=1), batch_first=True, enforce_sorted=False)
+        sequence, _ = pad_packed_sequence(self.network(packed)[0], batch_first=True, total_length=embedded.shape[1])
+        if int(tokens.lengths.min()) == 0:
+            sequence = sequence.masked_fill(~tokens.mask.unsqueeze(-1), 0)
+        return sequence, tokens.mask
+
+    def pool(self, sequence: Tensor, mask: Tensor) -> Tensor:
+        """(rows, features)."""
+        if self.how != "last":
+            features = pooled(sequence, mask, self.how)
+        else:
+            last = (mask.sum(1) - 1).clamp(min=0)
+            features = sequence[torch.arange(len(last), device=last.device), last]
+            if self.features > self.size:
+                features = torch.cat([features[:, : self.size], sequence[:, 0, self.size :]], 1)
+        return functional.dropout(features, self.dropout, self.training) if self.dropout else features
+
+
+def _ragged(block: Leaf) -> Ragged:
+    if isinstance(block, Ragged):
+        return block
+    rows, time = block.shape
+    return Ragged(block.flatten(), torch.arange(rows + 1) * time)
+
+
+def length_limit(block: Input, otherwise: int) -> int:
+    """The most tokens of a row, by the signature where it says."""
+    return math.prod(block.shape) if block.shape else otherwise
