@@ -2,11 +2,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit
 
 from reinforge.data.options import FoldSplit, GivenSplit, GroupSplit, RandomSplit, StratifiedSplit, TimeSplit
 from reinforge.data.readers import read
-from reinforge.data.split import Indices, group_split, random_folds, split, stratified_folds, stratified_split
+from reinforge.data.split import (
+    Indices,
+    group_folds,
+    random_folds,
+    split,
+    stratified_folds,
+    stratified_split,
+    time_folds,
+    union,
+)
 from reinforge.errors import DataError
 
 
@@ -71,7 +80,11 @@ def test_stratified_by_a_column():
 @settings(max_examples=50, deadline=None)
 def test_groups_stay_whole(groups, seed):
     groups = np.array(groups)
-    found = group_split(groups, 0.2, 0.3, np.random.RandomState(seed))
+    options = GroupSplit(column="g", validation=0.2, test=0.3, seed=seed)
+    try:
+        found = split(table(g=groups.tolist()), options, 0)
+    except DataError:
+        return  # too few groups for three sides
     assert_partition(found, len(groups))
     sides = [set(groups[side].tolist()) for side in (found.train, found.validation, found.test)]
     assert not sides[0] & sides[1]
@@ -81,7 +94,7 @@ def test_groups_stay_whole(groups, seed):
 
 def test_groups_fill_their_shares():
     groups = np.repeat(np.arange(200), 5)
-    found = group_split(groups, 0.2, 0.3, np.random.RandomState(0))
+    found = split(table(g=groups.tolist()), GroupSplit(column="g", validation=0.2, test=0.3, seed=0), 0)
     assert abs(len(found.test) - 300) <= 5
     assert abs(len(found.validation) - 200) <= 10
 
@@ -147,9 +160,118 @@ def test_fold_is_disjoint_from_the_rest(fold):
         (TimeSplit(column="t"), {"t": [1, 1, 1]}, "none is left for"),
         (RandomSplit(), {"x": [1, 2]}, "none is left for"),
         (FoldSplit(folds=3), {"x": [1, 2]}, "2 rows can't make 3 folds"),
+        (FoldSplit(folds=3, fold=0, group="g"), {"g": [1, 1, 2, 2]}, "2 groups can't make 3 folds"),
+        (FoldSplit(folds=3, fold=0, time="t"), {"t": [1, 1, 1, 2, 2]}, "2 different times can't make 3 folds"),
         (StratifiedSplit(by="q"), {"x": [1, 2]}, "column 'q' is missing"),
     ],
 )
 def test_what_can_not_be_split(options, columns, problem):
     with pytest.raises(DataError, match=problem):
         split(table(**columns), options, 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=60))
+def test_union_joins_what_is_linked(pairs):
+    left, right = (np.array([pair[side] for pair in pairs], dtype=np.int64) for side in (0, 1))
+    found = union(left, right)
+    # By force: rows reachable from one another over equal codes.
+    for row in range(len(pairs)):
+        reached, border = {row}, [row]
+        while border:
+            at = border.pop()
+            linked = np.flatnonzero((left == left[at]) | (right == right[at])).tolist()
+            border += [other for other in linked if other not in reached]
+            reached |= set(linked)
+        assert set(np.flatnonzero(found == found[row]).tolist()) == reached
+
+
+COPIES = st.lists(st.integers(0, 40), min_size=60, max_size=150)
+
+
+@given(
+    COPIES,
+    st.sampled_from(
+        [
+            RandomSplit(),
+            StratifiedSplit(by="c"),
+            GroupSplit(column="g"),
+            TimeSplit(column="t"),
+            GivenSplit(column="s"),
+            FoldSplit(fold=1),
+            FoldSplit(fold=2, stratified=False),
+            FoldSplit(fold=0, group="g", folds=3),
+            FoldSplit(fold=1, time="t", folds=3),
+        ]
+    ),
+    st.integers(0, 99),
+)
+@settings(max_examples=150, deadline=None)
+def test_copies_never_straddle_a_split(copies, options, seed):
+    copies = np.array(copies)
+    generator = np.random.default_rng(seed)
+    count = len(copies)
+    data = table(
+        c=generator.integers(0, 3, count),
+        g=generator.integers(0, 20, count) * 100 + copies // 8,
+        t=generator.permutation(count),
+        s=generator.choice(["train", "validation", "test"], count, p=[0.6, 0.2, 0.2]).tolist(),
+    )
+    classes = generator.integers(0, 2, count)
+    try:
+        found = split(data, options, seed, classes, copies)
+    except DataError:
+        return  # a side had nothing but copies
+    sides = [found.train, found.validation, found.test]
+    rows = np.concatenate(sides)
+    assert len(set(rows.tolist())) == len(rows)
+    held = [set(copies[side].tolist()) for side in sides]
+    assert not (held[0] & held[1])
+    assert not (held[0] & held[2])
+    assert not (held[1] & held[2])
+    if isinstance(options, RandomSplit | StratifiedSplit):
+        assert len(rows) == count
+        largest = np.bincount(copies).max()
+        assert abs(len(found.test) - 0.15 * count) <= largest / 2 + 1
+
+
+def test_where_a_column_decides_the_later_side_keeps_its_copies():
+    data = table(s=["train", "train", "validation", "test", "train"])
+    found = split(data, GivenSplit(column="s"), 0, None, np.array([0, 1, 1, 0, 2]))
+    assert (found.train.tolist(), found.validation.tolist(), found.test.tolist()) == ([4], [2], [3])
+
+
+@given(st.lists(st.integers(0, 30), min_size=40, max_size=200), st.integers(2, 5))
+@settings(max_examples=60, deadline=None)
+def test_group_folds_are_as_large_as_scikit_learns(groups, folds):
+    groups = np.array(groups)
+    if len(set(groups.tolist())) < folds:
+        return
+    ours = group_folds(groups, folds)
+    theirs = [len(test) for _, test in GroupKFold(folds).split(groups, groups=groups)]
+    assert sorted(np.bincount(ours, minlength=folds).tolist()) == sorted(theirs)
+    assert all(len(set(ours[groups == group].tolist())) == 1 for group in groups)
+
+
+@pytest.mark.parametrize(("count", "folds"), [(23, 3), (100, 5), (6, 5)])
+def test_time_folds_are_those_of_scikit_learn(count, folds):
+    times = np.random.default_rng(0).permutation(count).astype(float)
+    order = np.argsort(times)
+    ours = time_folds(times, folds)
+    for fold, (train, test) in enumerate(TimeSeriesSplit(folds).split(order)):
+        assert set(np.flatnonzero(ours == fold)) == set(order[test])
+        found = split(table(t=times), FoldSplit(folds=folds, fold=fold, time="t", validation=0.0), 0)
+        assert set(found.train) == set(order[train])
+        assert set(found.test) == set(order[test])
+
+
+@given(st.lists(st.integers(0, 9), min_size=20, max_size=80), st.integers(2, 4))
+@settings(max_examples=60, deadline=None)
+def test_time_folds_never_look_ahead(times, folds):
+    data, moments = table(t=times), np.array(times)
+    for fold in range(folds):
+        try:
+            found = split(data, FoldSplit(folds=folds, fold=fold, time="t", validation=0.2), 0)
+        except DataError:
+            continue  # too few different times
+        assert moments[found.train].max() < moments[found.validation].min()
+        assert max(moments[found.train].max(), moments[found.validation].max()) < moments[found.test].min()

@@ -70,6 +70,10 @@ class FoldSplit(Options):
         None, description="Which fold is the test, counted from 0; all in turn, each a run of its own, where null."
     )
     stratified: bool = Field(True, description="Each class in its proportion, by the first target that is a category.")
+    group: str | None = Field(None, description="Column that names a group; whole groups are dealt to the folds.")
+    time: str | None = Field(
+        None, description="Column of times: each fold tests the next stretch of time, and trains on all before it."
+    )
     validation: Fraction = Field(0.15, description="Part of the other folds' rows for validation.")
     seed: NonNegativeInt = Field(0, description="Seed of the folds, the same for every fold.")
 
@@ -77,6 +81,8 @@ class FoldSplit(Options):
     def _fold_exists(self) -> Self:
         if self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} is not one of {self.folds}, counted from 0")
+        if self.group is not None and self.time is not None:
+            raise ValueError("folds are by group or by time, not both")
         return self
 
 

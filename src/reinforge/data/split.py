@@ -1,4 +1,4 @@
-"""Which rows train, which validate and which test: index arrays that are disjoint, cover every row, and don't leak."""
+"""Which rows train, which validate and which test: index arrays that are disjoint, and don't leak."""
 
 from __future__ import annotations
 
@@ -23,63 +23,96 @@ class Indices:
     test: Codes
 
 
-def split(table: Table, options: Split, seed: int, classes: Codes | None = None) -> Indices:
+def split(
+    table: Table, options: Split, seed: int, classes: Codes | None = None, together: Codes | None = None
+) -> Indices:
     """Split a table's rows as the options say.
 
-    `classes`: (n,) codes to stratify by; without them a stratified split is a random one. Raises DataError where a side
-    that was asked for would be empty, or a column doesn't serve.
+    `classes`: (n,) codes to stratify by; without them a stratified split is a random one. `together`: (n,) codes; rows
+    with the same one never stand on two sides. Where time or a column decides, rows that have a copy on a later side
+    (train, validation, test) are left out of theirs. Raises DataError where a side that was asked for would be empty,
+    or a column doesn't serve.
     """
     count = len(table)
     match options:
         case GivenSplit():
-            found = _given(table, options.column)
+            found = _apart(_given(table, options.column), together)
         case FoldSplit():
-            found = _fold(count, options, classes)
-        case GroupSplit():
-            generator = np.random.RandomState((seed if options.seed is None else options.seed) % 2**32)
-            groups = _whole(table, options.column)
-            found = group_split(groups, options.validation, options.test, generator)
+            found = _fold(table, options, classes, together)
         case TimeSplit():
-            found = time_split(_times(table, options.column), options.validation, options.test)
+            found = _apart(time_split(_times(table, options.column), options.validation, options.test), together)
         case _:
             generator = np.random.RandomState((seed if options.seed is None else options.seed) % 2**32)
             if isinstance(options, StratifiedSplit) and options.by is not None:
                 classes = _whole(table, options.by)
             if not isinstance(options, StratifiedSplit) or classes is None:
                 classes = np.zeros(count, dtype=np.int64)
-            found = stratified_split(classes, options.validation, options.test, generator)
+            if isinstance(options, GroupSplit):
+                together = union(_whole(table, options.column), together)
+            found = stratified_split(classes, options.validation, options.test, generator, together)
     _check(found, count, options, table)
     return found
 
 
-def stratified_split(classes: Codes, validation: float, test: float, generator: np.random.RandomState) -> Indices:
-    """Each class in its proportion on every side, to within one row, and the sides' sizes exact to rounding.
+def columns_of(options: Split) -> tuple[str, ...]:
+    """The columns that serve a split, and are no inputs unless the recipe names them as such."""
+    match options:
+        case GroupSplit() | GivenSplit() | TimeSplit():
+            return (options.column,)
+        case FoldSplit():
+            return tuple(name for name in (options.group, options.time) if name is not None)
+        case _:
+            return ()
 
-    Every class, shuffled, is spread evenly over [0, 1); all rows in that order are then cut at the sides' borders.
+
+def stratified_split(
+    classes: Codes, validation: float, test: float, generator: np.random.RandomState, together: Codes | None = None
+) -> Indices:
+    """Each class in its proportion on every side, and the sides' sizes as asked: to within one row, or one group of
+    rows that stay together.
+
+    Every class, shuffled, is spread evenly over [0, 1); all groups in that order are then cut at the sides' borders,
+    each to the side where its middle lies. A group counts for the class of its first row.
     """
     count = len(classes)
-    shuffled = generator.permutation(count)
-    by_class = shuffled[np.argsort(classes[shuffled], kind="stable")]
-    ordered = classes[by_class]
-    starts = np.searchsorted(ordered, ordered, side="left")
-    sizes = np.searchsorted(ordered, ordered, side="right") - starts
-    position = (np.arange(count) - starts + 0.5) / sizes
-    order = by_class[np.lexsort((generator.random_sample(count), position))]
-    return _cut(order, validation, test)
+    first, group, sizes = _groups(count, together)
+    shuffled = generator.permutation(len(first))
+    by_class = shuffled[np.argsort(classes[first[shuffled]], kind="stable")]
+    ordered = classes[first[by_class]]
+    ends = np.cumsum(sizes[by_class])
+    begin = ends - sizes[by_class]
+    starts = begin[np.searchsorted(ordered, ordered, side="left")]
+    totals = ends[np.searchsorted(ordered, ordered, side="right") - 1] - starts
+    position = (begin - starts + sizes[by_class] / 2) / totals
+    order = by_class[np.lexsort((generator.random_sample(len(first)), position))]
+    middles = np.cumsum(sizes[order]) - sizes[order] / 2
+    side = np.empty(len(first), dtype=np.int64)
+    side[order] = np.searchsorted([round(count * test), round(count * (test + validation))], middles, side="right")
+    of_row = side[group]
+    return Indices(*(np.flatnonzero(of_row == wanted) for wanted in (2, 1, 0)))
 
 
-def stratified_folds(classes: Codes, folds: int, seed: int) -> Codes:
-    """(n,) the fold that tests each row: every class spread over the folds to within one row.
+def stratified_folds(classes: Codes, folds: int, seed: int, together: Codes | None = None) -> Codes:
+    """(n,) the fold that tests each row: every class spread over the folds to within one row (or one group of rows that
+    stay together, which counts for the class of its first row).
 
     The same folds as scikit-learn's StratifiedKFold(folds, shuffle=True, random_state=seed), so that figures compare:
     sorted by class, rows are dealt to the folds in turn, which fixes each fold's share of a class; which rows of the
-    class they are is drawn. Classes count in the order in which they first appear.
+    class they are is drawn. Classes count in the order in which they first appear. Groups are dealt largest first.
     """
+    first_row, group, sizes = _groups(len(classes), together)
+    generator = np.random.RandomState(seed)
+    if len(first_row) < len(classes):
+        order = generator.permutation(len(first_row))
+        order = order[np.lexsort((-sizes[order], classes[first_row[order]]))]
+        dealt = np.empty(len(first_row), dtype=np.int64)
+        dealt[order] = np.arange(len(first_row)) % folds
+        of_row: Codes = dealt[group]
+        return of_row
     _, first, inverse = np.unique(classes, return_index=True, return_inverse=True)
     appearance = np.argsort(np.argsort(first))
     codes = appearance[inverse.reshape(-1)]
     dealt = np.sort(codes)
-    generator = np.random.RandomState(seed)
     result = np.empty(len(classes), dtype=np.int64)
     for code in range(len(first)):
         shares = [int((dealt[fold::folds] == code).sum()) for fold in range(folds)]
@@ -89,8 +122,11 @@ def stratified_folds(classes: Codes, folds: int, seed: int) -> Codes:
     return result
 
 
-def random_folds(count: int, folds: int, seed: int) -> Codes:
-    """(n,) the fold that tests each row; folds differ by one row at most. The same as scikit-learn's shuffled KFold."""
+def random_folds(count: int, folds: int, seed: int, together: Codes | None = None) -> Codes:
+    """(n,) the fold that tests each row; folds differ by one row at most (or one group of rows that stay together).
+    The same as scikit-learn's shuffled KFold."""
+    if together is not None and len(np.unique(together)) < count:
+        return stratified_folds(np.zeros(count, dtype=np.int64), folds, seed, together)
     order = np.random.RandomState(seed).permutation(count)
     result = np.empty(count, dtype=np.int64)
     for fold, rows in enumerate(np.array_split(order, folds)):
@@ -98,16 +134,33 @@ def random_folds(count: int, folds: int, seed: int) -> Codes:
     return result
 
 
-def group_split(groups: Codes, validation: float, test: float, generator: np.random.RandomState) -> Indices:
-    """Whole groups, in drawn order, to the test until it is full, then to validation; the rest trains."""
-    names, sizes = np.unique(groups, return_counts=True)
-    order = generator.permutation(len(names))
-    filled = np.cumsum(sizes[order]) - sizes[order] / 2  # a group belongs where its middle lies
-    side = np.searchsorted([test * len(groups), (test + validation) * len(groups)], filled, side="right")
-    of_group = np.empty(len(names), dtype=np.int64)
-    of_group[order] = side
-    of_row = of_group[np.searchsorted(names, groups)]
-    return Indices(*(np.flatnonzero(of_row == wanted) for wanted in (2, 1, 0)))
+def group_folds(groups: Codes, folds: int) -> Codes:
+    """(n,) the fold that tests each row: whole groups, largest first, each to the fold with the fewest rows so far.
+    The same sizes as scikit-learn's GroupKFold. Raises DataError where there are fewer groups than folds."""
+    _first, group, sizes = _groups(len(groups), groups)
+    if len(sizes) < folds:
+        raise DataError(f"{len(sizes)} groups can't make {folds} folds", where="data.split.folds")
+    filled = np.zeros(folds, dtype=np.int64)
+    dealt = np.empty(len(sizes), dtype=np.int64)
+    for index in np.argsort(-sizes, kind="stable"):
+        dealt[index] = filled.argmin()
+        filled[dealt[index]] += sizes[index]
+    of_row: Codes = dealt[group]
+    return of_row
+
+
+def time_folds(times: np.ndarray[tuple[int], np.dtype[np.float64]], folds: int) -> Codes:
+    """(n,) the fold that tests each row, and -1 for the earliest, which only train: a fold trains on all before it.
+
+    Tests are of equal size, as in scikit-learn's TimeSeriesSplit; equal times stay together, in the later fold.
+    """
+    count = len(times)
+    size = count // (folds + 1)
+    borders = np.sort(times)[[count - (folds - fold) * size for fold in range(folds)]] if size else np.empty(0)
+    if len(np.unique(borders)) < folds or borders[0] == times.min():
+        raise DataError(f"{len(np.unique(times))} different times can't make {folds} folds", where="data.split.folds")
+    result: Codes = np.searchsorted(borders, times, side="right").astype(np.int64) - 1
+    return result
 
 
 def time_split(times: np.ndarray[tuple[int], np.dtype[np.float64]], validation: float, test: float) -> Indices:
@@ -124,22 +177,74 @@ def time_split(times: np.ndarray[tuple[int], np.dtype[np.float64]], validation: 
     return Indices(np.flatnonzero(~late & ~middle), np.flatnonzero(middle), np.flatnonzero(late))
 
 
-def _cut(order: Codes, validation: float, test: float) -> Indices:
-    count = len(order)
-    first, second = round(count * test), round(count * (test + validation))
-    return Indices(np.sort(order[second:]), np.sort(order[first:second]), np.sort(order[:first]))
+def union(groups: Codes, others: Codes | None) -> Codes:
+    """(n,) codes of the finest groups in which rows that share a code of either kind are together."""
+    _first, left, _sizes = _groups(len(groups), groups)
+    if others is None:
+        return left
+    _first, right, _sizes = _groups(len(groups), others)
+    # Each pass takes the smallest label among the rows of a group of either kind; labels only fall.
+    labels = left
+    while True:
+        before = labels
+        for codes in (left, right):
+            least = np.full(codes.max(initial=0) + 1, len(labels), dtype=np.int64)
+            np.minimum.at(least, codes, labels)
+            labels = least[codes]
+        if np.array_equal(before, labels):
+            return labels
 
 
-def _fold(count: int, options: FoldSplit, classes: Codes | None) -> Indices:
+def _groups(count: int, together: Codes | None) -> tuple[Codes, Codes, Codes]:
+    """Of groups in the order of their first rows: those rows (g,), each row's group (n,), and their sizes (g,)."""
+    if together is None:
+        rows = np.arange(count)
+        return rows, rows, np.ones(count, dtype=np.int64)
+    _, first, inverse, sizes = np.unique(together, return_index=True, return_inverse=True, return_counts=True)
+    rank = np.argsort(np.argsort(first))
+    order = np.argsort(first)
+    return first[order], rank[inverse.reshape(-1)], sizes[order]
+
+
+def _apart(found: Indices, together: Codes | None) -> Indices:
+    """Without the rows that have a copy on a later side."""
+    if together is None:
+        return found
+    taken = np.empty(0, dtype=np.int64)
+    kept = []
+    for side in (found.test, found.validation, found.train):
+        kept.append(side[~np.isin(together[side], taken)])
+        taken = np.union1d(taken, together[side])
+    return Indices(kept[2], kept[1], kept[0])
+
+
+def _fold(table: Table, options: FoldSplit, classes: Codes | None, together: Codes | None) -> Indices:
+    count = len(table)
     if count < options.folds:
         raise DataError(f"{count} rows can't make {options.folds} folds", where="data.split.folds")
-    if options.stratified and classes is not None:
-        folds = stratified_folds(classes, options.folds, options.seed)
+    if options.time is not None:
+        times = _times(table, options.time)
+        folds = time_folds(times, options.folds)
+        earlier = np.flatnonzero(folds < (options.folds if options.fold is None else options.fold))
+        inner = time_split(times[earlier], options.validation, 0.0)
+        test = np.flatnonzero(folds == options.fold)
+        return _apart(Indices(earlier[inner.train], earlier[inner.validation], test), together)
+    strata = classes if options.stratified else None
+    if options.group is not None:
+        together = union(_whole(table, options.group), together)
+        folds = group_folds(together, options.folds)
+    elif strata is not None:
+        folds = stratified_folds(strata, options.folds, options.seed, together)
     else:
-        folds = random_folds(count, options.folds, options.seed)
+        folds = random_folds(count, options.folds, options.seed, together)
     test, rest = np.flatnonzero(folds == options.fold), np.flatnonzero(folds != options.fold)
-    strata = classes[rest] if options.stratified and classes is not None else np.zeros(len(rest), dtype=np.int64)
-    inner = stratified_split(strata, options.validation, 0.0, np.random.RandomState(options.seed))
+    inner = stratified_split(
+        np.zeros(len(rest), dtype=np.int64) if strata is None else strata[rest],
+        options.validation,
+        0.0,
+        np.random.RandomState(options.seed),
+        None if together is None else together[rest],
+    )
     return Indices(rest[inner.train], rest[inner.validation], test)
 
 
