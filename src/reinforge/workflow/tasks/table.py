@@ -11,17 +11,20 @@ from torch import nn
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.forms import TableForm
 from reinforge.bundle.sketch import sketch
+from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock
 from reinforge.data.pipeline import Pipeline
 from reinforge.data.prepared import Prepared, prepare
 from reinforge.errors import ComponentError
 from reinforge.evaluation.supervised import SupervisedEvaluator
-from reinforge.models.composed import Wrapped
+from reinforge.models.balance import balanced
+from reinforge.models.composed import Composed, Wrapped
 from reinforge.objectives.supervised import Supervised
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Signature
+from reinforge.sources.options import LoaderOptions
 from reinforge.workflow.tasks.task import Given, Task, source_options, unfit
 
 
@@ -30,10 +33,12 @@ def table_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
     pipeline = pipeline_of(start) if start else None
     prepared: Prepared = prepare(recipe.data, recipe.seed, data=given.data, pipeline=pipeline, base=Path.cwd())
     signature = prepared.signature
-    model, options, modules = _model(recipe, signature, given)
-    objective = REGISTRY.build("objective", recipe.objective, signature)
+    model, options, modules = _model(recipe, signature, given, prepared.train)
+    objective = REGISTRY.build("objective", balanced(recipe.objective, signature, prepared.train), signature)
     chosen = source_options(recipe.source, recipe.objective)
-    source = REGISTRY.build("source", chosen, prepared.train, batch=recipe.learn.batch, seed=recipe.seed)
+    # Augmentation asks what the blocks are.
+    more = {"signature": signature} if isinstance(chosen, LoaderOptions) else {}
+    source = REGISTRY.build("source", chosen, prepared.train, batch=recipe.learn.batch, seed=recipe.seed, **more)
     validation = _evaluator(objective, prepared.pipeline, prepared.validation)
 
     def test(learner: nn.Module) -> dict[str, float]:
@@ -77,10 +82,17 @@ def _evaluator(objective: Any, pipeline: Pipeline, data: Batch | None) -> Superv
     return SupervisedEvaluator(objective, pipeline.signature, data, units=pipeline.inverse)
 
 
-def _model(recipe: Recipe, signature: Signature, given: Given) -> tuple[nn.Module, Options | str, dict[str, Any]]:
-    if given.module is None:
-        return REGISTRY.build("model", recipe.model, signature), recipe.model, {}
-    return own_module(recipe, signature, given.module)
+def _model(
+    recipe: Recipe, signature: Signature, given: Given, data: Batch
+) -> tuple[nn.Module, Options | str, dict[str, Any]]:
+    """The model, whose encoders and losses have seen the training rows where they follow from them."""
+    if given.module is not None:
+        return own_module(recipe, signature, given.module)
+    options = balanced(recipe.model, signature, data)
+    model: nn.Module = REGISTRY.build("model", options, signature)
+    if isinstance(model, Composed):
+        model.observe(batches.section(data, "inputs"))
+    return model, options, {}
 
 
 def own_module(
