@@ -34,6 +34,7 @@ from reinforge.sources.options import CompletionOptions, IterableOptions, TokenO
 from tests.slices.catalogue import SLICES
 
 COVERED = {
+    "augmentation",
     "encoder",
     "fusion",
     "body",

@@ -14,7 +14,8 @@ from reinforge.core.batch import Batch, Leaf
 from reinforge.core.contracts import END, Clock, Experience, Outcome, Signal, State
 from reinforge.core.ragged import Ragged
 from reinforge.core.seeds import generator, seed_everything, undisturbed
-from reinforge.errors import CheckpointError, DataError
+from reinforge.data.augmentation.augment import Augment
+from reinforge.errors import CheckpointError, ComponentError, DataError
 from reinforge.schema.signature import Signature
 from reinforge.sources.options import IterableOptions, LoaderOptions
 
@@ -23,16 +24,19 @@ _CHUNK_BYTES = 1 << 20
 
 
 class LoaderSource:
-    """Batches of `batch` rows from `data` (all rows as one batch, in memory or on a device), without end.
+    """Batches of `batch` rows from `data` (all rows as one batch: in memory, mapped from a file, or on a device).
 
-    Each epoch is a permutation drawn from (seed, epoch) alone. Rows are gathered for many batches at once and handed
-    out as views, which costs far less than a gather per batch; nothing may write into them.
+    Without end. Each epoch is a permutation drawn from (seed, epoch) alone, or a balanced draw (`balanced_order`). Rows
+    are gathered for many batches at once and handed out as views, which costs far less than a gather per batch; nothing
+    may write into them. `signature` says what augmentations find, and which targets are classes.
     """
 
     sharded = False
     exact = True
 
-    def __init__(self, options: LoaderOptions, data: Batch, *, batch: int, seed: int = 0) -> None:
+    def __init__(
+        self, options: LoaderOptions, data: Batch, *, batch: int, seed: int = 0, signature: Signature | None = None
+    ) -> None:
         batches.check(data)
         self.options, self.data, self.seed = options, data, seed
         self.rows = batches.rows(data)
@@ -45,7 +49,12 @@ class LoaderSource:
         self.cursor = 0
         row_bytes = sum(_bytes(leaf) for leaf in batches.leaves(data)) / self.rows
         self._chunk = max(1, min(256, int(_CHUNK_BYTES / max(row_bytes * self.batch, 1))))
+        signature = signature or Signature(inputs={}, outputs={})
+        self._augment = Augment(options.augment, signature) if options.augment else None
+        self._classes = classes_of(data, signature, options.by) if options.sample == "balanced" else None
+        # Which rows, and (where rows come more than once) what names each draw, for augmentation.
         self._order: Tensor | None = None
+        self._names: Tensor | None = None
         self._ready: Iterator[Batch] = iter(())
 
     def next(self, clock: Clock) -> Experience:
@@ -55,6 +64,10 @@ class LoaderSource:
             self._ready = iter(self._gather())
             batch = next(self._ready)
         taken = min(self.batch, self.length - self.cursor)
+        if self._augment is not None:
+            assert self._names is not None
+            names = self._names[self.cursor : self.cursor + taken]
+            batch = self._augment.apply(batch, names, self.seed, self.epoch)
         self.cursor += taken
         epochs = self.epoch + self.cursor / self.length
         if self.cursor == self.length:
@@ -64,11 +77,22 @@ class LoaderSource:
     def _gather(self) -> list[Batch]:
         """The next batches from the cursor on: as many as are gathered at once."""
         start, stop = self.cursor, min(self.length, self.cursor + self.batch * self._chunk)
+        if self._order is None:
+            self._order, self._names = self._drawn()
         if not self.options.shuffle:
             return _cut(batches.part(self.data, start, stop), self.batch)
-        if self._order is None:
-            self._order = torch.randperm(self.rows, generator=generator(self.seed, "order", self.epoch))
         return _cut(batches.select(self.data, self._order[start:stop]), self.batch)
+
+    def _drawn(self) -> tuple[Tensor, Tensor]:
+        """The epoch's rows, and what names each draw."""
+        if not self.options.shuffle:
+            order = torch.arange(self.rows)
+        elif self._classes is None:
+            order = torch.randperm(self.rows, generator=generator(self.seed, "order", self.epoch))
+        else:
+            order, passes = balanced_order(self._classes, self.seed, self.epoch)
+            return order, order + self.rows * passes
+        return order, order
 
     def publish(self, learner: nn.Module, clock: Clock) -> None:
         """Nothing: it doesn't act."""
@@ -91,6 +115,43 @@ class LoaderSource:
                 )
         self.epoch, self.cursor = state["epoch"], state["cursor"]
         self._order, self._ready = None, iter(())
+
+
+def classes_of(data: Batch, signature: Signature, name: str | None) -> Tensor:
+    """(n,) int64, the class of each row; -1 where it is missing. Raises ComponentError where there are no classes."""
+    known = [each for each, output in signature.outputs.items() if output.form in ("category", "ordinal")]
+    chosen = name or next(iter(known), None)
+    if chosen not in known:
+        raise ComponentError(
+            "there are no classes to balance" if chosen is None else f"target {chosen!r} is no category of the data",
+            where="source.sample",
+            remedy=f"Targets with classes: {', '.join(known) or 'none'}.",
+        )
+    classes, valid = batches.section(data, "targets")[chosen].cpu(), batches.section(data, "valid").get(chosen)
+    return classes if valid is None else classes.masked_fill(~valid.cpu(), -1)
+
+
+def balanced_order(classes: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+    """An epoch of n rows in which the classes that there are come equally often, to within one row: a function of
+    (seed, epoch). Rows whose class is missing (-1) are left out.
+
+    Each class goes through its rows in an order of its own, which is new in each pass; which classes have one row more
+    goes round with the epoch. Returns the rows, and in which pass of its class each came: (n,) int64 both.
+    """
+    present = torch.unique(classes[classes >= 0]).tolist()
+    if not present:
+        raise DataError("no row has a class to balance")
+    share, more = divmod(len(classes), len(present))
+    rows, passes = [], []
+    for place, label in enumerate(present):
+        wanted = share + ((place + epoch * more) % len(present) < more)
+        members = (classes == label).nonzero().flatten()
+        draw = generator(seed, "balance", epoch, label)
+        count = -(-wanted // len(members))
+        rows.append(torch.cat([members[torch.randperm(len(members), generator=draw)] for _ in range(count)])[:wanted])
+        passes.append((torch.arange(count).repeat_interleave(len(members)))[:wanted])
+    mixed = torch.randperm(len(classes), generator=generator(seed, "order", epoch))
+    return torch.cat(rows)[mixed], torch.cat(passes)[mixed]
 
 
 def _cut(chunk: Batch, size: int) -> list[Batch]:

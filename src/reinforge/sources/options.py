@@ -17,6 +17,24 @@ class LoaderOptions(Options):
     kind: Literal["loader"] = "loader"
     shuffle: bool = Field(True, description="A new order in each epoch, drawn from the seed and the epoch's number.")
     drop_last: bool = Field(False, description="Leave out an epoch's last batch where it is short.")
+    augment: tuple[Annotated[Options, OneOf("augmentation")], ...] = Field(
+        (),
+        description="What changes training batches at random, in this order; each row by its own draws in each epoch.",
+    )
+    sample: Literal["uniform", "balanced"] = Field(
+        "uniform",
+        description="uniform: each row once an epoch. balanced: each class of `by` equally often, to within one row, "
+        "in an epoch of the same length; a class's rows come in new orders, again and again until there are enough.",
+    )
+    by: str | None = Field(None, description="Target whose classes are balanced; by default the first category.")
+
+    @model_validator(mode="after")
+    def _balanced_is_drawn(self) -> Self:
+        if self.sample == "balanced" and not self.shuffle:
+            raise ValueError("sample: balanced draws an order, so it needs shuffle: true")
+        if self.by is not None and self.sample != "balanced":
+            raise ValueError("by goes with sample: balanced")
+        return self
 
 
 @register("source", "reinforge.sources.loader:IterableSource")

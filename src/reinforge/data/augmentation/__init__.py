@@ -1,0 +1,1 @@
+"""Training batches changed at random: each row by numbers that are a function of (seed, epoch, row, place)."""

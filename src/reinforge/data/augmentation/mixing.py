@@ -1,0 +1,149 @@
+"""Rows mixed with others of their batch, and their labels with them.
+
+The partner is the next row of the batch in an order drawn from the rows; so what a row is mixed with depends on its
+batch, and on nothing else: not on ranks, microbatches or restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from reinforge.core import batch as batches
+from reinforge.core.batch import Batch
+from reinforge.data.augmentation.blocks import to_bytes
+from reinforge.data.augmentation.options import CutmixOptions, Mixing, MixupOptions
+from reinforge.data.augmentation.pixels import rectangles
+from reinforge.data.augmentation.random import Draws, Uniform
+from reinforge.errors import ComponentError
+from reinforge.schema.signature import Signature
+
+TARGETS = ("number", "category", "labels")
+
+
+class _Mixing:
+    """Names what is mixed, and mixes the labels. Raises ComponentError for inputs or outputs that can't be mixed."""
+
+    mixes = True
+
+    def __init__(self, options: Mixing, signature: Signature, forms: Collection[str]) -> None:
+        kind = getattr(options, "kind", "")
+        self.inputs = tuple(signature.inputs) if options.inputs is None else options.inputs
+        for name in self.inputs:
+            block = signature.inputs.get(name)
+            if block is None or block.form not in forms:
+                raise ComponentError(
+                    f"input {name!r} " + ("is not there" if block is None else f"({block.form}) can't be mixed"),
+                    where=f"augmentation {kind!r}",
+                    remedy=f"It mixes inputs of the form {' and '.join(forms)}; name those to mix under `inputs`.",
+                )
+        for name, output in signature.outputs.items():
+            if output.form not in TARGETS:
+                raise ComponentError(
+                    f"the labels of target {name!r} ({output.form}) can't be mixed",
+                    where=f"augmentation {kind!r}",
+                    remedy=f"It mixes targets of the form {', '.join(TARGETS)}.",
+                )
+        self.outputs = signature.outputs
+        self.probability = options.probability
+        self.beta = half_beta(options.alpha)
+
+    def mixed(
+        self, batch: Batch, partner: Tensor, kept: NDArray[np.float64], mix: Callable[[Tensor, Tensor], Tensor]
+    ) -> Batch:
+        """The batch with `mix(row's, partner's)` as inputs; each row keeps the part `kept` (n,) of its own targets."""
+        inputs = batches.section(batch, "inputs")
+        new = {name: mix(inputs[name], inputs[name][partner]) for name in self.inputs}
+        targets: dict[str, Tensor] = {}
+        valid = dict(batches.section(batch, "valid"))
+        share = torch.from_numpy(kept.astype(np.float32))
+        for name, target in batches.section(batch, "targets").items():
+            share = share.to(target.device)
+            size = self.outputs[name].size
+            values = functional.one_hot(target, size).float() if target.dtype == torch.int64 else target
+            if name in valid:
+                values = values.masked_fill(~valid[name].view(-1, *[1] * (values.ndim - 1)), 0)
+                valid[name] = valid[name] & (valid[name][partner] | (share == 1))
+            targets[name] = lerp(values[partner], values, share)
+        return {**batch, "inputs": {**inputs, **new}, "targets": targets, "valid": valid}
+
+
+class Mixup(_Mixing):
+    """Inputs and labels are kept in one part, and taken from the partner in the other."""
+
+    def __init__(self, options: MixupOptions, signature: Signature) -> None:
+        super().__init__(options, signature, ("image", "numbers", "box"))
+
+    def apply(self, batch: Batch, rows: Tensor, seed: int, epoch: int) -> Batch:
+        """The batch with its rows mixed."""
+        draws = Draws(rows.numpy(), seed, epoch)
+        partner = torch.from_numpy(partners(draws))
+        kept = np.where(draws.coin(self.probability), 1 - self.beta(draws.uniform(1)[:, 0]), 1.0)
+        share = torch.from_numpy(kept.astype(np.float32))
+
+        def mix(own: Tensor, other: Tensor) -> Tensor:
+            found = lerp(other.float(), own.float(), share.to(own.device))
+            return to_bytes(found) if own.dtype == torch.uint8 else found.to(own.dtype)
+
+        return self.mixed(batch, partner, kept, mix)
+
+
+class Cutmix(_Mixing):
+    """A rectangle of each image shows the partner's."""
+
+    def __init__(self, options: CutmixOptions, signature: Signature) -> None:
+        super().__init__(options, signature, ("image",))
+
+    def apply(self, batch: Batch, rows: Tensor, seed: int, epoch: int) -> Batch:
+        """The batch with its images cut and mixed; the part that a row keeps is the area that still shows it."""
+        draws = Draws(rows.numpy(), seed, epoch)
+        partner = torch.from_numpy(partners(draws))
+        part = self.beta(draws.uniform(1)[:, 0])
+        part = np.where(draws.coin(0.5), part, 1 - part)
+        side = np.sqrt(np.where(draws.coin(self.probability), part, 0.0))
+        places = draws.uniform(2)
+        height, width = batches.section(batch, "inputs")[self.inputs[0]].shape[2:]
+        high, wide = (np.rint(side * length).astype(np.int64) for length in (height, width))
+        # In parts of the picture, so that images of several sizes are cut alike.
+        top, left = np.floor(places[:, 0] * (height - high + 1)), np.floor(places[:, 1] * (width - wide + 1))
+        edges = np.stack([top / height, left / width, (top + high) / height, (left + wide) / width])
+
+        def mix(own: Tensor, other: Tensor) -> Tensor:
+            lengths = np.array([*own.shape[2:], *own.shape[2:]])
+            box = np.rint(edges * lengths[:, None]).astype(np.int64)
+            return torch.where(rectangles(*box, *own.shape[2:]).to(own.device), other, own)
+
+        return self.mixed(batch, partner, 1 - high * wide / (height * width), mix)
+
+
+def lerp(zero: Tensor, one: Tensor, part: Tensor) -> Tensor:
+    """(n, ...) between `zero` (n, ...) and `one` (n, ...), where `part` (n,) is 0 and 1; exact at both ends."""
+    part = part.view(-1, *[1] * (one.ndim - 1))
+    return one * part + zero * (1 - part)
+
+
+def partners(draws: Draws) -> NDArray[np.int64]:
+    """(n,) for each row another one: all of them in one circle, in an order drawn from the rows."""
+    order = np.argsort(draws.uniform(1)[:, 0], kind="stable")
+    out = np.empty_like(order)
+    out[order] = np.roll(order, -1)
+    return out
+
+
+def half_beta(alpha: float) -> Callable[[Uniform], Uniform]:
+    """From uniform numbers (n,) to Beta(alpha, alpha) below a half: the smaller of x and 1 - x.
+
+    The distribution function is integrated once, over t = (2 x)^alpha, in which the density (1 - x)^(alpha - 1) is
+    smooth and bounded, however small alpha is; and then inverted by interpolation.
+    """
+    t = np.linspace(0, 1, 8_193)
+    x = t ** (1 / alpha) / 2
+    density = (1 - x) ** (alpha - 1)
+    total = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    total /= total[-1]
+    return lambda uniform: np.interp(uniform, total, t) ** (1 / alpha) / 2
