@@ -1,0 +1,50 @@
+"""Policies of cleaning, free of torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from reinforge.registry import Options
+
+Part = Annotated[float, Field(ge=0, le=1)]
+
+
+class NearOptions(Options):
+    """What counts as nearly the same row: numbers equal to so many significant digits, labels equal but for case, width
+    and spaces, and long texts whose sets of four-character pieces are alike (Jaccard; found by MinHash)."""
+
+    digits: PositiveInt = Field(4, description="Significant digits to which numbers are rounded before they compare.")
+    similarity: Annotated[float, Field(gt=0.5, le=1)] = Field(
+        0.8, description="Share of four-character pieces that two texts must have in common."
+    )
+    drop: bool = Field(False, description="Drop all but the first; else they only stay on one side of the split.")
+
+
+class CleanOptions(Options):
+    """What is mended or left out, in this order: impossible values, rows with too little, duplicates, near duplicates,
+    conflicts, all before the split; then outliers among the training rows. Each change is counted and told."""
+
+    noise: Literal["error", "missing", "drop"] = Field(
+        "error",
+        description="Values that can't be: words in a column of numbers, numbers outside the declared `low` to `high`. "
+        "Refuse, count as missing, or drop the row.",
+    )
+    sparse: Part | None = Field(None, description="Drop rows of which more than this part of the inputs is missing.")
+    duplicates: Literal["keep", "drop"] = Field(
+        "keep", description="Rows equal in all inputs and targets: keep, or drop all but the first."
+    )
+    near: NearOptions | None = Field(None, description="Look for nearly equal rows too; null doesn't.")
+    conflicts: Literal["keep", "first", "drop"] = Field(
+        "keep", description="Rows equal in all inputs, but not in the targets: keep, keep the first, or drop them all."
+    )
+    together: bool | None = Field(
+        None,
+        description="Keep rows with equal inputs on one side of every split; by default yes, unless more than half of "
+        "the rows have an equal one before them, and so recur by nature.",
+    )
+    outliers: PositiveFloat | None = Field(
+        None,
+        description="Drop training rows with a number more than so many interquartile ranges beyond the quartiles.",
+    )
