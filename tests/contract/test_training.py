@@ -18,14 +18,20 @@ from reinforge.core.contracts import Clock, Experience, Objective, Source, State
 from reinforge.core.ragged import Ragged
 from reinforge.core.seeds import random_state, seed_everything
 from reinforge.engine.arena import Arena
+from reinforge.engine.distributed import World
+from reinforge.engine.groups import Group
 from reinforge.engine.loop import Engine
 from reinforge.engine.optimizers import FlatOptimizer
+from reinforge.engine.schedules import Schedule
+from reinforge.engine.sparse import Tables
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.registry import REGISTRY, Component
 from tests.contract.examples import components, draws, slice_of
 from tests.contract.judged import judged
 
 BATCH = 8
+# Learning rates of optimisers whose steps have another scale than most.
+RATES = {"adadelta": 10.0, "adagrad": 0.1, "muon": 0.1}
 
 
 def first_experience(objective: Objective, source: Source, learner: nn.Module) -> Experience:
@@ -152,41 +158,116 @@ def assert_equal(first: Batch, second: Batch) -> None:
 @pytest.mark.parametrize("component", components("optimizer"))
 def test_optimizer(component: Component) -> None:
     arenas, optimizers = zip(*(_square(component) for _ in range(2)))
-    losses = [_descend(arenas[0], optimizers[0]) for _ in range(50)]
+    rate = RATES.get(component.name, 1e-2)
+    losses = [_descend(arenas[0], optimizers[0], rate) for _ in range(50)]
     assert losses[-1] < 0.8 * losses[0], "fifty steps hardly lowered a square"
-    assert losses == [_descend(arenas[1], optimizers[1]) for _ in range(50)]
+    assert losses == [_descend(arenas[1], optimizers[1], rate) for _ in range(50)]
     third, optimizer = _square(component)
     third.weights.copy_(arenas[0].weights)
     optimizer.load_state_dict(through_a_checkpoint(optimizers[0].state_dict()))
     for _ in range(3):
-        assert _descend(third, optimizer) == _descend(arenas[1], optimizers[1]), "its state lacks something"
+        one, other = _descend(third, optimizer, rate), _descend(arenas[1], optimizers[1], rate)
+        assert one == other, "its state lacks something"
 
 
 def _square(component: Component) -> tuple[Arena, FlatOptimizer]:
     """Parameters whose squared distance from 2 is to fall, and an optimiser over them."""
-    arena = Arena([nn.Parameter(torch.randn(4, 3, generator=draws())), nn.Parameter(torch.ones(3))])
-    return arena, REGISTRY.build("optimizer", component.options(), arena.slices, 1e-2)
+    options = component.options()
+    parameters = [nn.Parameter(torch.randn(4, 3, generator=draws())), nn.Parameter(torch.ones(3))]
+    arena = Arena({p: Group(decays=p.ndim > 1, whole=options.takes_whole("", p.ndim)) for p in parameters})
+    return arena, REGISTRY.build("optimizer", options, arena.slices(), RATES.get(component.name, 1e-2))
 
 
-def _descend(arena: Arena, optimizer: FlatOptimizer) -> float:
+def _descend(arena: Arena, optimizer: FlatOptimizer, rate: float) -> float:
     arena.zero()
     loss = torch.stack([(p - 2).square().sum() for p in arena.parameters]).sum()
     loss.backward()
-    optimizer.step(1e-2)
+    optimizer.step(rate)
+    return float(loss.detach())
+
+
+@pytest.mark.parametrize("component", components("sparse-optimizer"))
+def test_sparse_optimizer(component: Component) -> None:
+    tables, optimizers = zip(*(_table(component) for _ in range(2)))
+    losses = [_look_up(tables[0], optimizers[0], i) for i in range(60)]
+    assert losses[-1] < 0.8 * losses[0], "twenty steps of each row hardly lowered a square"
+    assert losses == [_look_up(tables[1], optimizers[1], i) for i in range(60)]
+    assert torch.equal(tables[0].masters[0][3], torch.ones(2)), "it moved a row that no batch looked up"
+    third, optimizer = _table(component)
+    third.masters[0].data.copy_(tables[0].masters[0].data)
+    optimizer.load_state_dict(through_a_checkpoint(optimizers[0].state_dict()))
+    for i in range(3):
+        assert _look_up(third, optimizer, i) == _look_up(tables[1], optimizers[1], i), "its state lacks something"
+
+
+def _table(component: Component) -> tuple[Tables, FlatOptimizer]:
+    tables = Tables([nn.Parameter(torch.ones(4, 2))], [Group()], "fp32")
+    return tables, REGISTRY.build("sparse-optimizer", component.options(), tables, 1e-2)
+
+
+def _look_up(tables: Tables, optimizer: FlatOptimizer, row: int) -> float:
+    """One of the first three rows, whose squared distance from 2 is to fall."""
+    tables.zero()
+    index = torch.tensor([row % 3])
+    loss = (nn.functional.embedding(index, tables.parameters[0], sparse=True) - 2).square().sum()
+    loss.backward()
+    tables.collect(World())
+    optimizer.step(0.1)
     return float(loss.detach())
 
 
 @pytest.mark.parametrize("component", components("schedule"))
 @pytest.mark.parametrize("warmup", [0, 10])
 def test_schedule(component: Component, warmup: int) -> None:
-    schedule = REGISTRY.build("schedule", component.options(warmup=warmup), Stop(updates=100))
+    warmed = "warmup" in component.options.model_fields
+    schedule = REGISTRY.build("schedule", component.options(**{"warmup": warmup} if warmed else {}), Stop(updates=100))
     factors = [schedule(Clock(updates=updates)) for updates in range(150)]
     assert all(0 <= factor <= 1 for factor in factors)
     assert factors[0] > 0, "the first update must not have rate 0"
-    assert factors[warmup] == pytest.approx(1, abs=1e-6)
-    assert factors[:warmup] == sorted(factors[:warmup])
-    assert factors[99:] == sorted(factors[99:], reverse=True)
+    top = warmup if warmed else factors.index(max(factors))
+    assert factors[top] == pytest.approx(1, abs=1e-6)
+    assert factors[:top] == sorted(factors[:top])
+    assert factors[top:] == sorted(factors[top:], reverse=True)
     assert len(set(factors[100:])) == 1, "a schedule stands still beyond its horizon"
+
+
+@pytest.mark.parametrize("component", components("schedule"))
+def test_schedule_goes_on_where_its_state_was_taken(component: Component) -> None:
+    one, two = (REGISTRY.build("schedule", component.options(), Stop(updates=300)) for _ in range(2))
+    for i in range(130):
+        _show(one, i)
+    two.load_state_dict(through_a_checkpoint(one.state_dict()))
+    for i in range(130, 300):
+        _show(one, i)
+        _show(two, i)
+        assert one(Clock(updates=i)) == two(Clock(updates=i))
+
+
+def _show(schedule: Schedule, i: int) -> None:
+    value = float(i % 7)
+    if schedule.watches != "nothing":
+        schedule.observe(value if schedule.watches == "metric" else torch.tensor(value))
+
+
+@pytest.mark.parametrize("component", components("average"))
+def test_average(component: Component) -> None:
+    """Within what it has seen, near its end; gone on with from its state; and out of the way again."""
+    tensors = [torch.zeros(3), torch.zeros(2, 2)]
+    averages = [REGISTRY.build("average", component.options(unit="updates")) for _ in range(2)]
+    for average in averages:
+        average.attach(tensors, lambda: None)
+    for i in range(40):
+        for tensor in tensors:
+            tensor.fill_(float(i))
+        averages[0].update(Clock(updates=i + 1))
+        if i == 20:
+            averages[1].load_state_dict(through_a_checkpoint(averages[0].state_dict()))
+        elif i > 20:
+            averages[1].update(Clock(updates=i + 1))
+    assert_equal({"a": averages[0].state_dict()["averages"][0]}, {"a": averages[1].state_dict()["averages"][0]})
+    with averages[0].applied():
+        assert 0 < float(tensors[0][0]) < 39
+    assert float(tensors[0][0]) == 39
 
 
 @pytest.mark.parametrize("component", components("metric"))

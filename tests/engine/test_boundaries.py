@@ -135,8 +135,8 @@ def test_a_schedule_in_samples_begins_at_the_full_rate_and_wastes_no_experience(
         learn={"stop": Stop(samples=32), "optimizer": SGDOptions(), "schedule": LinearOptions(unit="samples")},
     )
     rates: list[float] = []
-    step = one.updater.steps[0].optimizer.step
-    one.updater.steps[0].optimizer.step = lambda lr, found=None: (rates.append(lr / 1e-3), step(lr, found))[1]  # type: ignore[func-returns-value, method-assign, misc]
+    step = one.updater.steps[0].optimizers[0].step
+    one.updater.steps[0].optimizers[0].step = lambda lr, found=None: (rates.append(lr / 1e-3), step(lr, found))[1]  # type: ignore[func-returns-value, method-assign, misc]
     one.run()
     times = 2 if isinstance(objective, Twice) else 1
     assert rates == pytest.approx([rate for rate in (1, 0.75, 0.5, 0.25) for _ in range(times)])

@@ -13,12 +13,17 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
 
 from reinforge.core.contracts import Clock
 from reinforge.engine.options import (
+    AdadeltaOptions,
+    AdagradOptions,
     AdamOptions,
     AdamWOptions,
     ConstantOptions,
     CosineOptions,
     LinearOptions,
+    MuonOptions,
+    NAdamOptions,
     OptimizerOptions,
+    RAdamOptions,
     RMSpropOptions,
     ScheduleOptions,
     SGDOptions,
@@ -35,6 +40,13 @@ CASES: list[tuple[OptimizerOptions, type[torch.optim.Optimizer], dict[str, Any]]
     (AdamOptions(weight_decay=0.1, eps=1e-5), torch.optim.Adam, {"weight_decay": 0.1, "eps": 1e-5}),
     (AdamWOptions(betas=(0.8, 0.9)), torch.optim.AdamW, {"betas": (0.8, 0.9), "weight_decay": 0.01}),
     (RMSpropOptions(momentum=0.5, centered=True), torch.optim.RMSprop, {"momentum": 0.5, "centered": True}),
+    (AdagradOptions(initial=0.1, weight_decay=0.1), torch.optim.Adagrad,
+     {"initial_accumulator_value": 0.1, "weight_decay": 0.1}),
+    (AdadeltaOptions(rho=0.8, weight_decay=0.1), torch.optim.Adadelta, {"rho": 0.8, "weight_decay": 0.1}),
+    (RAdamOptions(betas=(0.8, 0.9), decoupled=True, weight_decay=0.1), torch.optim.RAdam,
+     {"betas": (0.8, 0.9), "decoupled_weight_decay": True, "weight_decay": 0.1}),
+    (NAdamOptions(momentum_decay=0.1, weight_decay=0.1), torch.optim.NAdam,
+     {"momentum_decay": 0.1, "weight_decay": 0.1}),
 ]  # fmt: skip
 
 
@@ -86,8 +98,37 @@ def test_decay_of_all_weights() -> None:
     assert_close(one.learner.model, by_hand(two, torch.optim.AdamW(two.parameters(), 0.01, weight_decay=0.5), 20))  # type: ignore[arg-type]
 
 
+def test_muon_equals_torch_beside_adamw() -> None:
+    """Matrices by Muon, but for those that `others` names; these and all else by AdamW."""
+    options = MuonOptions(momentum=0.9, weight_decay=0.1, iterations=4, others=("2.*",))
+    one = engine(network(), learn={"optimizer": options, "lr": 0.01})
+    one.run()
+    two = network()
+    first, bias, last, last_bias = two.parameters()
+    muon = torch.optim.Muon([first], 0.01, 0.1, momentum=0.9, ns_steps=4, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(
+        [{"params": [last], "weight_decay": 0.1}, {"params": [bias, last_bias], "weight_decay": 0.0}], 0.01
+    )
+    by_hand(two, _Both(muon, adamw), 20)  # type: ignore[arg-type]
+    assert_close(one.learner.model, two)  # type: ignore[arg-type]
+
+
+class _Both:
+    def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        self.optimizers = optimizers
+
+    def zero_grad(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
 def test_every_optimizer_is_compared() -> None:
-    assert {c.options for c in REGISTRY.all("optimizer")} == {type(options) for options, _, _ in CASES}
+    compared = {type(options) for options, _, _ in CASES} | {MuonOptions}
+    assert {c.options for c in REGISTRY.all("optimizer")} == compared
 
 
 def test_skips_on_device_where_found_inf() -> None:
@@ -95,7 +136,7 @@ def test_skips_on_device_where_found_inf() -> None:
     for options in (SGDOptions(momentum=0.9), AdamOptions(), AdamWOptions()):
         one = engine(network(), learn={"optimizer": options})
         one.run()
-        optimizer = one.updater.steps[0].optimizer
+        optimizer = one.updater.steps[0].optimizers[0]
         before = [t.clone() for t in (one.updater.steps[0].arena.weights, *_tensors(optimizer.state_dict()))]
         optimizer.step(0.1, torch.tensor(1.0))
         after = [one.updater.steps[0].arena.weights, *_tensors(optimizer.state_dict())]

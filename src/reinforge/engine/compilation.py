@@ -12,8 +12,8 @@ from reinforge.core.batch import Batch
 from reinforge.core.contracts import Loss, LossFunction, Term
 from reinforge.recipe.sections import Learn
 
-# learner, microbatch, counts, flat gradients that are added to
-GradientFunction = Callable[[nn.Module, Batch, Mapping[str, Tensor], Tensor], Loss]
+# learner, microbatch, counts, flat gradients that are added to, what the loss is scaled by
+GradientFunction = Callable[[nn.Module, Batch, Mapping[str, Tensor], Tensor, Tensor | None], Loss]
 
 # What compilation costs cold, and what a device reaches on training in practice: rough on purpose.
 _COMPILE_SECONDS = 60.0
@@ -43,13 +43,16 @@ def compiled(loss: LossFunction, parameters: Sequence[nn.Parameter], places: Seq
     """
     torch._dynamo.config.trace_autograd_ops = True
 
-    def gradients(learner: nn.Module, part: Batch, counts: Mapping[str, Tensor], flat: Tensor) -> Loss:
+    def gradients(
+        learner: nn.Module, part: Batch, counts: Mapping[str, Tensor], flat: Tensor, factor: Tensor | None
+    ) -> Loss:
         made = loss(learner, part, counts)
         roots, scales = [], []
         for name, term in made.terms.items():
             if term.weight != 0.0 and term.sum.requires_grad:
                 roots.append(term.sum)
-                scales.append(scale(term.weight, None if term.coupled else counts[name], term.sum))
+                own = scale(term.weight, None if term.coupled else counts[name], term.sum)
+                scales.append(own if factor is None else (own * factor).to(own.dtype))
         if roots:
             found = torch.autograd.grad(roots, parameters, scales, allow_unused=True)
             for place, gradient in zip(places, found):

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,17 @@ from reinforge.core import seeds
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import END, WAIT, Clock, Evaluator, Experience, Objective, Outcome, Source, State
 from reinforge.core.sealed import Sealed
+from reinforge.engine.averaging import Average, batch_statistics
 from reinforge.engine.checkpoint import CheckpointStore
 from reinforge.engine.compilation import pays
 from reinforge.engine.distributed import World, device_of
 from reinforge.engine.logbook import Logbook
 from reinforge.engine.options import ConstantOptions
+from reinforge.engine.schedules import Schedule
 from reinforge.engine.stopping import Stopper
 from reinforge.engine.updating import DIVERGED, Updater
-from reinforge.errors import CheckpointError, StorageError, TrainingDiverged
-from reinforge.recipe.sections import Checkpoint, Evaluate, Learn, Log
+from reinforge.errors import CheckpointError, RecipeError, StorageError, TrainingDiverged
+from reinforge.recipe.sections import Checkpoint, Evaluate, Learn, Log, Start
 from reinforge.registry import REGISTRY
 
 # Places of the decisions that ride with the gradient exchange.
@@ -67,6 +69,7 @@ class Engine:
         source: Source,
         *,
         learn: Learn,
+        start: Start | None = None,
         seed: int = 0,
         evaluate: Evaluate | None = None,
         evaluator: Evaluator | None = None,
@@ -88,7 +91,6 @@ class Engine:
         self.clock = Clock()
         seeds.seed_everything(seed, "learner")
         self.learner = objective.build(model).to(self.device)
-        self.learner.train()
         for tensor in self.learner.state_dict().values():
             self.world.broadcast(tensor)
         seeds.seed_everything(seed, "engine", 0)
@@ -97,10 +99,20 @@ class Engine:
         torch.manual_seed(seeds.derive(seed, "engine", self.world.rank))
         compiled = pays(learn, self.learner, self.device)
         self.updater = Updater(
-            objective, self.learner, learn, world=self.world, sharded=source.sharded, compiled=compiled
+            objective, self.learner, learn, start=start, world=self.world, sharded=source.sharded, compiled=compiled
         )
-        self.schedule = REGISTRY.build("schedule", learn.schedule or ConstantOptions(), learn.stop)
+        self.schedule: Schedule = REGISTRY.build("schedule", learn.schedule or ConstantOptions(), learn.stop)
+        if self.schedule.watches == "metric" and self.evaluate.monitor is None:
+            raise RecipeError(
+                "the schedule needs a metric to watch", where="learn.schedule",
+                remedy="Set evaluate.monitor to a metric's name.",
+            )  # fmt: skip
         self.stopper = Stopper(learn.stop, self.evaluate)
+        self.average: Average | None = None
+        if learn.average is not None:
+            self.average = REGISTRY.build("average", learn.average)
+            tensors = [*self.updater.masters(), *batch_statistics(self.learner.get_submodule("model"))]
+            self.average.attach(tensors, self.updater.publish)
         self.metrics: dict[str, float] = {}
         self.best: Sealed | None = None
         self.best_metrics: dict[str, float] = {}
@@ -226,11 +238,18 @@ class Engine:
             flags[_INTERRUPT] = 1.0
         if self.world.size > 1 and self.world.main:
             flags.update({_SAVE: float(self._save_time()), _TIME: float(self._time_up())})
-        outcome, decided = self.updater.update(batch, self.clock, self._factor(), flags)
+        factor = self._factor()
+        if self.updater.frozen:
+            self.updater.thaw(self._past)
+        outcome, decided = self.updater.update(batch, self.clock, factor, flags)
         self.clock.updates += 1
         self._outcomes.append(outcome)
         with torch.no_grad():
             self.objective.after_update(self.learner, self.clock)
+        if self.average is not None:
+            self.average.update(self.clock)
+        if self.schedule.watches == "loss":
+            self.schedule.observe(self.updater.loss(outcome))
         assert self._experience is not None
         self.source.feedback(self._experience, outcome)
         return decided
@@ -264,8 +283,7 @@ class Engine:
         """Of the learning rate: by the updates so far and the data learned from before this experience, so that a
         course begins at its beginning, and its last experience still counts."""
         self._past.updates = self.clock.updates
-        factor: float = self.schedule(self._past)
-        return factor
+        return self.schedule(self._past)
 
     def _save_time(self) -> bool:
         seconds = self.checkpoint.seconds
@@ -290,6 +308,8 @@ class Engine:
         for s in self.updater.steps:
             row[f"{s.step.name}/grad_norm"] = float(s.norm)
             row[f"{s.step.name}/lr"] = s.lr * self._factor()
+            if s.scale is not None:
+                row[f"{s.step.name}/loss_scale"] = float(s.scale.scale)
         row["updates_per_second"] = rate
         row["skipped_updates"] = self.updater.skipped
         self._write(row)
@@ -300,12 +320,12 @@ class Engine:
         if self.evaluator is None or self._evaluated_at == self.clock.updates:
             return
         self._evaluated_at = self.clock.updates
-        with seeds.undisturbed(), torch.no_grad():
-            self.learner.eval()
-            try:
-                self.metrics = self.evaluator.evaluate(self.learner, self.clock)
-            finally:
-                self.learner.train()
+        with self.deployed():
+            self._judge()
+
+    def _judge(self) -> None:
+        assert self.evaluator is not None
+        self.metrics = self.evaluator.evaluate(self.learner, self.clock)
         if self.world.size > 1:
             # What they decide must be the same on all ranks, whatever their arithmetic.
             values = self.world.broadcast(torch.tensor(list(self.metrics.values()), dtype=torch.float64))
@@ -315,10 +335,23 @@ class Engine:
             tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
             self.best = Sealed(f"best-{self.clock.updates}", tensors)
             self.best_metrics = dict(self.metrics)
+        if self.schedule.watches == "metric":
+            self.schedule.observe(self.stopper.signed(self.metrics))
         self._write({**self._place(), **{f"evaluation/{name}": value for name, value in self.metrics.items()}})
         if self.report:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in list(self.metrics.items())[:3])
             self.report(self.stopper.fraction(self.clock), shown)
+
+    @contextmanager
+    def deployed(self) -> Iterator[None]:
+        """The learner as it is evaluated and shipped: in evaluation mode, with the averages of its weights where such
+        are taken. Afterwards it is what it was, and so is all random state."""
+        with seeds.undisturbed(), torch.no_grad(), self.average.applied() if self.average else nullcontext():
+            self.learner.eval()
+            try:
+                yield
+            finally:
+                self.updater.train()
 
     def _place(self) -> dict[str, float | int | str]:
         place = dataclasses.asdict(self.clock)
@@ -356,6 +389,8 @@ class Engine:
             "random": self._random_states(),
             "experience": _experience_state(self._experience, self._began, self._outcomes),
             "stopping": self.stopper.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
             "best": {"model": self.best, "metrics": self.best_metrics},
             "log": {
                 "evaluations": self._evaluations,
@@ -385,6 +420,9 @@ class Engine:
         self.updater.load_state_dict(state["updater"])
         self.source.load_state_dict(state["source"])
         self.stopper.load_state_dict(state["stopping"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.best, self.best_metrics = state["best"]["model"], dict(state["best"]["metrics"])
         log = state["log"]
         self._evaluations, self._evaluated_at = log["evaluations"], log["evaluated_at"]

@@ -58,8 +58,7 @@ class Stopper:
                 self.reason = "goal"
         if self.evaluate.monitor is None:
             return False
-        value = _metric(metrics, self.evaluate.monitor, "evaluate.monitor")
-        signed = value if self.evaluate.mode == "min" else -value
+        signed = self.signed(metrics)
         patience = self.stop.patience
         if _beats(signed, self.standard, patience.delta if patience else 0.0):
             self.standard, self.without_improvement = signed, 0
@@ -71,6 +70,11 @@ class Stopper:
         if better:
             self.best = signed
         return better
+
+    def signed(self, metrics: dict[str, float]) -> float:
+        """The monitored metric, with the sign by which smaller is better."""
+        value = _metric(metrics, self.evaluate.monitor or "", "evaluate.monitor")
+        return value if self.evaluate.mode == "min" else -value
 
     def state_dict(self) -> State:
         return {

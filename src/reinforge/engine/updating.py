@@ -13,13 +13,16 @@ from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock, Loss, Objective, Outcome, State, Step
 from reinforge.engine import compilation
-from reinforge.engine.arena import Arena
+from reinforge.engine.arena import HALVES, Arena
 from reinforge.engine.compilation import GradientFunction
 from reinforge.engine.distributed import World
+from reinforge.engine.groups import Plan
 from reinforge.engine.optimizers import FlatOptimizer
-from reinforge.engine.options import AdamWOptions, OptimizerOptions
-from reinforge.errors import CheckpointError, ComponentError, TrainingDiverged
-from reinforge.recipe.sections import Learn
+from reinforge.engine.options import OptimizerOptions, SparseAdamOptions
+from reinforge.engine.scaling import LossScale
+from reinforge.engine.sparse import Tables, sparse_parameters
+from reinforge.errors import CheckpointError, ComponentError, RecipeError, TrainingDiverged
+from reinforge.recipe.sections import Learn, Start
 from reinforge.registry import REGISTRY
 
 # Scalars that ride behind the gradients in the one exchange: decisions of rank 0 or of any rank, then term sums.
@@ -33,15 +36,22 @@ DIVERGED = (
 
 @dataclass
 class _Step:
-    """A step with its arena, its optimiser and what its terms were called."""
+    """A step with its arena, its optimisers and what its terms were called.
+
+    `optimizers`: of the arena's slices, then of the tables, then of each later phase. `inputs`: the parameters that
+    learn now; None where nothing else has gradients, so that autograd needn't be told.
+    """
 
     step: Step
     arena: Arena
-    optimizer: FlatOptimizer
-    gradients: GradientFunction | None
+    tables: Tables | None
+    optimizers: list[FlatOptimizer]
     lr: float
-    alone: bool
     terms: Tensor
+    scale: LossScale | None
+    inputs: list[nn.Parameter] | None = None
+    gradients: GradientFunction | None = None
+    skips_on_device: bool = False
     names: list[str] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     coupled: list[bool] = field(default_factory=list)
@@ -84,12 +94,13 @@ class Updater:
     """
 
     def __init__(
-        self, objective: Objective, learner: nn.Module, learn: Learn, *, world: World, sharded: bool, compiled: bool
-    ) -> None:
+        self, objective: Objective, learner: nn.Module, learn: Learn, *, start: Start | None = None, world: World,
+        sharded: bool, compiled: bool,
+    ) -> None:  # fmt: skip
         self.objective, self.learner, self.learn, self.world, self.sharded = objective, learner, learn, world, sharded
-        options = learn.optimizer or AdamWOptions()
-        if not isinstance(options, OptimizerOptions):
-            raise ComponentError("its options must derive from OptimizerOptions", where=f"optimizer {options!r}")
+        self.options = learn.optimizer or default_optimizer(objective)
+        if not isinstance(self.options, OptimizerOptions):
+            raise ComponentError("its options must derive from OptimizerOptions", where=f"optimizer {self.options!r}")
         self.device = next(learner.parameters()).device
         self.skipped = 0
         # Without waiting for the device, its optimisers skip by themselves, and `settle` counts.
@@ -98,24 +109,93 @@ class Updater:
         self._no_items: dict[str, Tensor] = {}
         steps = objective.steps(learner)
         _refuse_shared(steps)
-        trainable = {id(p) for p in learner.parameters() if p.requires_grad}
+        learning = {p for step in steps for p in step.parameters if p.requires_grad}
+        self.plan = Plan(learner, learn, start or Start(), self.options)
+        self.phase = 0
+        self._sparse = sparse_parameters(learner) & learning
+        self._compiled = self._may_compile(compiled)
         self.steps: list[_Step] = []
         for step in steps:
-            decay = options.decay if options.weight_decay or learn.l1 or learn.l2 else "all"
-            arena = Arena(step.parameters, decay=decay, precision=learn.precision, tail=FLAGS + TERMS)
-            override = learn.steps.get(step.name)
-            lr = override.lr if override and override.lr else learn.lr
-            optimizer = REGISTRY.build("optimizer", options, arena.slices, lr)
-            function = compilation.compiled(step.loss, arena.parameters, arena.places) if compiled else None
-            alone = trainable <= {id(p) for p in step.parameters}
-            self.steps.append(_Step(step, arena, optimizer, function, lr, alone, arena.tail[:0]))
+            self.steps.append(self._step(step, [p for p in step.parameters if p in learning]))
         unknown = set(learn.steps) - {step.name for step in steps}
         if unknown:
             raise ComponentError(
                 f"the objective has no step {sorted(unknown)[0]!r}", where="learn.steps",
                 remedy=f"Its steps: {', '.join(step.name for step in steps)}.",
             )  # fmt: skip
+        if learn.precision in HALVES:
+            # What never learns lies in no arena, and must meet the same activations.
+            owned = {p for s in self.steps for p in (*s.arena.everything, *(s.tables.parameters if s.tables else ()))}
+            for p in learner.get_submodule("model").parameters():
+                if p not in owned and p.is_floating_point():
+                    p.data = p.data.to(HALVES[learn.precision])
+        self._settle_phase()
         self._scales: dict[tuple[float, float], Tensor] = {}
+
+    def _step(self, step: Step, parameters: Sequence[nn.Parameter]) -> _Step:
+        learn = self.learn
+        groups = {p: group for p in parameters if (group := self.plan.group(p)) is not None}
+        dense = {p: group for p, group in groups.items() if p not in self._sparse}
+        if not any(group.phase == 0 for group in dense.values()):
+            raise RecipeError(
+                f"it leaves nothing to learn in the step {step.name!r}", where="start.freeze",
+                remedy="Freeze less; a head must learn from the start.",
+            )  # fmt: skip
+        arena = Arena(dense, precision=learn.precision, tail=FLAGS + TERMS)
+        override = learn.steps.get(step.name)
+        lr = override.lr if override and override.lr else learn.lr
+        optimizers = [REGISTRY.build("optimizer", self.options, arena.slices(), lr)]
+        tables = None
+        if sparse := [p for p in groups if p in self._sparse]:
+            tables = Tables(sparse, [groups[p] for p in sparse], learn.precision)
+            tables.thaw(0)
+            optimizers.append(REGISTRY.build("sparse-optimizer", learn.sparse or SparseAdamOptions(), tables, lr))
+        scale = LossScale(self.device) if learn.precision == "fp16" else None
+        return _Step(step, arena, tables, optimizers, lr, arena.tail[:0], scale)
+
+    def _may_compile(self, compiled: bool) -> bool:
+        if compiled and self._sparse:
+            if self.learn.compile == "on":
+                raise ComponentError(
+                    "a table with sparse gradients can't be compiled", where="learn.compile",
+                    remedy="Set learn.compile=off, or make the table's gradients dense.",
+                )  # fmt: skip
+            return False
+        return compiled
+
+    def _settle_phase(self) -> None:
+        """After a phase began: what autograd, compiler and modules must know of it."""
+        trainable = {id(p) for p in self.learner.parameters() if p.requires_grad}
+        for s in self.steps:
+            own = [*s.arena.parameters, *(s.tables.learning if s.tables else ())]
+            s.inputs = None if trainable <= {id(p) for p in own} else own
+            s.skips_on_device = all(optimizer.skips_on_device for optimizer in s.optimizers)
+            if self._compiled:
+                s.gradients = compilation.compiled(s.step.loss, s.arena.parameters, s.arena.places)
+        self.frozen = self.phase < len(self.plan.unfreeze)
+        self.train()
+
+    def train(self) -> None:
+        """The learner's training mode; what is frozen keeps its running statistics."""
+        self.learner.train()
+        for module in self.plan.still():
+            module.eval()
+
+    def thaw(self, clock: Clock) -> None:
+        """Unfreeze what is due by this clock, in order; `frozen` says whether anything is left to unfreeze."""
+        unfreeze = self.plan.unfreeze
+        # Units other than updates come as sums of parts: a time is not to be missed by rounding.
+        while self.frozen and getattr(clock, unfreeze[self.phase].unit) >= unfreeze[self.phase].after - 1e-9:
+            self._thaw()
+
+    def _thaw(self) -> None:
+        self.phase += 1
+        for s in self.steps:
+            if slices := s.arena.thaw():
+                s.optimizers.append(REGISTRY.build("optimizer", self.options, slices, s.lr))
+            if s.tables is not None:
+                s.tables.thaw(self.phase)
+        self._settle_phase()
 
     def update(
         self, batch: Batch, clock: Clock, factor: float, flags: Mapping[int, float]
@@ -156,13 +236,16 @@ class Updater:
     ) -> list[float]:  # fmt: skip
         arena = s.arena
         arena.zero()
+        if s.tables is not None:
+            s.tables.zero()
         for part in parts:
             if s.gradients is None:
                 loss = s.step.loss(self.learner, part, counts)
                 self._check(s, loss, counts, len(parts))
                 self._backward(s, loss, counts)
             else:
-                loss = s.gradients(self.learner, part, counts, arena.gradients)
+                factor = None if s.scale is None else s.scale.scale
+                loss = s.gradients(self.learner, part, counts, arena.gradients, factor)
                 self._check(s, loss, counts, len(parts))
             s.terms += torch.stack([term.sum.detach() for term in loss.terms.values()])
             arena.collect()
@@ -199,12 +282,10 @@ class Updater:
             if term.weight != 0.0 and term.sum.requires_grad:
                 roots.append(term.sum)
                 count = None if term.coupled else counts[name]
-                scales.append(self._scale(term.weight, count, term.sum))
+                scale = self._scale(term.weight, count, term.sum)
+                scales.append(scale if s.scale is None else (scale * s.scale.scale).to(scale.dtype))
         if roots:
-            if s.alone:
-                torch.autograd.backward(roots, scales)
-            else:
-                torch.autograd.backward(roots, scales, inputs=s.arena.parameters)
+            torch.autograd.backward(roots, scales, inputs=s.inputs)
 
     def _scale(self, weight: float, count: Tensor | None, like: Tensor) -> Tensor:
         """`compilation.scale`, remembered on a CPU, where asking for the count costs nothing."""
@@ -256,21 +337,37 @@ class Updater:
     def _apply(self, s: _Step, factor: float) -> bool:
         """Penalties, check, clipping, optimiser. False where the update was skipped for sure."""
         arena, learn = s.arena, self.learn
+        gradients = [arena.full_gradients]
+        if s.tables is not None:
+            s.tables.collect(self.world)
+            gradients += s.tables.values()
+        if s.scale is not None:
+            for gradient in gradients:
+                gradient.div_(s.scale.scale)
         if learn.l2:
-            arena.decayed_gradients.add_(arena.decayed, alpha=2 * learn.l2)
+            for weights, gradient in arena.penalised:
+                gradient.add_(weights, alpha=2 * learn.l2)
         if learn.l1:
-            arena.decayed_gradients.add_(arena.decayed.sign(), alpha=learn.l1)
-        total = arena.global_norm()
+            for weights, gradient in arena.penalised:
+                gradient.add_(weights.sign(), alpha=learn.l1)
+        total = arena.global_norm() if s.tables is None else _norm(gradients)
         s.norm, found_inf = total, None
-        if self.waits or not s.optimizer.skips_on_device:
+        if self.waits or not s.skips_on_device:
             norm = float(total)
             s.norm = norm
-            if not math.isfinite(norm):
-                self._skip(s, 1, s.in_a_row + 1)
+            finite = math.isfinite(norm)
+            if s.scale is None:
+                diverged = not finite
+            else:
+                diverged = bool(s.scale.update(torch.full_like(s.scale.scale, not finite)))
+            if not finite:
+                if diverged:
+                    self._skip(s, 1, s.in_a_row + 1)
                 return False
             s.in_a_row = 0
             if learn.clip is not None and norm > learn.clip:
-                arena.full_gradients.mul_(learn.clip / norm)
+                for gradient in gradients:
+                    gradient.mul_(learn.clip / norm)
         else:
             # No waiting for the device: fused optimisers skip by themselves where `found_inf` is 1.
             if learn.clip is not None:
@@ -278,10 +375,16 @@ class Updater:
             found_inf = (~torch.isfinite(total)).float()
             if s.unsettled is None:
                 s.unsettled = torch.tensor([0.0, float(s.in_a_row)], device=total.device)
-            s.unsettled += found_inf
+            s.unsettled += found_inf if s.scale is None else s.scale.update(found_inf)
             s.unsettled[1] *= found_inf
-        s.optimizer.step(s.lr * factor, found_inf)
+        if learn.clip_value is not None:
+            for gradient in gradients:
+                gradient.clamp_(-learn.clip_value, learn.clip_value)
+        for optimizer in s.optimizers:
+            optimizer.step(s.lr * factor, found_inf)
         arena.publish()
+        if s.tables is not None:
+            s.tables.publish()
         return True
 
     def _skip(self, s: _Step, skipped: int, in_a_row: int) -> None:
@@ -309,7 +412,32 @@ class Updater:
 
     def sound(self) -> bool:
         """Whether all weights are finite, and so worth saving. Waits for the device."""
-        return all(bool(torch.isfinite(s.arena.masters).all()) for s in self.steps)
+        return all(bool(torch.isfinite(weights).all()) for weights in self.masters())
+
+    def masters(self) -> list[Tensor]:
+        """All weights that learn, now or later, in fp32."""
+        return [
+            weights
+            for s in self.steps
+            for weights in (s.arena.masters, *((m.detach() for m in s.tables.masters) if s.tables else ()))
+        ]
+
+    def publish(self) -> None:
+        """Round all masters into half weights, where there are such."""
+        for s in self.steps:
+            s.arena.publish()
+            if s.tables is not None:
+                s.tables.publish_all()
+
+    def loss(self, outcome: Outcome) -> Tensor:
+        """The weighted total loss of an update, over the steps that were taken."""
+        total = torch.zeros((), device=self.device)
+        for s in self.steps:
+            for name, weight in zip(s.names, s.weights):
+                value = outcome.means.get(f"{s.step.name}/{name}")
+                if weight and value is not None:
+                    total = total + weight * value
+        return total
 
     def window(self) -> dict[str, float]:
         """The mean of each term, by "step/term", over the updates since the last call."""
@@ -337,11 +465,14 @@ class Updater:
         return {
             "skipped": self.skipped,
             "items": dict(self._no_items),
+            "phase": self.phase,
             "steps": {
                 s.step.name: {
-                    "arena": s.arena.state_dict(), "optimizer": s.optimizer.state_dict(), "skipped": s.skipped,
+                    "arena": s.arena.state_dict(), "tables": s.tables.state_dict() if s.tables else None,
+                    "optimizers": [optimizer.state_dict() for optimizer in s.optimizers], "skipped": s.skipped,
                     "in_a_row": s.in_a_row, "names": s.names, "weights": s.weights, "coupled": s.coupled,
                     "window": s.window, "window_updates": s.window_updates,
+                    "scale": s.scale.state_dict() if s.scale else None,
                 } for s in self.steps
             },
         }  # fmt: skip
@@ -352,15 +483,40 @@ class Updater:
             raise CheckpointError("the checkpoint's steps are not those of this objective")
         self.skipped = state["skipped"]
         self._no_items = {name: value.to(self.device) for name, value in state["items"].items()}
+        if not self.phase <= state["phase"] <= len(self.plan.unfreeze):
+            raise CheckpointError("the checkpoint was written with other weights frozen")
+        while self.phase < state["phase"]:
+            self._thaw()
         for s in self.steps:
             saved = state["steps"][s.step.name]
             s.arena.load_state_dict(saved["arena"])
-            s.optimizer.load_state_dict(saved["optimizer"])
+            if s.tables is not None:
+                s.tables.load_state_dict(saved["tables"])
+            if len(saved["optimizers"]) != len(s.optimizers):
+                raise CheckpointError("the checkpoint's optimisers are not those of the recipe")
+            for optimizer, own in zip(s.optimizers, saved["optimizers"]):
+                optimizer.load_state_dict(own)
+            if s.scale is not None:
+                s.scale.load_state_dict(saved["scale"])
             s.skipped, s.in_a_row, s.unsettled = saved["skipped"], saved["in_a_row"], None
             s.names, s.weights, s.coupled = list(saved["names"]), list(saved["weights"]), list(saved["coupled"])
             s.terms = s.arena.tail[FLAGS : FLAGS + len(s.names)]
             s.window = saved["window"].to(self.device) if saved["window"] is not None else None
             s.window_updates = saved["window_updates"]
+
+
+def default_optimizer(objective: Objective) -> OptimizerOptions:
+    """What the objective states as its `default_optimizer` (kind and options), AdamW where it states none."""
+    stated: Mapping[str, object] = getattr(objective, "default_optimizer", {"kind": "adamw"})
+    options = REGISTRY.find("optimizer", str(stated["kind"])).options.model_validate(stated)
+    assert isinstance(options, OptimizerOptions)
+    return options
+
+
+def _norm(gradients: Sequence[Tensor]) -> Tensor:
+    """The L2 norm of all of them together."""
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(each) for each in gradients]))
+    return norm
 
 
 def _refuse_shared(steps: Sequence[Step]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from reinforge.recipe.component import OneOf
 from reinforge.registry import Options
@@ -55,17 +55,36 @@ class Learn(Options):
         None, description="Items that go through the model at once; gradients add up to the same update."
     )
     lr: PositiveFloat = Field(1e-3, description="Learning rate, before the schedule.")
-    optimizer: Annotated[Options, OneOf("optimizer")] | None = Field(None, description="By default adamw.")
+    optimizer: Annotated[Options, OneOf("optimizer")] | None = Field(
+        None, description="By default the objective's own, adamw where it states none."
+    )
+    sparse: Annotated[Options, OneOf("sparse-optimizer")] | None = Field(
+        None, description="For tables whose gradients are sparse, beside the optimizer; by default adam."
+    )
     schedule: Annotated[Options, OneOf("schedule")] | None = Field(
         None, description="The learning rate's course; by default constant."
+    )
+    rates: dict[str, PositiveFloat] = Field(
+        {}, description="Multiples of the learning rate by pattern of the model's weights; the first match counts."
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Multiplies the learning rate once for each layer between a weight and the output."
+    )
+    average: Annotated[Options, OneOf("average")] | None = Field(
+        None, description="Average the weights over time; then the averages are evaluated and shipped."
     )
     clip: PositiveFloat | None = Field(
         None, description="Largest norm of a step's gradient; longer ones are shortened."
     )
+    clip_value: PositiveFloat | None = Field(
+        None, description="Largest absolute value in a gradient; instead of `clip`."
+    )
     l1: NonNegativeFloat = Field(0.0, description="Weight of the sum of absolute weights, added to the loss.")
     l2: NonNegativeFloat = Field(0.0, description="Weight of the sum of squared weights, added to the loss.")
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="Precision of the forward and backward pass; bf16 keeps fp32 masters of the weights."
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="Precision of the forward and backward pass; bf16 and fp16 keep fp32 masters of the weights. fp16 "
+        "scales the loss, for GPUs without bf16.",
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="Compile the update; `auto` weighs the time it takes against the run's length."
@@ -77,6 +96,13 @@ class Learn(Options):
     )
     steps: dict[str, StepOverride] = Field({}, description="Settings of single steps, by the step's name.")
     stop: Stop = Field(Stop(epochs=10), description="When to stop: whichever comes first.")
+
+    @model_validator(mode="after")
+    def one_way_to_clip(self) -> Learn:
+        """Both at once would leave open which comes first."""
+        if self.clip is not None and self.clip_value is not None:
+            raise ValueError("give clip or clip_value, not both")
+        return self
 
 
 class Evaluate(Options):
@@ -90,13 +116,23 @@ class Evaluate(Options):
     seed: NonNegativeInt = Field(10_000, description="Seed of the evaluation's own environments.")
 
 
+class Unfreeze(Options):
+    """Frozen weights that learn from some time on."""
+
+    patterns: Annotated[tuple[str, ...], Field(min_length=1)] = Field(description="Patterns of frozen weights.")
+    after: PositiveFloat = Field(description="How long they stay frozen, in `unit`.")
+    unit: Unit = Field("epochs", description="What `after` counts.")
+
+
 class Start(Options):
-    """Where to begin: a bundle's weights, schema and pipeline instead of new ones."""
+    """Where to begin: a bundle's weights, schema and pipeline instead of new ones; and which stay as they are."""
 
     bundle: str | None = Field(None, description="Folder of the bundle to begin with (--from).")
     renew: tuple[str, ...] = Field(
         (), description="Patterns of weights that begin anew, because the bundle lacks them or has another shape."
     )
+    freeze: tuple[str, ...] = Field((), description="Patterns of the model's weights that do not learn.")
+    unfreeze: tuple[Unfreeze, ...] = Field((), description="Frozen weights that learn later, one after another.")
 
 
 class Checkpoint(Options):
