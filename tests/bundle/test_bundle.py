@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from reinforge.bundle.bundle import outputs_of
 from reinforge.bundle.network import Blueprint, build, dtype_name, take_apart
 from reinforge.bundle.task import Reading, Task
 from reinforge.core.tensor_files import digest
-from reinforge.errors import BundleError, ComponentError, DataError, StorageError
+from reinforge.errors import BundleError, ComponentError, DataError, PathError, StorageError
 from reinforge.models.composed import Composed
 from reinforge.models.options import ComposedOptions
 from reinforge.registry import REGISTRY
@@ -185,6 +186,26 @@ def test_a_model_that_is_not_registered_here_is_named(tmp_path, table_path):
     made.rewrite(table_path, "model.json", text)
     with pytest.raises(ComponentError, match=r"(?s)compozed.*registers.*composed"):
         reinforge.bundle.load(table_path)
+
+
+def test_a_part_of_a_model_that_is_not_registered_here_is_named(table_path):
+    text = (table_path / "model.json").read_text()
+    assert '"mlp"' in text
+    made.rewrite(table_path, "model.json", text.replace('"mlp"', '"waves"'))
+    with pytest.raises(ComponentError, match=r"(?s)body.*there is no body called waves.*--use FILE\.py"):
+        reinforge.bundle.load(table_path)
+
+
+def test_a_runs_folder_stands_for_its_bundle(tmp_path, table_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").touch()
+    with pytest.raises(PathError, match=r"(?s)not finished.*--resume"):
+        reinforge.load(run)
+    shutil.copytree(table_path, run / "bundle")
+    assert reinforge.load(run).predict(made.rows(1)) == reinforge.load(table_path).predict(made.rows(1))
+    with pytest.raises(PathError, match="there is no such folder"):
+        reinforge.load(tmp_path / "absent")
 
 
 def test_other_weights_fail_the_golden_replay_and_digest_alone_does_not_notice(tmp_path, table_path):

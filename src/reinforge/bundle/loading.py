@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,8 @@ from reinforge.bundle.forms import load_form
 from reinforge.bundle.network import Blueprint, Factory, build
 from reinforge.bundle.task import Task
 from reinforge.core.tensor_files import read_checked
-from reinforge.errors import BundleError, IntegrityError
+from reinforge.errors import BundleError, IntegrityError, PathError
+from reinforge.messages import _
 from reinforge.schema.schema import Schema
 from reinforge.storage import strict_json
 from reinforge.storage.folder import Folder
@@ -40,7 +42,7 @@ def load(
     modules: Mapping[str, Factory] | None = None,
     device: str = "cpu",
 ) -> Bundle:
-    """The bundle in a folder, checked.
+    """The bundle in a folder, or in that of its run, checked.
 
     Every file's digest is verified; "golden" also replays the stored rows, whose tensors must be bit-equal and whose
     outputs must lie within the stated tolerance. `modules` gives functions that build the user's own modules, by name.
@@ -48,11 +50,31 @@ def load(
     that names what must be registered or passed.
     """
     try:
-        return _load(Path(path), verify, modules or {}, torch.device(device))
+        return _load(bundle_folder(path), verify, modules or {}, torch.device(device))
     except BundleError:
         raise
     except IntegrityError as error:
         raise BundleError(error.problem, where=error.where or str(path), remedy=error.remedy) from error
+
+
+def bundle_folder(given: str | Path) -> Path:
+    """The bundle's folder: the given one, or that of a run. Raises PathError where there is none."""
+    path = Path(given)
+    if (path / "manifest.json").exists():
+        return path
+    if (path / "bundle" / "manifest.json").exists():
+        return path / "bundle"
+    if not path.is_dir():
+        raise PathError(_("there is no such folder"), where=str(path), remedy=_("Check the path."))
+    if (path / "recipe.yaml").is_file():
+        raise PathError(
+            _("the run has no bundle yet: it was not finished"), where=str(path),
+            remedy=_("Go on with it: {command}").format(command=f"reinforge train --resume {shlex.quote(str(path))}"),
+        )  # fmt: skip
+    raise PathError(
+        _("this is no bundle: it has no manifest.json"), where=str(path),
+        remedy=_("Give the folder of a finished run, or the folder `bundle` in it."),
+    )  # fmt: skip
 
 
 def _load(path: Path, verify: str, modules: Mapping[str, Factory], device: torch.device) -> Bundle:

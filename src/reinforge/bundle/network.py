@@ -67,14 +67,18 @@ class Blueprint:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "component_unknown":
+                raise _unregistered(f"{place}: {first['msg']}"[:400]) from None
             raise BundleError(f"{place}: {first['msg']}"[:400], where=_WHERE) from None
         except ComponentError as error:
-            raise ComponentError(
-                f"the bundle's model can't be built: {error.problem}",
-                where=_WHERE,
-                remedy="Import or install the code that registers it (command line: --use FILE.py), then load again. "
-                f"{error.remedy or ''}",
-            ) from None
+            raise _unregistered(error.problem, error.remedy) from None
+
+
+def _unregistered(problem: str, known: str | None = None) -> ComponentError:
+    remedy = "Import or install the code that registers it (command line: --use FILE.py), then load again."
+    return ComponentError(
+        f"the bundle's model can't be built: {problem}", where=_WHERE, remedy=f"{remedy} {known or ''}".rstrip()
+    )
 
 
 def take_apart(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

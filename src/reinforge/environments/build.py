@@ -69,5 +69,6 @@ def _spec(options: EnvironmentOptions) -> EnvSpec:
         raise EnvironmentFault(
             str(error).splitlines()[0],
             where=f"environment {options.id!r}",
-            remedy="Check the name (python -c 'import gymnasium; gymnasium.pprint_registry()') and its package.",
+            remedy="Check the name (python -c 'import gymnasium; gymnasium.pprint_registry()') and its package; "
+            "--use FILE.py brings environments of your own.",
         ) from error

@@ -17,7 +17,7 @@ from torch import nn
 
 from reinforge import recipe as recipes
 from reinforge.bundle.bundle import Bundle
-from reinforge.bundle.loading import load
+from reinforge.bundle.loading import bundle_folder, load
 from reinforge.bundle.writing import write_bundle
 from reinforge.core import seeds
 from reinforge.engine.checkpoint import CheckpointStore
@@ -32,7 +32,6 @@ from reinforge.recipe.user_code import load_user_code
 from reinforge.storage.files import require_space, storage_errors, write_atomic
 from reinforge.workflow.children import children, train_children
 from reinforge.workflow.machine import set_threads
-from reinforge.workflow.opened import bundle_folder
 from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.report import report
 from reinforge.workflow.run import Run
