@@ -35,7 +35,8 @@ class Prepared:
     """Data ready for training. Batches hold {"inputs", "targets", "valid"}; a side that was not asked for is None.
 
     `examples`: some raw rows of inputs, from data that were not trained on where there are any. `rows`: the numbers of
-    each side's rows within the table as it was read, `training` those rows as they are. `digest` names the raw content.
+    each side's rows within the table as it was read, `training` those rows as they are, and `held` those of the test, or
+    of validation where there is no test. `digest` names the raw content.
     """
 
     pipeline: Pipeline
@@ -47,6 +48,7 @@ class Prepared:
     examples: tuple[dict[str, object], ...]
     notes: tuple[str, ...]
     digest: str
+    held: Table | None = None
 
     @property
     def schema(self) -> Schema:
@@ -136,6 +138,7 @@ def prepare_table(
         tuple(examples),
         tuple(notes),
         table.digest,
+        next((table.take(side) for side in (rows.test, rows.validation) if len(side)), None),
     )
 
 
