@@ -9,18 +9,27 @@ from typing import Any
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.nn import functional
 
 from reinforge.core.contracts import Objective, Source
 from reinforge.core.ragged import Ragged
 from reinforge.engine.loop import Engine
 from reinforge.environments.build import signature as environment_signature
 from reinforge.environments.options import EnvironmentOptions
+from reinforge.models.composed import Composed
 from reinforge.models.options import (
     ActorCriticOptions,
+    CategoryOptions,
+    CNNOptions,
     ComposedOptions,
     DecoderOptions,
+    FocalOptions,
+    GateOptions,
     MLPOptions,
+    PiecewiseOptions,
     QNetworkOptions,
+    ResidualMLPOptions,
+    RNNOptions,
     SquashedGaussianOptions,
 )
 from reinforge.objectives.options import (
@@ -96,6 +105,63 @@ def supervised(seed: int, batch: int) -> Parts:
     )
     model = _model(ComposedOptions(body=MLPOptions(sizes=(16, 16))), signature, seed)
     objective = REGISTRY.build("objective", SupervisedOptions(), signature)
+    return objective, model, REGISTRY.build("source", LoaderOptions(), data, batch=batch, seed=seed)
+
+
+def multimodal(seed: int, batch: int) -> Parts:
+    """Images, ragged texts (some empty) and numbers, through a gate, to labels, an order, a count and a mixed class,
+    their losses weighted by learned uncertainty."""
+    g = torch.Generator().manual_seed(7)
+    n = 96
+    kind = torch.randint(0, 3, (n,), generator=g)
+    images = torch.randint(0, 120, (n, 1, 6, 6), generator=g) + kind[:, None, None, None] * 60
+    lengths = torch.randint(0, 7, (n,), generator=g)
+    tokens = (torch.randint(0, 4, (int(lengths.sum()),), generator=g) + kind.repeat_interleave(lengths) * 4) % 11
+    numbers = torch.randn(n, 3, generator=g)
+    valid = torch.rand(n, generator=g) < 0.5
+    share = torch.rand(n, 1, generator=g)
+    mixed = share * functional.one_hot(kind, 3) + (1 - share) / 3
+    data: dict[str, Any] = {
+        "inputs": {
+            "image": images.to(torch.uint8),
+            "text": Ragged(tokens, torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])),
+            "numbers": numbers,
+        },
+        "targets": {
+            "labels": (numbers > 0).float(),
+            "grade": torch.where(valid, kind, -1),
+            "count": lengths[:, None].float(),
+            "class": mixed,
+        },
+        "valid": {"grade": valid},
+    }
+    signature = Signature(
+        inputs={
+            "image": Input(form="image", shape=(1, 6, 6)),
+            "text": Input(form="tokens", sizes=(11,), shape=(6,)),
+            "numbers": Input(form="numbers", shape=(3,)),
+        },
+        outputs={
+            "labels": Output(form="labels", size=3),
+            "grade": Output(form="ordinal", size=3),
+            "count": Output(form="count", size=1),
+            "class": Output(form="category", size=3),
+        },
+    )
+    options = ComposedOptions(
+        encoders={
+            "image": CNNOptions(width=4, stages=2),
+            "text": RNNOptions(embedding=6, size=5),
+            "numbers": PiecewiseOptions(bins=4, size=3),
+        },
+        fusion=GateOptions(size=12),
+        body=ResidualMLPOptions(width=12, blocks=1),
+        heads={"class": CategoryOptions(loss=FocalOptions(smoothing=0.1, weights=(1.0, 2.0, 0.5)))},
+    )
+    model = _model(options, signature, seed)
+    assert isinstance(model, Composed)
+    model.observe({"numbers": numbers, **data["inputs"]})
+    objective = REGISTRY.build("objective", SupervisedOptions(weighting="uncertainty"), signature)
     return objective, model, REGISTRY.build("source", LoaderOptions(), data, batch=batch, seed=seed)
 
 
@@ -176,6 +242,7 @@ SLICES = {
     s.name: s
     for s in [
         Slice("supervised", supervised),
+        Slice("multimodal", multimodal),
         Slice("dqn", dqn, learn={"clip": 10.0}),
         Slice("sac", sac),
         Slice("ppo", ppo, learn={"clip": 0.5}),

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from reinforge.errors import ComponentError
 from reinforge.models.activations import ACTIVATIONS
+from reinforge.models.grow import copy_grown
 from reinforge.models.options import EmbeddingOptions, FlattenOptions, LinearOptions, OneHotOptions
 from reinforge.schema.signature import Input
 
@@ -80,6 +81,22 @@ class Embedding(nn.Module):
             parts.append(functional.embedding(chosen + getattr(self, f"offsets{group}"), table).flatten(1))
         features = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         return functional.dropout(features, self.dropout, self.training) if self.dropout else features
+
+    def grow_from(self, old: Embedding) -> None:
+        """Take the vectors of columns with fewer categories: a column's old ones come first among its own.
+
+        Raises ComponentError where columns were added, or the length of a column's vectors follows its categories.
+        """
+        if self.groups != old.groups:
+            raise ComponentError(
+                "its vectors have other lengths with more categories, or there are more columns",
+                where="encoder 'embedding'",
+                remedy="Train the first model with a `size`, and keep its columns.",
+            )
+        for columns, table, before in zip(self.groups, self.tables, old.tables):
+            new = table.split([self.sizes[c] for c in columns])
+            for vectors, known in zip(new, before.split([old.sizes[c] for c in columns])):
+                copy_grown(vectors, known, "tables")
 
 
 class OneHot(nn.Module):

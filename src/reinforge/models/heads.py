@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributions, nn
 
 from reinforge.errors import ComponentError
+from reinforge.models.grow import grow_rows
 from reinforge.models.losses import row_loss, total_of
 from reinforge.models.options import CategoryOptions, CountOptions, LabelsOptions, LossOptions, NumberOptions
 from reinforge.registry import REGISTRY, Options
@@ -44,6 +45,10 @@ class Head(nn.Module):
             features = features.to(self.projection.weight.dtype)
         output: Tensor = self.projection(features)
         return output.float()
+
+    def grow_from(self, old: Head) -> None:
+        """Take the weights of a head with fewer classes: they come first."""
+        grow_rows(self, old)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """(rows, size) and the target to (rows,)."""

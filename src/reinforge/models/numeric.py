@@ -17,6 +17,7 @@ from reinforge.schema.signature import Input
 
 # So many rows say where the quantiles are.
 _ROWS = 100_000
+_BEYOND = 100.0
 
 
 class EachColumn(nn.Module):
@@ -36,8 +37,8 @@ class Piecewise(nn.Module):
     """Piecewise linear encoding (section 3.2): for each bin of a column the part of it that lies below the number.
 
     Numbers (rows, columns) to (rows, columns * size). Inside the bins feature b is (x - edge_b) / (edge_b+1 - edge_b)
-    in [0, 1]; the first and last bin go on as lines. Edges are quantiles, of a standard normal distribution until
-    `observe` has seen the training rows. They are buffers, saved with the weights.
+    in [0, 1]; the first and last bin go on as lines, for a hundred of their widths. Edges are quantiles, of a standard
+    normal distribution until `observe` has seen the training rows. They are buffers, saved with the weights.
     """
 
     lower: Tensor
@@ -79,7 +80,7 @@ class Piecewise(nn.Module):
             self.slope[column, :bins] = 1 / edge.diff()
             self.most[column, :bins] = 1
             # The outer bins go on beyond the rows that were seen.
-            self.least[column, 0], self.most[column, bins - 1] = -torch.inf, torch.inf
+            self.least[column, 0], self.most[column, bins - 1] = -_BEYOND, _BEYOND
 
     def forward(self, block: Tensor) -> Tensor:
         parts = (block.float().unsqueeze(-1) - self.lower) * self.slope

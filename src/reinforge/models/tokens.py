@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from reinforge.core.batch import Leaf
 from reinforge.core.ragged import Ragged
 from reinforge.errors import ComponentError
+from reinforge.models.grow import copy_grown, grow_rows
 from reinforge.models.options import BagOptions, RNNOptions
 from reinforge.schema.signature import Input
 
@@ -89,6 +90,10 @@ class TokenEncoder(nn.Module):
         """One row of a sequence: (rows, features)."""
         raise NotImplementedError
 
+    def grow_from(self, old: TokenEncoder) -> None:
+        """Take the weights of an encoder of fewer tokens: they come first."""
+        grow_rows(self, old, ("embedding", "positions"))
+
     def present(self, block: Leaf) -> Tensor | None:
         """(rows,) bool: which rows have a token; None where all have."""
         if isinstance(block, Tensor) or not len(block) or int(block.lengths.min()) > 0:
@@ -133,6 +138,12 @@ class Bag(TokenEncoder):
         """The mean over tokens."""
         mean = pooled(sequence, mask, "mean")
         return functional.dropout(mean, self.dropout, self.training) if self.dropout else mean
+
+    def grow_from(self, old: TokenEncoder) -> None:
+        """The same; n-grams stay where they were among theirs."""
+        assert isinstance(old, Bag)
+        copy_grown(self.table[: self.vocabulary], old.table[: old.vocabulary], "table")
+        copy_grown(self.table[self.vocabulary :], old.table[old.vocabulary :], "table", grows=False)
 
     def _ids(self, ragged: Ragged) -> tuple[Tensor, Tensor]:
         """Rows of the table for each token in turn, end to end, and how many each token has: (tokens,)."""

@@ -21,6 +21,11 @@ class SupervisedOptions(Options):
         {}, description="Losses by target; by default that of the model's head."
     )
     weights: dict[str, NonNegativeFloat] = Field({}, description="Weights of the losses by target; by default 1.")
+    weighting: Literal["fixed", "uncertainty"] = Field(
+        "fixed",
+        description="uncertainty: learn a variance for each target; its loss is divided by it, and half its logarithm "
+        "is added (Kendall et al., 2018). `weights` multiply both.",
+    )
 
 
 @register("objective", "reinforge.objectives.gan:GAN")

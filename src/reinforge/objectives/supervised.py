@@ -19,12 +19,22 @@ from reinforge.schema.signature import Signature
 
 
 class SupervisedLearner(nn.Module):
-    """The model, the loss of a row of each of its outputs, and the same summed over rows."""
+    """The model, the loss of a row of each of its outputs, and the same summed over rows.
 
-    def __init__(self, model: nn.Module, losses: Mapping[str, RowLoss], totals: Mapping[str, RowLoss]) -> None:
+    `log_variances` (targets,): learned beside the model where the weighting is by uncertainty, else None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        losses: Mapping[str, RowLoss],
+        totals: Mapping[str, RowLoss],
+        uncertain: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model
         self.losses, self.totals = dict(losses), dict(totals)
+        self.log_variances = nn.Parameter(torch.zeros(len(self.losses))) if uncertain else None
         # Batch normalisation makes a row's loss depend on the rows beside it.
         self.coupled = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
@@ -33,7 +43,10 @@ class Supervised:
     """Minimises the weighted sum over targets of the mean loss of the rows in which that target is valid.
 
     Batches: {"inputs", "targets", "valid"}; "valid" may lack a target, or be left out, where nothing is missing.
-    A plain module is wrapped. Raises ComponentError for options that name an unknown target, or a loss of another form.
+    A plain module is wrapped. Weighting by uncertainty minimises, with a learned s for each target, the mean over its
+    valid rows of exp(-s) loss + s / 2, of numbers and vectors of half the first part (Kendall, Gal and Cipolla,
+    arXiv:1705.07115, equations 7 and 10): the term "target/weighted"; the term "target" then only measures.
+    Raises ComponentError for options that name an unknown target, or a loss of another form.
     """
 
     def __init__(self, options: SupervisedOptions, signature: Signature) -> None:
@@ -46,6 +59,7 @@ class Supervised:
                 )
         self.signature = signature
         self.weights = {name: float(options.weights.get(name, 1.0)) for name in signature.outputs}
+        self.uncertain = options.weighting == "uncertainty"
         self.losses = {name: row_loss(chosen, signature.outputs[name]) for name, chosen in options.losses.items()}
 
     def build(self, model: nn.Module) -> SupervisedLearner:
@@ -59,7 +73,7 @@ class Supervised:
             chosen = self.losses.get(name)
             losses[name] = chosen or head.loss
             totals[name] = total_of(chosen) if chosen else head.total
-        return SupervisedLearner(model, losses, totals)
+        return SupervisedLearner(model, losses, totals, self.uncertain)
 
     def prepare(self, learner: nn.Module, experience: Experience) -> Experience:
         """As it is."""
@@ -87,6 +101,8 @@ class Supervised:
             else:
                 total = torch.tensor(batches.rows(batch)) if total is None else total
                 counts[name] = total
+        if self.uncertain:
+            counts.update({f"{name}/weighted": count for name, count in counts.items()})
         return counts
 
     def loss(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
@@ -100,19 +116,27 @@ class Supervised:
         """The terms of `loss`, from the model's outputs for the batch."""
         assert isinstance(learner, SupervisedLearner)
         targets, valid = batches.section(batch, "targets"), batches.section(batch, "valid")
-        terms = {}
+        terms: dict[str, Term] = {}
         for name, weight in self.weights.items():
             output, target, mask = outputs[name], targets[name], valid.get(name)
             if mask is None:
                 total = learner.totals[name](output, target)
             else:
                 # The target is filled, not only its loss left out: NaN would come back through the gradient.
-                rows = learner.losses[name](output, target.masked_fill(~_along(mask, target), 0))
-                total = rows.masked_fill(~mask, 0).sum()
-            if learner.coupled and learner.training:
-                terms[name] = Term(total / counts[name].clamp(min=1), weight, coupled=True)
-            else:
-                terms[name] = Term(total, weight)
+                each = learner.losses[name](output, target.masked_fill(~_along(mask, target), 0))
+                total = each.masked_fill(~mask, 0).sum()
+            coupled = learner.coupled and learner.training
+            if coupled:
+                total = total / counts[name].clamp(min=1)
+            if learner.log_variances is None:
+                terms[name] = Term(total, weight, coupled)
+                continue
+            log_variance = learner.log_variances[len(terms) // 2].float()
+            part = 0.5 if self.signature.outputs[name].form in ("number", "continuous") else 1.0
+            rows = (counts[name] > 0) if coupled else len(target) if mask is None else mask.sum()
+            weighted = part * (-log_variance).exp() * total + 0.5 * log_variance * rows
+            terms[name] = Term(total.detach(), 0.0, coupled)
+            terms[f"{name}/weighted"] = Term(weighted, weight, coupled)
         return terms
 
     def after_update(self, learner: nn.Module, clock: Clock) -> None:
