@@ -226,7 +226,7 @@ def test_another_pipeline_fails_the_golden_replay(tmp_path, table_path):
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(table_path / "pipeline.safetensors")
-    tensors["numbers.2.shift"][0] += 1e-3
+    tensors[next(name for name in tensors if name.startswith("inputs") and name.endswith("shift"))][0] += 1e-3
     save_file(tensors, tmp_path / "changed.safetensors")
     made.rewrite(table_path, "pipeline.safetensors", (tmp_path / "changed.safetensors").read_bytes())
     with pytest.raises(BundleError, match="other tensors than stated: 'numbers'"):

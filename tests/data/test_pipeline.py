@@ -324,6 +324,10 @@ def test_stored_and_loaded_is_the_same():
     assert loaded.to_json() == PIPELINE.to_json()
 
 
+def steps(description):
+    return description["inputs"]["numbers"]["operations"]
+
+
 def altered(change):
     description, arrays = stored(PIPELINE)
     change(description, arrays)
@@ -333,36 +337,43 @@ def altered(change):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda d, a: d.update(version=2),
+        lambda d, a: d.update(version=1),
         lambda d, a: d.update(format="other"),
         lambda d, a: d.update(more=1),
         lambda d, a: d.pop("targets"),
-        lambda d, a: d["numbers"][0].update(kind="execute"),
-        lambda d, a: d["numbers"][0].update(version=9),
-        lambda d, a: d["numbers"][0].update(more=1),
-        lambda d, a: d["numbers"].pop(),
-        lambda d, a: d["numbers"].reverse(),
-        lambda d, a: d.update(numbers="impute"),
+        lambda d, a: steps(d)[0].update(kind="execute"),
+        lambda d, a: steps(d)[0].update(version=9),
+        lambda d, a: steps(d)[0].update(more=1),
+        lambda d, a: steps(d).pop(),
+        lambda d, a: steps(d).reverse(),
+        lambda d, a: d["inputs"]["numbers"].update(version=2),
+        lambda d, a: d["inputs"]["numbers"].update(operations="impute"),
+        lambda d, a: d["inputs"].update(numbers=[]),
+        lambda d, a: d["inputs"].update(more={"kind": "labels", "version": 1}),
         lambda d, a: d.update(targets=[]),
-        lambda d, a: d.update(categories={"kind": "labels", "version": 2}),
+        lambda d, a: d["inputs"].update(categories={"kind": "categories", "version": 2}),
         lambda d, a: d["targets"]["y"].update(kind="impute"),
+        lambda d, a: d["targets"]["y"]["operations"].clear(),
+        lambda d, a: d["targets"]["k"].update(kind="labels"),
         lambda d, a: d["targets"].update(z={"kind": "scale", "version": 1}),
-        lambda d, a: a.pop("numbers.1.fill"),
+        lambda d, a: a.pop("inputs.0.1.fill"),
         lambda d, a: a.update(extra=np.zeros(1)),
-        lambda d, a: a.update({"numbers.1.fill": np.zeros(7)}),
-        lambda d, a: a.update({"numbers.1.fill": np.zeros((3, 1))}),
-        lambda d, a: a.update({"numbers.1.fill": np.zeros(3, dtype=np.float32)}),
-        lambda d, a: a.update({"numbers.1.fill": np.full(3, np.inf)}),
-        lambda d, a: a.update({"numbers.1.fill": np.full(3, np.nan)}),
-        lambda d, a: (d["numbers"].clear(), [a.pop(name) for name in list(a) if name.startswith("numbers")]),
-        lambda d, a: a.update({"numbers.2.scale": np.zeros(3)}),
-        lambda d, a: a.update({"numbers.2.scale": np.full(3, -1.0)}),
-        lambda d, a: a.update({"numbers.2.shift": np.full(3, np.nan)}),
-        lambda d, a: a.update({"numbers.0.columns": np.array([5])}),
-        lambda d, a: a.update({"numbers.0.columns": np.array([-1])}),
-        lambda d, a: a.update({"numbers.0.columns": np.array([0.0])}),
-        lambda d, a: a.update({"numbers.0.columns": np.array([], dtype=np.int64)}),
-        lambda d, a: a.update({"targets.0.scale": np.array([0.0])}),
+        lambda d, a: a.update({"inputs.1.0.fill": np.zeros(1)}),
+        lambda d, a: a.update({"targets.1.0.scale": np.zeros(1)}),
+        lambda d, a: a.update({"inputs.0.1.fill": np.zeros(7)}),
+        lambda d, a: a.update({"inputs.0.1.fill": np.zeros((3, 1))}),
+        lambda d, a: a.update({"inputs.0.1.fill": np.zeros(3, dtype=np.float32)}),
+        lambda d, a: a.update({"inputs.0.1.fill": np.full(3, np.inf)}),
+        lambda d, a: a.update({"inputs.0.1.fill": np.full(3, np.nan)}),
+        lambda d, a: (steps(d).clear(), [a.pop(name) for name in list(a) if name.startswith("inputs")]),
+        lambda d, a: a.update({"inputs.0.2.scale": np.zeros(3)}),
+        lambda d, a: a.update({"inputs.0.2.scale": np.full(3, -1.0)}),
+        lambda d, a: a.update({"inputs.0.2.shift": np.full(3, np.nan)}),
+        lambda d, a: a.update({"inputs.0.0.columns": np.array([5])}),
+        lambda d, a: a.update({"inputs.0.0.columns": np.array([-1])}),
+        lambda d, a: a.update({"inputs.0.0.columns": np.array([0.0])}),
+        lambda d, a: a.update({"inputs.0.0.columns": np.array([], dtype=np.int64)}),
+        lambda d, a: a.update({"targets.0.0.scale": np.array([0.0])}),
     ],
 )
 def test_altered_pipelines_are_refused(change):

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
+from reinforge.data.guessing import Guess, date_options, nested, special, words
 from reinforge.data.options import FieldOptions, TableOptions
 from reinforge.data.table import Table, as_float
 from reinforge.data.values import Nulls
 from reinforge.errors import DataError, RecipeError
 from reinforge.messages import _
-from reinforge.schema.fields import Category, Field, Number, Role
+from reinforge.registry import Options
+from reinforge.schema.fields import Category, Date, Field, Image, Labels, Number, Role, Span, Text, Vector
 from reinforge.schema.schema import Schema
 
 IDENTIFIER = re.compile(
@@ -23,17 +25,15 @@ IDENTIFIER = re.compile(
 )
 FEW = 20  # whole numbers of a target with at most so many distinct values are classes
 LEAST = 20  # fewer rows say nothing about whether a column identifies them
+WORDS = 4  # so many words on average make a text; a Chinese character is one
+LENGTH = 256  # tokens of a text, where the recipe says nothing
 LEADING_ZERO = r"^\s*[+-]?0[0-9]"
 
+MODELS: Mapping[str, type[Options]] = {
+    model.model_fields["kind"].default: model
+    for model in (Number, Category, Date, Labels, Text, Image, Vector, Span)
+}  # fmt: skip
 _FIELD: TypeAdapter[Field] = TypeAdapter(Field)
-
-
-@dataclass(frozen=True)
-class Guess:
-    """What a column seems to be: a number, a category, or something to leave out and why."""
-
-    kind: str
-    why: str = ""
 
 
 def infer(table: Table, options: TableOptions, helpers: tuple[str, ...] = ()) -> tuple[Schema, tuple[str, ...]]:
@@ -42,7 +42,10 @@ def infer(table: Table, options: TableOptions, helpers: tuple[str, ...] = ()) ->
     `helpers` are columns that only serve the split. Inputs come in the table's order, then the targets in the recipe's.
     Labels stay open until fitted. Raises DataError and RecipeError.
     """
+    said = [*options.targets.items(), *options.fields.items()]
+    made = {name: o.columns for name, o in said if o.columns}  # fields of several columns
     known = [*options.targets, *(options.inputs or ()), *options.drop, *options.fields, *helpers]
+    known = [name for name in known if name not in made] + [name for columns in made.values() for name in columns]
     for name in known:
         if name not in table.columns:
             raise RecipeError(
@@ -53,28 +56,43 @@ def infer(table: Table, options: TableOptions, helpers: tuple[str, ...] = ()) ->
     nulls = Nulls.of(options.nulls)
     notes: list[str] = []
     fields: list[Field] = []
-    left_out = {*options.targets, *options.drop, *helpers}
-    for name in options.inputs or [name for name in table.columns if name not in left_out]:
+    left_out = {*options.targets, *options.drop, *helpers, *(name for columns in made.values() for name in columns)}
+    chosen = options.inputs or [name for name in table.columns if name not in left_out]
+    for name in [*chosen, *(name for name in made if name in options.fields and name not in chosen)]:
         overrule = options.fields.get(name, FieldOptions())
-        guess = _guess(table, name, nulls) if overrule.kind is None else Guess(overrule.kind)
+        guess = guess_of(table, name, nulls) if overrule.kind is None else Guess(overrule.kind)
         if guess.kind == "nothing" and (options.inputs is not None or name in options.fields):
             guess = Guess("number" if _look(table.columns[name], nulls)[1] else "category")
+        if guess.note:
+            notes.append(f"{name!r}: {guess.note}")
         if guess.kind == "nothing":
             notes.append(f"{name!r} is left out: {guess.why}")
             continue
-        fields.append(_field(name, "input", guess.kind, overrule, f"data.fields.{name}"))
+        fields.append(_field(name, "input", guess, overrule, f"data.fields.{name}"))
     if not fields:
         raise DataError("no column is left to predict from", where=table.origin.at(), remedy="; ".join(notes) or None)
     for name, overrule in options.targets.items():
-        kind = overrule.kind or _target(table, name, nulls, notes)
-        fields.append(_field(name, "target", kind, overrule, f"data.targets.{name}"))
+        fields.append(target_field(table, name, overrule, nulls, notes))
     return Schema(fields=tuple(fields), nulls=options.nulls, absent=options.absent), tuple(notes)
 
 
-def _guess(table: Table, name: str, nulls: Nulls) -> Guess:
+def target_field(table: Table, name: str, overrule: FieldOptions, nulls: Nulls, notes: list[str]) -> Field:
+    """A target's field, its labels still open; notes on what is open to doubt. Raises DataError and RecipeError."""
+    guess = Guess(overrule.kind) if overrule.kind else _target(table, name, overrule, nulls, notes)
+    return _field(name, "target", guess, overrule, f"data.targets.{name}")
+
+
+def guess_of(table: Table, name: str, nulls: Nulls) -> Guess:
+    """What a column of inputs seems to be. Raises DataError for numbers with words between them."""
     series = table.columns[name]
+    if series.dtype in (pl.Date, pl.Datetime):
+        if series.n_unique() < 2:
+            return Guess("nothing", "it has the same value in every row")
+        return Guess("date", options=date_options(series))
     if series.dtype.is_temporal():
-        return Guess("nothing", "dates and times are no inputs yet")
+        return Guess("nothing", "times of day and durations are no inputs")
+    if isinstance(series.dtype, pl.List | pl.Array) or series.dtype == pl.Binary:
+        return nested(series)
     if series.dtype.is_nested() or series.dtype == pl.Object:
         return Guess("nothing", "it holds nested values")
     there, numeric = _look(series, nulls)
@@ -88,21 +106,38 @@ def _guess(table: Table, name: str, nulls: Nulls) -> Guess:
         return Guess("number")
     distinct = there.n_unique()
     if series.dtype == pl.String:
+        found = special(there, table.base)
+        if found is not None:
+            return found
         _refuse_mixture(table, name, there, f"data.fields.{name}")
+        if len(there) >= LEAST and distinct > 0.5 * len(there) and words(there) >= WORDS:
+            return Guess("text", options={"length": LENGTH})
         if distinct == len(series) >= LEAST:
             return Guess("nothing", "its text is different in every row, so it identifies rows")
         if len(there) >= LEAST and distinct > 0.5 * len(there):
-            return Guess("nothing", f"it looks like free text ({distinct} different values in {len(there)} rows)")
+            return Guess("nothing", f"it looks like names or free text ({distinct} different in {len(there)} rows)")
     return Guess("category")
 
 
-def _target(table: Table, name: str, nulls: Nulls, notes: list[str]) -> str:
+def _target(table: Table, name: str, overrule: FieldOptions, nulls: Nulls, notes: list[str]) -> Guess:
+    if overrule.columns:
+        return Guess("vector")
+    if overrule.of:
+        return Guess("span")
+    if overrule.count:
+        return Guess("number")
     series = table.columns[name]
+    if isinstance(series.dtype, pl.List):
+        return Guess("labels")
     there, numeric = _look(series, nulls)
     if len(there) == 0:
         raise DataError("all values are missing", where=table.origin.at(column=name))
     if not numeric:
         if series.dtype == pl.String:
+            found = special(there, None)
+            if found is not None and found.kind == "labels" and not overrule.labels:
+                notes.append(f"{name!r}: {found.note}")
+                return found
             _refuse_mixture(table, name, there, f"data.targets.{name}")
             distinct = there.n_unique()
             if len(there) >= LEAST and distinct > 0.5 * len(there):
@@ -111,15 +146,15 @@ def _target(table: Table, name: str, nulls: Nulls, notes: list[str]) -> str:
                     where=table.origin.at(column=name),
                     remedy=f"If they are classes, say so: data.targets.{name}.kind: category.",
                 )
-        return "category"
+        return Guess("category")
     distinct = there.n_unique()
     if bool((there == there.round()).all()) and distinct <= min(FEW, max(2, len(there) // 5)):
         notes.append(
             f"target {name!r} has {distinct} different whole numbers, taken as classes "
             f"(data.targets.{name}.kind: number for a quantity)"
         )
-        return "category"
-    return "number"
+        return Guess("category")
+    return Guess("number")
 
 
 def _look(series: pl.Series, nulls: Nulls) -> tuple[pl.Series, bool]:
@@ -165,14 +200,28 @@ def _refuse_mixture(table: Table, name: str, there: pl.Series, key: str) -> None
     )
 
 
-def _field(name: str, role: Role, kind: str, overrule: FieldOptions, where: str) -> Field:
-    values: dict[str, Any] = {"kind": kind, "name": name, "role": role}
+def _field(name: str, role: Role, guess: Guess, overrule: FieldOptions, where: str) -> Field:
+    kind = guess.kind
+    model = MODELS[kind]
+    known = model.model_fields
+    values: dict[str, Any] = {"kind": kind, "name": name, **guess.options}
+    values |= {"role": role} if get_args(known["role"].annotation) == get_args(Role) else {}
     if role == "target":
-        values["missing"] = "drop"
-        values |= {"unseen": "error"} if kind == "category" else {}
-    said = {key: value for key, value in overrule.model_dump(exclude_unset=True).items() if value is not None}
-    model = Number if kind == "number" else Category
-    foreign = sorted(set(said) - set(model.model_fields))
+        values |= {"missing": "drop", **({"unseen": "error"} if "unseen" in known else {})}
+    elif kind == "text":
+        values |= {"length": LENGTH}
+    if known["role"].default != role and "role" not in values:
+        raise RecipeError(
+            f"a {kind} can't be an {role}" if role == "input" else f"a {kind} can't be a {role}", where=where
+        )
+    said = {
+        key: value
+        for key, value in overrule.model_dump(exclude_unset=True, exclude={"tokenizer"}).items()
+        if value is not None
+    }
+    foreign = sorted(set(said) - set(known))
+    if overrule.tokenizer is not None and kind != "text":
+        foreign.insert(0, "tokenizer")
     if foreign:
         raise RecipeError(f"a {kind} has no option {foreign[0]!r}", where=f"{where}.{foreign[0]}")
     try:

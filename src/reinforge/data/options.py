@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)  # fmt: skip
 
 from reinforge.recipe.component import OneOf
 from reinforge.registry import Options, register
+from reinforge.schema.fields import DatePart, Scaling
 from reinforge.schema.schema import NULLS
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -91,24 +100,61 @@ Split = Annotated[
 ]
 
 
+Kind = Literal["number", "category", "date", "labels", "text", "image", "vector", "span"]
+
+
 class FieldOptions(Options):
     """What overrules the inferred field of a column; what is left out is inferred."""
 
-    kind: Literal["number", "category"] | None = Field(None, description="Kind of field.")
+    kind: Kind | None = Field(None, description="Kind of field. Vectors and spans are targets, and never inferred.")
     low: float | None = Field(None, description="Number: smallest allowed value.")
     high: float | None = Field(None, description="Number: largest allowed value.")
     integer: bool | None = Field(None, description="Number: only whole ones.")
-    missing: Literal["mean", "median", "constant", "own", "drop", "mask", "error"] | None = Field(
+    missing: Literal["mean", "median", "constant", "own", "empty", "blank", "drop", "mask", "error"] | None = Field(
         None,
-        description="Missing values. Number: mean, median, constant, error; category: own (a class of its own), error; "
-        "target: drop (the row), mask (this target), error.",
+        description="Missing values. Number: mean, median, constant, error; date: mean, median, error; category: own "
+        "(a slot of its own), error; labels and text: empty, error; image: blank, error; target: drop (the row), mask "
+        "(this target), error.",
     )
     constant: float | None = Field(None, description="Number: what `missing: constant` imputes.")
-    indicator: bool | None = Field(None, description="Number: add an input that is 1 where it was missing.")
-    scale: Literal["standard", "range", "none"] | None = Field(None, description="Number: how it is scaled.")
-    labels: tuple[str, ...] | None = Field(None, description="Category: labels in the order of their codes.")
-    unseen: Literal["unknown", "error"] | None = Field(None, description="Category: labels that training didn't see.")
-    rare: PositiveInt | None = Field(None, description="Category: labels seen in fewer rows share the unknown slot.")
+    indicator: bool | None = Field(None, description="Number, date: add an input that is 1 where it was missing.")
+    scale: Scaling | None = Field(None, description="Number, vector, and a date's year and elapsed time: scaling.")
+    transform: Literal["none", "log"] | None = Field(
+        None, description="Number, vector: log takes sign(x) log(1 + |x|) before scaling."
+    )
+    outliers: Literal["keep", "clip", "missing"] | None = Field(
+        None, description="Number: keep outliers, clip them to the fence, or count them as missing."
+    )
+    fence: Literal["interquartile", "quantile"] | None = Field(
+        None, description="Number: outliers begin `reach` interquartile ranges beyond the quartiles, or at `tail`."
+    )
+    reach: PositiveFloat | None = Field(None, description="Number: interquartile ranges to the fence; by default 3.")
+    tail: float | None = Field(None, description="Number: part of the rows beyond a quantile fence; by default 0.005.")
+    count: bool | None = Field(None, description="Number, as a target: how often something happened.")
+    labels: tuple[str, ...] | None = Field(None, description="Category, labels: which there are, in order.")
+    unseen: Literal["unknown", "ignore", "error"] | None = Field(
+        None, description="Labels that training didn't see. Category: unknown, error; labels: ignore, error."
+    )
+    rare: PositiveInt | None = Field(
+        None, description="Labels seen in fewer rows. Category: they share the unknown slot; labels: are left out."
+    )
+    ordered: bool | None = Field(None, description="Category, as a target: its labels stand in order.")
+    coding: Literal["index", "hash"] | None = Field(None, description="Category: a code per label, or hashed buckets.")
+    buckets: PositiveInt | None = Field(None, description="Category: how many buckets `coding: hash` has.")
+    separator: str | None = Field(None, description="Labels: what stands between them in a text; by default a comma.")
+    columns: tuple[str, ...] | None = Field(
+        None, description="Vector: its columns; span: columns of start and end; labels: columns of 0 and 1."
+    )
+    parts: tuple[DatePart, ...] | None = Field(None, description="Date: the numbers that it becomes.")
+    unit: Literal["d", "s", "ms", "us"] | None = Field(None, description="Date: what numbers count since 1970.")
+    length: PositiveInt | None = Field(None, description="Text: tokens that are read at most; by default 256.")
+    tokenizer: Annotated[Options, OneOf("tokenizer")] | None = Field(
+        None, description="Text: how it becomes tokens, fitted on the training rows; by default characters."
+    )
+    size: tuple[PositiveInt, PositiveInt] | None = Field(None, description="Image: height and width in pixels.")
+    channels: Literal[1, 3] | None = Field(None, description="Image: 1 for grey, 3 for colours.")
+    resize: Literal["stretch", "crop", "pad"] | None = Field(None, description="Image: how another shape is fitted in.")
+    of: str | None = Field(None, description="Span: the text field that it is a part of.")
 
 
 def _by_name(targets: object) -> object:

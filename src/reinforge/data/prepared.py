@@ -13,8 +13,9 @@ import torch
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.core.seeds import derive
+from reinforge.data.images import to_base64
 from reinforge.data.infer import infer
-from reinforge.data.operations.labels import coder, fit_labels
+from reinforge.data.operations.labels import coder, fit_label_sets, fit_labels
 from reinforge.data.options import GivenSplit, GroupSplit, Split, TableOptions, TimeSplit
 from reinforge.data.pipeline import Pipeline, complete
 from reinforge.data.readers import read
@@ -23,11 +24,12 @@ from reinforge.data.table import Table
 from reinforge.data.values import Codes, Column, Nulls, read_codes, take
 from reinforge.errors import DataError
 from reinforge.registry import REGISTRY, Options
-from reinforge.schema.fields import Category
+from reinforge.schema.fields import Category, Field, Image, Labels, sources
 from reinforge.schema.schema import Schema
 from reinforge.schema.signature import Signature
 
 EXAMPLES = 16
+EXAMPLE_CHARACTERS = 8 << 20  # of all examples together
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Prepared:
     """Data ready for training. Batches hold {"inputs", "targets", "valid"}; a side that was not asked for is None.
 
     `examples`: some raw rows of inputs, from data that were not trained on where there are any. `rows`: the numbers of
-    each side's rows within the table as it was read, `training` those rows as they are, and `held` those of the test, or
-    of validation where there is no test. `digest` names the raw content.
+    each side's rows within the table as it was read, `training` those rows as they are, and `held` those of the test,
+    or of validation where there is no test. `digest` names the raw content.
     """
 
     pipeline: Pipeline
@@ -117,7 +119,8 @@ def prepare_table(
     rows = split(table, options.split, derive(seed, "split"), classes)
     if pipeline is None:
         training = {name: take(column, rows.train) for name, column in columns.items()}
-        pipeline = Pipeline.fit(training, schema, table.origin.take(rows.train))
+        tokenizers = {name: f.tokenizer for name, f in options.fields.items() if f.tokenizer is not None}
+        pipeline = Pipeline.fit(training, schema, table.origin.take(rows.train), tokenizers)
     batch = pipeline.transform(columns, origin=table.origin)
     sides = [batches.select(batch, torch.from_numpy(side)) if len(side) else None for side in _sides(rows)]
     train, validation, test = sides
@@ -127,7 +130,7 @@ def prepare_table(
         notes += _doubts(pipeline, train, classes, rows)
     unseen = next((side for side in (rows.validation, rows.test, rows.train) if len(side)), rows.train)
     some = unseen[np.unique(np.linspace(0, len(unseen) - 1, EXAMPLES).astype(np.int64))]
-    examples = table.rows(some.tolist(), [f.name for f in schema.inputs])
+    examples = _examples(table, some, columns, schema)
     return Prepared(
         pipeline,
         train,
@@ -135,7 +138,7 @@ def prepare_table(
         test,
         Indices(*(kept[side] for side in _sides(rows))),
         table.take(rows.train),
-        tuple(examples),
+        examples,
         tuple(notes),
         table.digest,
         next((table.take(side) for side in (rows.test, rows.validation) if len(side)), None),
@@ -165,6 +168,25 @@ def given_in_python(options: Options, **context: object) -> NoReturn:
     raise DataError("the batches were given in Python", where="data", remedy="Pass them: train(..., data=batches).")
 
 
+def _examples(
+    table: Table, some: Codes, columns: Mapping[str, Column], schema: Schema
+) -> tuple[dict[str, object], ...]:
+    """Some raw rows as JSON can hold them, images in base64; as many as are not too large together, at least one."""
+    rows = table.rows(some.tolist(), [name for f in schema.inputs for name in sources(f)])
+    size = 0
+    kept: list[dict[str, object]] = []
+    for place, row in zip(some.tolist(), rows):
+        for f in schema.inputs:
+            if isinstance(f, Image) and f.name in row:
+                image: Any = take(columns[f.name], np.array([place]))[0]  # type: ignore[index]
+                row[f.name] = image if image is None or isinstance(image, str) else to_base64(image)
+        size += sum(len(value) for value in row.values() if isinstance(value, str))
+        if kept and size > EXAMPLE_CHARACTERS:
+            break
+        kept.append(row)
+    return tuple(kept)
+
+
 def _sides(rows: Indices) -> tuple[Codes, Codes, Codes]:
     return rows.train, rows.validation, rows.test
 
@@ -181,7 +203,7 @@ def _helpers(options: Split, table: TableOptions) -> tuple[str, ...]:
 
 
 def _extra(table: Table, schema: Schema, known: tuple[str, ...]) -> list[str]:
-    names = {f.name for f in schema.fields} | set(known)
+    names = {name for f in schema.fields for name in sources(f)} | set(known)
     extra = [name for name in table.columns if name not in names]
     return [f"columns the model doesn't know are ignored: {', '.join(extra)}"] if extra else []
 
@@ -189,11 +211,14 @@ def _extra(table: Table, schema: Schema, known: tuple[str, ...]) -> list[str]:
 def _with_target_labels(schema: Schema, columns: dict[str, Column]) -> Schema:
     """Classes come from all rows: which there are is part of the task, not a statistic that could leak."""
     nulls = Nulls.of(schema.nulls)
-    fields = tuple(
-        fit_labels(f, columns[f.name], nulls) if isinstance(f, Category) and f.role == "target" else f
-        for f in schema.fields
-    )
-    return schema.model_copy(update={"fields": fields})
+    fields: list[Field] = []
+    for f in schema.fields:
+        if isinstance(f, Category) and f.role == "target":
+            f = fit_labels(f, columns[f.name], nulls)
+        elif isinstance(f, Labels) and f.role == "target" and not f.columns:
+            f = fit_label_sets(f, columns[f.name], nulls)
+        fields.append(f)
+    return schema.model_copy(update={"fields": tuple(fields)})
 
 
 def _classes(columns: dict[str, Column], schema: Schema) -> Codes | None:

@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import tokenize
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -43,6 +43,10 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Tensor | Sequence[int]) -> str: ...
 
+    def offsets(self, text: str) -> Tensor:
+        """(n, 2) int64: where each of `encode`'s tokens starts and ends in the text, in characters, ends exclusive."""
+        ...
+
     def to_json(self) -> dict[str, Any]: ...
 
 
@@ -77,6 +81,11 @@ class CharacterTokenizer:
             raise DataError(f"ids must lie in [0, {self.size})", where="tokenizer")
         return "".join([self._texts[number] for number in numbers])
 
+    def offsets(self, text: str) -> Tensor:
+        """(characters, 2) int64: each character is a token."""
+        starts = torch.arange(len(text))
+        return torch.stack([starts, starts + 1], 1)
+
     def to_json(self) -> dict[str, Any]:
         """JSON-able; `from_json` gives an equal tokenizer."""
         return {"kind": "character", "version": 1, "characters": self.characters}
@@ -91,9 +100,9 @@ class CharacterTokenizer:
         return cls(value["characters"])
 
 
-def fit_characters(options: CharacterOptions, text: str) -> CharacterTokenizer:
-    """A tokenizer of the characters of this (training) text."""
-    return CharacterTokenizer("".join(sorted(set(text))))
+def fit_characters(options: CharacterOptions, texts: Iterable[str]) -> CharacterTokenizer:
+    """A tokenizer of the characters of these (training) texts."""
+    return CharacterTokenizer("".join(sorted(set().union(*texts))))
 
 
 # The closed set that a bundle may name.
@@ -206,7 +215,7 @@ def prepare_text(options: TextOptions, pipeline: TextPipeline | None = None) -> 
         )
     training, validation = text[:cut], text[cut:]
     if pipeline is None:
-        pipeline = TextPipeline(REGISTRY.build("tokenizer", options.tokenizer, training))
+        pipeline = TextPipeline(REGISTRY.build("tokenizer", options.tokenizer, [training]))
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     encode = pipeline.tokenizer.encode
     return TextData(encode(training), encode(validation), len(validation), pipeline, digest, origin)

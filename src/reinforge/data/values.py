@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from reinforge.errors import DataError
 
 Numbers = NDArray[np.float64]
 Codes = NDArray[np.int64]
+Read = TypeVar("Read")
 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
@@ -98,7 +99,7 @@ def number(value: object, nulls: Nulls) -> float:
         if text in nulls.texts or NOT_A_NUMBER.fullmatch(text):
             return math.nan
         if not NUMBER.fullmatch(text) and not INFINITE.fullmatch(text):
-            raise Unreadable(f"{_shown(value)} is not a number")
+            raise Unreadable(f"{shown(value)} is not a number")
         result = float(text)
     elif isinstance(value, (float, int, np.floating, np.integer)) and not isinstance(value, bool):
         try:
@@ -108,7 +109,7 @@ def number(value: object, nulls: Nulls) -> float:
     elif value is None:
         return math.nan
     else:
-        raise Unreadable(f"{_shown(value)} is not a number")
+        raise Unreadable(f"{shown(value)} is not a number")
     return math.nan if result in nulls.numbers else result + 0.0  # -0 is 0, as a JSON integer has no negative zero
 
 
@@ -129,11 +130,18 @@ def label(value: object, nulls: Nulls) -> str | None:
         if not math.isfinite(value):
             if math.isnan(value):
                 return None
-            raise Unreadable(f"{_shown(value)} is not a label")
+            raise Unreadable(f"{shown(value)} is not a label")
         text = repr(float(value))
     else:
-        raise Unreadable(f"{_shown(value)} is not a label")
+        raise Unreadable(f"{shown(value)} is not a label")
     return None if text in nulls.texts else text
+
+
+def text(value: object, nulls: Nulls) -> str | None:
+    """A free text as it stands; None where the value means "missing". Raises Unreadable."""
+    if isinstance(value, str):
+        return None if value.strip() in nulls.texts else value
+    return label(value, nulls)
 
 
 def alike(text: str) -> str:
@@ -164,11 +172,11 @@ class Vocabulary:
 def read_numbers(column: Column, name: str, nulls: Nulls, origin: Origin = MEMORY) -> Numbers:
     """A plain column as (n,) float64, NaN where missing. Raises DataError with the row and the value."""
     if isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype.kind in "fiu":
-        values = column.astype(np.float64) + 0.0
+        values: Numbers = column + 0.0 if column.dtype == np.float64 else column.astype(np.float64)
         for null in nulls.numbers:
             values[values == null] = math.nan
         return values
-    read: Numbers = _by_value(column, name, lambda value: number(value, nulls), np.float64, origin)
+    read: Numbers = read_values(column, name, lambda value: number(value, nulls), np.float64, origin)
     return read
 
 
@@ -177,7 +185,7 @@ def read_codes(column: Column, name: str, code: Callable[[object], int], origin:
     if isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype.kind in "iub":
         values, codes = np.unique(column, return_inverse=True)
         column = Encoded(values.tolist(), codes.reshape(-1))
-    read: Codes = _by_value(column, name, code, np.int64, origin)
+    read: Codes = read_values(column, name, code, np.int64, origin)
     return read
 
 
@@ -190,18 +198,32 @@ def take(column: Column, rows: Codes) -> Column:
     return [column[row] for row in rows]
 
 
-def _by_value(column: Column, name: str, read: Callable[[object], Any], dtype: type[Any], origin: Origin) -> Any:
-    values = column.values if isinstance(column, Encoded) else column
+def read_values(column: Column, name: str, read: Callable[[object], Any], dtype: type[Any], origin: Origin) -> Any:
+    """A plain column as (n,) of `dtype`, value by value; `read` raises Unreadable. Raises DataError with the row."""
+    if isinstance(column, Encoded):
+        distinct: NDArray[Any] = np.array(_read(column, column.values, name, read, origin), dtype)
+        return distinct[column.codes]
+    return np.array(_read(column, column, name, read, origin), dtype)
+
+
+def read_list(column: Column, name: str, read: Callable[[object], Read], origin: Origin) -> list[Read]:
+    """Like `read_values`, for what is no number."""
+    if isinstance(column, Encoded):
+        distinct: list[Read] = _read(column, column.values, name, read, origin)
+        return [distinct[code] for code in column.codes.tolist()]
+    return _read(column, column, name, read, origin)
+
+
+def _read(column: Column, values: Any, name: str, read: Callable[[object], Any], origin: Origin) -> list[Any]:
     if isinstance(values, np.ndarray):
         if values.ndim != 1 or values.dtype.kind in "cmMV":
             shape = f"an array of {values.dtype} with {values.ndim} dimensions"
             raise DataError(f"{shape} is not a column of values", where=origin.at(column=name))
         values = values.tolist()
     try:
-        read_values = np.array([read(value) for value in values], dtype)
+        return [read(value) for value in values]
     except Unreadable:
         raise _first_unreadable(column, values, name, read, origin) from None
-    return read_values[column.codes] if isinstance(column, Encoded) else read_values
 
 
 def _first_unreadable(
@@ -227,6 +249,7 @@ def _first_unreadable(
     )
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as an error message can hold it."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

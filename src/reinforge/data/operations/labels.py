@@ -1,24 +1,41 @@
-"""Operations on categories: labels to codes and back. Their labels stand in the schema, and only there."""
+"""Operations on labels: to codes and back. What labels there are stands in the schema, and only there."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from reinforge.data.values import NUMBER, Column, Encoded, Nulls, Unreadable, Vocabulary, label
+import numpy as np
+
+from reinforge.data.values import (
+    NUMBER,
+    Column,
+    Encoded,
+    Nulls,
+    Unreadable,
+    Vocabulary,
+    alike,
+    label,
+    shown,
+)
 from reinforge.errors import DataError
-from reinforge.schema.fields import Category
+from reinforge.schema.fields import Category, Labels
 
 VERSION = 1
+LabelSet = tuple[str, ...]
 
 
 def coder(field: Category, nulls: Nulls) -> Callable[[object], int]:
     """From a raw value to its code; raises Unreadable where the field's policy refuses it. A target's missing value is
     -1, for the caller to drop, mask or refuse."""
-    vocabulary = Vocabulary(field.labels, field.first_code if field.role == "input" else 0)
-    unknown, missing = field.unknown_code, field.missing_code
-    if field.role == "target":
-        unknown, missing = None, -1
+    target = field.role == "target"
+    first = 0 if target else field.first_code
+    unknown, missing = (None, -1) if target else (field.unknown_code, field.missing_code)
+    find: Callable[[str], int | None]
+    find = _Buckets(first, field.buckets) if field.hashed else Vocabulary(field.labels, first).find
     name = field.name
 
     def code(value: object) -> int:
@@ -27,53 +44,162 @@ def coder(field: Category, nulls: Nulls) -> Callable[[object], int]:
             if missing is None:
                 raise Unreadable(f"{name!r} must not be missing")
             return missing
-        found = vocabulary.find(text)
+        found = find(text)
         if found is not None:
             return found
         if unknown is None:
-            known = ", ".join(repr(known) for known in field.labels[:8]) + (", ..." if len(field.labels) > 8 else "")
-            raise Unreadable(f"{text!r} is none of the known labels ({known})")
+            raise _unknown(text, field.labels)
         return unknown
 
     return code
 
 
+class _Buckets:
+    """A label's bucket: BLAKE2b of its one spelling, modulo their number; the same in every process and release."""
+
+    def __init__(self, first: int, count: int) -> None:
+        self.first, self.count = first, count
+
+    def __call__(self, text: str) -> int:
+        digest = hashlib.blake2b(alike(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return self.first + int.from_bytes(digest, "little") % self.count
+
+
+def label_set(value: object, nulls: Nulls, separator: str) -> LabelSet | None:
+    """The labels of one value, each once, as they come: a list, a JSON list, or a text with a separator. None where the
+    value means "missing". Raises Unreadable."""
+    items: Iterable[Any]
+    if isinstance(value, str):
+        text = value.strip()
+        if text in nulls.texts:
+            return None
+        items = _listed(text) if text.startswith("[") else text.split(separator)
+    elif isinstance(value, (list, tuple, set, frozenset, np.ndarray)):
+        items = value.tolist() if isinstance(value, np.ndarray) else value
+    else:
+        one = label(value, nulls)
+        return None if one is None else (one,)
+    found = (label(item, nulls) for item in items)
+    return tuple(dict.fromkeys(text for text in found if text is not None))
+
+
+def set_coder(field: Labels, nulls: Nulls) -> Callable[[object], tuple[int, ...] | None]:
+    """From a raw value to the places of its labels; None where it is missing. Raises Unreadable where the field's
+    policy refuses it."""
+    vocabulary = Vocabulary(field.labels)
+    strict = field.role == "target" or field.unseen == "error"
+    name = field.name
+
+    def code(value: object) -> tuple[int, ...] | None:
+        texts = label_set(value, nulls, field.separator)
+        if texts is None:
+            if field.role == "target":
+                return None
+            if field.missing == "error":
+                raise Unreadable(f"{name!r} must not be missing")
+            return ()
+        places = []
+        for text in texts:
+            place = vocabulary.find(text)
+            if place is not None:
+                places.append(place)
+            elif strict:
+                raise _unknown(text, field.labels)
+        return tuple(places)
+
+    return code
+
+
+def flag(value: object, nulls: Nulls) -> int:
+    """1 or 0 of a column that is a label; -1 where missing. Raises Unreadable."""
+    text = label(value, nulls)
+    if text is None:
+        return -1
+    known = {"0": 0, "1": 1, "false": 0, "true": 1}.get(alike(text))
+    if known is None:
+        raise Unreadable(f"{shown(value)} is neither 0 nor 1")
+    return known
+
+
 def fit_labels(field: Category, column: Column, nulls: Nulls) -> Category:
     """The field with the labels that the column holds: numbers in their order, else texts in theirs.
 
-    Declared labels stay as they are. Raises DataError where no label is left, or a target has only one.
+    Declared labels stay as they are. Raises DataError where no label is left, a target has only one, or the labels of
+    an ordered target have no order.
     """
-    if field.labels:
+    if field.labels or field.hashed:
         return field
-    try:
-        counts = _counted(column, nulls)
-    except Unreadable as error:
-        raise DataError(str(error), where=f"column {field.name!r}") from None
-    least = field.rare if field.role == "input" else 1
-    labels = tuple(sorted((text for text, count in counts.items() if text is not None and count >= least), key=_order))
-    if not labels:
+    found = found_labels(field, column, nulls)
+    if field.role == "target" and len(found) == 1:
         raise DataError(
-            "no label is seen often enough" if counts.keys() - {None} else "no row has a label",
-            where=f"column {field.name!r}",
-            remedy="Drop the column, lower `rare`, or declare `labels`.",
-        )
-    if field.role == "target" and len(labels) == 1:
-        raise DataError(
-            f"every row has the same class, {labels[0]!r}",
+            f"every row has the same class, {found[0]!r}",
             where=f"target {field.name!r}",
             remedy="A classifier needs at least two classes: add data, choose another target, or declare `labels`.",
         )
-    return field.model_copy(update={"labels": labels})
+    if field.ordered and not all(NUMBER.fullmatch(text) for text in found):
+        raise DataError(
+            f"its labels are texts ({', '.join(found[:5])}), which have no order of their own",
+            where=f"target {field.name!r}",
+            remedy="Declare them from least to most: `labels: [low, middle, high]`.",
+        )
+    return field.model_copy(update={"labels": found})
 
 
-def _counted(column: Column, nulls: Nulls) -> Counter[str | None]:
-    counts: Counter[str | None] = Counter()
+def fit_label_sets(field: Labels, column: Column, nulls: Nulls) -> Labels:
+    """The field with the labels that the column's sets hold, as `fit_labels` does."""
+    if field.labels:
+        return field
+    return field.model_copy(update={"labels": found_labels(field, column, nulls)})
+
+
+def found_labels(field: Category | Labels, column: Column, nulls: Nulls) -> LabelSet:
+    """The labels that a column holds in at least `rare` rows, in order. Raises DataError where there is none."""
+    try:
+        counts = _counted(field, column, nulls)
+    except Unreadable as error:
+        raise DataError(str(error), where=f"column {field.name!r}") from None
+    least = field.rare if field.role == "input" else 1
+    found = tuple(sorted((text for text, count in counts.items() if count >= least), key=_order))
+    if not found:
+        raise DataError(
+            "no label is seen often enough" if counts else "no row has a label",
+            where=f"column {field.name!r}",
+            remedy="Drop the column, lower `rare`, or declare `labels`.",
+        )
+    return found
+
+
+def _counted(field: Category | Labels, column: Column, nulls: Nulls) -> Counter[str]:
     if isinstance(column, Encoded):
-        for code, count in Counter(column.codes.tolist()).items():
-            counts[label(column.values[code], nulls)] += count
+        times = np.bincount(column.codes, minlength=len(column.values)).tolist()
+        pairs: Iterable[tuple[object, int]] = ((v, n) for v, n in zip(column.values, times) if n)
     else:
-        counts.update(label(value, nulls) for value in column)
+        pairs = ((value, 1) for value in column)
+    counts: Counter[str] = Counter()
+    for value, count in pairs:
+        texts = (
+            (label(value, nulls),) if isinstance(field, Category) else label_set(value, nulls, field.separator) or ()
+        )
+        for text in texts:
+            if text is not None:
+                counts[text] += count
     return counts
+
+
+def _unknown(text: str, labels: Sequence[str]) -> Unreadable:
+    known = ", ".join(repr(known) for known in labels[:8]) + (", ..." if len(labels) > 8 else "")
+    return Unreadable(f"{text!r} is none of the known labels ({known})")
+
+
+def _listed(text: str) -> list[object]:
+    # Numbers keep their spelling, as a label in a file would.
+    try:
+        found = json.loads(text, parse_float=str, parse_int=str)
+    except (ValueError, RecursionError):
+        raise Unreadable(f"{shown(text)} begins like a JSON list, and is none") from None
+    if not isinstance(found, list):
+        raise Unreadable(f"{shown(text)} is no list of labels")
+    return found
 
 
 def _order(text: str) -> tuple[int, float, str]:

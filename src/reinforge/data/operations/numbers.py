@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,76 @@ from reinforge.schema.fields import Number
 
 Array = NDArray[np.float64] | NDArray[np.int64]
 Arrays = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Fence:
+    """Where outliers begin, by column: below `low`, above `high`, both (k,), infinite where nothing is fenced.
+
+    `Clip` sets outliers to the fence, `Blank` makes them missing.
+    """
+
+    policy: ClassVar[str]
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    low: Numbers
+    high: Numbers
+
+    @classmethod
+    def fit(cls, block: Numbers, fields: Sequence[Number]) -> Self:
+        """Quantiles, or the quartiles and `reach` interquartile ranges beyond (Tukey, Exploratory Data Analysis)."""
+        low, high = np.full(block.shape[1], -np.inf), np.full(block.shape[1], np.inf)
+        for index, field in enumerate(fields):
+            there = _there(block, index)
+            if field.outliers != cls.policy or len(there) == 0:
+                continue
+            if field.fence == "quantile":
+                low[index], high[index] = np.quantile(there, (field.tail, 1 - field.tail))
+            else:
+                first, third = np.quantile(there, (0.25, 0.75))
+                with np.errstate(over="ignore", invalid="ignore"):
+                    low[index] = first - field.reach * (third - first)
+                    high[index] = third + field.reach * (third - first)
+        _finite(np.where(np.isnan(low), np.inf, 0.0), fields, "interquartile range")
+        return cls(low, high)
+
+    @classmethod
+    def load(cls, arrays: Arrays, width: int) -> Self:
+        """From stored arrays, for a block of `width` columns. Raises IntegrityError."""
+        low, high = _checked(cls.kind, arrays, {"low": width, "high": width}, np.float64)
+        if not (low <= high).all():
+            raise IntegrityError("a fence is upside down, or no number", where=f"pipeline operation {cls.kind!r}")
+        return cls(low.astype(np.float64), high.astype(np.float64))
+
+    def arrays(self) -> Arrays:
+        """What `load` needs."""
+        return {"low": self.low, "high": self.high}
+
+    def width(self, width: int) -> int:
+        """Columns after it."""
+        return width
+
+
+class Clip(Fence):
+    """Outliers are set to the fence."""
+
+    policy: ClassVar[str] = "clip"
+    kind: ClassVar[str] = "clip"
+
+    def apply(self, block: Numbers) -> Numbers:
+        """(n, k) to (n, k)."""
+        return np.minimum(np.maximum(block, self.low), self.high)
+
+
+class Blank(Fence):
+    """Outliers count as missing."""
+
+    policy: ClassVar[str] = "missing"
+    kind: ClassVar[str] = "blank"
+
+    def apply(self, block: Numbers) -> Numbers:
+        """(n, k) to (n, k)."""
+        return np.where((block < self.low) | (block > self.high), np.nan, block)
 
 
 @dataclass(frozen=True)
@@ -33,10 +103,7 @@ class Indicate:
     @classmethod
     def load(cls, arrays: Arrays, width: int) -> Indicate:
         """From stored arrays, for a block of `width` columns. Raises IntegrityError."""
-        (columns,) = _checked(cls.kind, arrays, {"columns": None}, np.int64)
-        if len(columns) and (columns[-1] >= width or (np.diff(columns, prepend=-1) <= 0).any()):
-            raise IntegrityError("columns are out of order or range", where="pipeline operation 'indicate'")
-        return cls(columns.astype(np.int64))
+        return cls(_places(cls.kind, arrays, width))
 
     def arrays(self) -> Arrays:
         """What `load` needs."""
@@ -48,7 +115,7 @@ class Indicate:
 
     def apply(self, block: Numbers) -> Numbers:
         """(n, k) to (n, k + m)."""
-        return np.hstack([block, np.isnan(block[:, self.columns]).astype(np.float64)]) if len(self.columns) else block
+        return np.hstack([block, np.isnan(block[:, self.columns]).astype(np.float64)])
 
 
 @dataclass(frozen=True)
@@ -67,8 +134,7 @@ class Impute:
             if field.missing == "constant" and field.constant is not None:
                 fill[index] = field.constant
             elif field.missing in ("mean", "median"):
-                there = block[:, index]
-                there = there[~np.isnan(there)]
+                there = _there(block, index)
                 if len(there) == 0:
                     raise DataError(
                         f"no training row has a value, so there is no {field.missing} to impute",
@@ -102,6 +168,46 @@ class Impute:
 
 
 @dataclass(frozen=True)
+class Log:
+    """sign(x) log(1 + |x|) in the columns with these places (m,)."""
+
+    kind: ClassVar[str] = "log"
+    version: ClassVar[int] = 1
+    columns: NDArray[np.int64]
+
+    @classmethod
+    def fit(cls, block: Numbers, fields: Sequence[Number]) -> Log:
+        """The fields that ask for it."""
+        return cls(np.array([index for index, field in enumerate(fields) if field.transform == "log"], dtype=np.int64))
+
+    @classmethod
+    def load(cls, arrays: Arrays, width: int) -> Log:
+        """From stored arrays, for a block of `width` columns. Raises IntegrityError."""
+        return cls(_places(cls.kind, arrays, width))
+
+    def arrays(self) -> Arrays:
+        """What `load` needs."""
+        return {"columns": self.columns}
+
+    def width(self, width: int) -> int:
+        """Columns after it."""
+        return width
+
+    def apply(self, block: Numbers) -> Numbers:
+        """(n, k) to (n, k)."""
+        result, chosen = block.copy(), block[:, self.columns]
+        result[:, self.columns] = np.copysign(np.log1p(np.abs(chosen)), chosen)
+        return result
+
+    def invert(self, block: Numbers) -> Numbers:
+        """(n, k) to (n, k), infinite where no number is as large."""
+        result, chosen = block.copy(), block[:, self.columns]
+        with np.errstate(over="ignore"):
+            result[:, self.columns] = np.copysign(np.expm1(np.abs(chosen)), chosen)
+        return result
+
+
+@dataclass(frozen=True)
 class Scale:
     """(x - shift) / scale by column, both (k,); `scale` is never 0: a constant column is only shifted."""
 
@@ -112,17 +218,20 @@ class Scale:
 
     @classmethod
     def fit(cls, block: Numbers, fields: Sequence[Number]) -> Scale:
-        """Mean and standard deviation (ddof 0), or minimum and range; columns beyond the fields (indicators) stay."""
+        """Mean and standard deviation (ddof 0), minimum and range, or median and interquartile range; columns beyond
+        the fields (indicators) stay."""
         shift, scale = np.zeros(block.shape[1]), np.ones(block.shape[1])
         for index, field in enumerate(fields):
-            there = block[:, index]
-            there = there[~np.isnan(there)]
+            there = _there(block, index)
             if len(there) == 0 or field.scale == "none":
                 continue
             least, most = float(np.min(there)), float(np.max(there))
             with np.errstate(over="ignore", invalid="ignore"):
                 if field.scale == "range" or least == most:
                     shift[index], spread, rounding = least, most - least, 0.0
+                elif field.scale == "robust":
+                    first, shift[index], third = (float(q) for q in np.quantile(there, (0.25, 0.5, 0.75)))
+                    spread, rounding = third - first, 0.0
                 else:
                     shift[index], spread = float(np.mean(there)), float(np.std(there))
                     # Rounding alone leaves a deviation of this order in a column that is as good as constant.
@@ -157,8 +266,22 @@ class Scale:
         return block * self.scale + self.shift
 
 
-Operation = Indicate | Impute | Scale
-OPERATIONS: dict[str, type[Indicate] | type[Impute] | type[Scale]] = {c.kind: c for c in (Indicate, Impute, Scale)}
+Operation = Clip | Blank | Indicate | Impute | Log | Scale
+# In the order in which they work.
+INPUT_STEPS: tuple[type[Operation], ...] = (Blank, Clip, Indicate, Impute, Log, Scale)
+TARGET_STEPS: tuple[type[Log] | type[Scale], ...] = (Log, Scale)
+OPERATIONS: dict[str, type[Operation]] = {step.kind: step for step in INPUT_STEPS}
+
+
+def asked(fields: Sequence[Number]) -> tuple[type[Operation], ...]:
+    """The steps that numeric inputs go through, in order: those that any of them asks for, imputing and scaling."""
+    wanted = {
+        Blank: any(f.outliers == "missing" for f in fields),
+        Clip: any(f.outliers == "clip" for f in fields),
+        Indicate: any(f.indicator for f in fields),
+        Log: any(f.transform == "log" for f in fields),
+    }
+    return tuple(step for step in INPUT_STEPS if wanted.get(step, True))
 
 
 def operation(kind: object, version: object, arrays: Arrays, width: int) -> Operation:
@@ -174,6 +297,11 @@ def operation(kind: object, version: object, arrays: Arrays, width: int) -> Oper
     return found.load(arrays, width)
 
 
+def _there(block: Numbers, index: int) -> Numbers:
+    values = block[:, index]
+    return values[~np.isnan(values)]
+
+
 def _finite(values: Numbers, fields: Sequence[Number], what: str) -> None:
     bad = np.flatnonzero(
         np.isinf(values[: len(fields)]) | (np.isnan(values[: len(fields)]) & (what != "mean or median"))
@@ -184,6 +312,13 @@ def _finite(values: Numbers, fields: Sequence[Number], what: str) -> None:
             where=f"column {fields[bad[0]].name!r}",
             remedy="Rescale the column or drop it.",
         )
+
+
+def _places(kind: str, arrays: Arrays, width: int) -> NDArray[np.int64]:
+    (columns,) = _checked(kind, arrays, {"columns": None}, np.int64)
+    if len(columns) and (columns[-1] >= width or (np.diff(columns, prepend=-1) <= 0).any()):
+        raise IntegrityError("columns are out of order or range", where=f"pipeline operation {kind!r}")
+    return columns.astype(np.int64)
 
 
 def _checked(kind: str, arrays: Arrays, lengths: Mapping[str, int | None], dtype: type[np.generic]) -> list[Array]:
