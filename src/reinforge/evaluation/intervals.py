@@ -114,3 +114,25 @@ def _weighted(
 def _plain(metric: Metric, output: Tensor, target: Tensor, replicates: int, generator: np.random.Generator) -> Numbers:
     chosen = (torch.from_numpy(generator.integers(len(target), size=len(target))) for _ in range(replicates))
     return np.array([metric(output[rows], target[rows]) for rows in chosen])
+
+
+def difference(
+    metric: Metric, first: Tensor, second: Tensor, target: Tensor, *, replicates: int = 400, seed: int = 0
+) -> Interval | None:
+    """The interval of metric(first) - metric(second); a replicate's rows are the same for both, so that what is hard
+    for both cancels. None for a metric that knows no weights, or where most replicates don't define it."""
+    rows = len(target)
+    if rows < 2 or not isinstance(metric, Weighted):
+        return None
+    generator = np.random.default_rng(derive(seed, "difference"))
+    first, second, target, scale = first.cpu(), second.cpu(), target.cpu(), 1.0
+    centre = middle = metric(first, target) - metric(second, target)
+    if rows > MOST_ROWS:
+        some = torch.from_numpy(np.sort(generator.choice(rows, MOST_ROWS, replace=False)))
+        first, second, target, scale = first[some], second[some], target[some], (MOST_ROWS / rows) ** 0.5
+        middle = metric(first, target) - metric(second, target)
+    state = generator.bit_generator.state
+    found = [_weighted(metric, first, target, replicates, generator)]
+    generator.bit_generator.state = state
+    found.append(_weighted(metric, second, target, replicates, generator))
+    return _between(centre + (found[0] - found[1] - middle) * scale, replicates)

@@ -153,16 +153,22 @@ class SupervisedEvaluator:
 
 
 def read(output: Tensor, metric: Metric, reading: Reading) -> Tensor:
-    """The logits as a reading has them: cooled by the temperature, and for what is decided moved by the threshold."""
+    """The output as a reading has it for a metric: cooled by the temperature, and for what is decided moved by the
+    thresholds too. Other forms than category and labels are as they are."""
     if metric.form not in ("category", "labels"):
         return output
+    if getattr(metric, "decides", False):
+        return decide(output, metric.form, reading)
+    return output / reading.temperature if reading.temperature != 1.0 else output
+
+
+def decide(output: Tensor, form: str, reading: Reading) -> Tensor:
+    """Logits moved so that the highest of a category, or those above 0 of labels, are what the reading decides."""
     if reading.temperature != 1.0:
         output = output / reading.temperature
-    if not getattr(metric, "decides", False):
-        return output
-    if metric.form == "category" and reading.threshold is not None and output.shape[1] == 2:
+    if form == "category" and reading.threshold is not None and output.shape[1] == 2:
         return output - output.new_tensor([0.0, _logit(reading.threshold)])
-    if metric.form == "labels" and reading.thresholds is not None:
+    if form == "labels" and reading.thresholds is not None:
         return output - output.new_tensor([_logit(threshold) for threshold in reading.thresholds])
     return output
 

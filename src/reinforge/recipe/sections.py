@@ -114,6 +114,23 @@ class Evaluate(Options):
     mode: Literal["min", "max"] = Field("min", description="Whether a smaller or a larger metric is better.")
     episodes: PositiveInt = Field(20, description="Episodes of one evaluation in an environment.")
     seed: NonNegativeInt = Field(10_000, description="Seed of the evaluation's own environments.")
+    metrics: tuple[Annotated[Options, OneOf("metric")], ...] = Field(
+        (), description="Metrics beside those that are always measured, of whichever outputs they fit."
+    )
+    replicates: NonNegativeInt = Field(
+        1000, description="Replicates of the bootstrap that gives each final metric its interval; 0 leaves them out."
+    )
+    calibrate: bool = Field(
+        True, description="Divide logits by the temperature with the least log loss on validation rows, after training."
+    )
+    threshold: Literal["f1", "balanced-accuracy", "accuracy", "none"] = Field(
+        "f1",
+        description="What the threshold of two classes, or of each label, is set for on validation rows: the mean F1 of "
+        "both classes or a label's own, ...; none leaves it at one half.",
+    )
+    baselines: bool = Field(
+        True, description="Compare with quick models of scikit-learn (extra `data`) on the same rows, after training."
+    )
 
 
 class Unfreeze(Options):

@@ -18,6 +18,7 @@ from torch import nn
 from reinforge import recipe as recipes
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.loading import bundle_folder, load
+from reinforge.bundle.task import Task as Readings
 from reinforge.bundle.writing import write_bundle
 from reinforge.core import seeds
 from reinforge.engine.checkpoint import CheckpointStore
@@ -32,6 +33,7 @@ from reinforge.recipe.user_code import load_user_code
 from reinforge.storage.files import require_space, storage_errors, write_atomic
 from reinforge.workflow.children import children, train_children
 from reinforge.workflow.machine import set_threads
+from reinforge.workflow.measured import write_measured
 from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.report import report
 from reinforge.workflow.run import Run
@@ -125,9 +127,9 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
             run.write_status(state="running", notes=list(task.notes), data=task.digest, machine=_machine(device))
         engine = Engine(
             task.objective, task.model, task.source,
-            learn=recipe.learn, seed=recipe.seed, evaluate=recipe.evaluate, evaluator=task.evaluator,
-            checkpoint=recipe.checkpoint, store=store, log=recipe.log,
-            logbook=Logbook(run.folder, recipe.log) if world.main else None, world=world,
+            learn=recipe.learn, start=recipe.start, seed=recipe.seed,
+            evaluate=recipe.evaluate, evaluator=task.evaluator, checkpoint=recipe.checkpoint, store=store,
+            log=recipe.log, logbook=Logbook(run.folder, recipe.log) if world.main else None, world=world,
             report=lambda fraction, text: progress.update(fraction, 1.0, text),
             note=lambda text: progress.update(0.0, None, text),
         )  # fmt: skip
@@ -221,24 +223,26 @@ def _finish(
         return
     learner = engine.learner
     model = learner.get_submodule("model")
-    if task.ships == "best" and finished.best is not None:
-        model.load_state_dict(finished.best)
-    learner.eval()
-    with seeds.undisturbed(), torch.no_grad():
-        metrics = task.test(learner)
-    if not run.bundle_path.exists():
-        write_bundle(
-            run.bundle_path, model=model.to("cpu"), options=task.model_options, signature=task.signature,
-            form=task.form, examples=task.examples, reference=task.reference, parents=[parent.digest] if parent else [],
-            modules=task.modules,
-            provenance={
-                "name": recipe.name,
-                "recipe": recipe.model_dump(mode="json", exclude={"stages"}), "data": task.digest, "seed": recipe.seed,
-                "metrics": _json_numbers(metrics), "clock": clock, "machine": _machine(engine.device),
-            },
-        )  # fmt: skip
+    with engine.deployed():
+        if task.ships == "best" and finished.best is not None:
+            model.load_state_dict(finished.best)
+        tested = task.test(learner)
+        metrics = _json_numbers(tested.metrics)
+        write_measured(run.folder, metrics, tested.findings)
+        if not run.bundle_path.exists():
+            write_bundle(
+                run.bundle_path, model=model.to("cpu"), options=task.model_options, signature=task.signature,
+                form=task.form, examples=task.examples, task=Readings(outputs=dict(tested.readings)),
+                reference=task.reference,
+                parents=[parent.digest] if parent else [], modules=task.modules,
+                provenance={
+                    "name": recipe.name, "recipe": recipe.model_dump(mode="json", exclude={"stages"}),
+                    "data": task.digest, "seed": recipe.seed, "metrics": metrics, "clock": clock,
+                    "machine": _machine(engine.device),
+                },
+            )  # fmt: skip
     run.write_status(
-        state="finished", metrics=_json_numbers(metrics), notes=[*task.notes, *notes], wall_seconds=time.time() - began
+        state="finished", metrics=metrics, notes=[*task.notes, *notes, *tested.notes], wall_seconds=time.time() - began
     )
     report(run)
 

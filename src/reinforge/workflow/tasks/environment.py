@@ -21,7 +21,7 @@ from reinforge.models.policy import Policy
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Output
-from reinforge.workflow.tasks.task import Task, source_options, unfit
+from reinforge.workflow.tasks.task import Task, Tested, source_options, unfit
 
 # Fresh episodes at the end of training, and golden observations.
 _FINAL_EPISODES, _EXAMPLES = 100, 16
@@ -50,11 +50,12 @@ def environment_task(recipe: Recipe, start: Bundle | None) -> Task:
     settings = recipe.evaluate
     evaluator = EpisodeEvaluator(options, episodes=settings.episodes, seed=settings.seed)
 
-    def test(learner: nn.Module) -> dict[str, float]:
+    def test(learner: nn.Module) -> Tested:
         final = EpisodeEvaluator(options, episodes=_FINAL_EPISODES, seed=settings.seed, name="final")
         policy = learner.model
         assert isinstance(policy, Policy)
-        return {f"final/{name}": value for name, value in final.run(policy, str(recipe.seed)).metrics().items()}
+        found = final.run(policy, str(recipe.seed)).metrics()
+        return Tested({f"final/{name}": value for name, value in found.items()})
 
     return Task(
         signature=signature,

@@ -23,7 +23,7 @@ from reinforge.schema.fields import Box, Category, Number
 from reinforge.schema.schema import Schema
 from reinforge.sources.options import IterableOptions
 from reinforge.workflow.tasks.table import own_module
-from reinforge.workflow.tasks.task import Given, Task
+from reinforge.workflow.tasks.task import Given, Task, Tested
 
 INPUT, TARGET = "input", "target"
 _EXAMPLES = 16
@@ -53,9 +53,9 @@ def iterable_task(recipe: Recipe, given: Given) -> Task:
     chosen = recipe.source if isinstance(recipe.source, IterableOptions) else IterableOptions()
     seen = {"inputs": {INPUT: x.float()}, "targets": {TARGET: y}}
 
-    def test(learner: nn.Module) -> dict[str, float]:
+    def test(learner: nn.Module) -> Tested:
         found = SupervisedEvaluator(objective, signature, seen).evaluate(learner, Clock())
-        return {f"first-batch/{name}": value for name, value in found.items()}
+        return Tested({f"first-batch/{name}": value for name, value in found.items()})
 
     return Task(
         signature=signature,

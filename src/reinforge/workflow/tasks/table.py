@@ -13,11 +13,9 @@ from reinforge.bundle.forms import TableForm
 from reinforge.bundle.sketch import sketch
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
-from reinforge.core.contracts import Clock
 from reinforge.data.pipeline import Pipeline
 from reinforge.data.prepared import Prepared, prepare
 from reinforge.errors import ComponentError
-from reinforge.evaluation.supervised import SupervisedEvaluator
 from reinforge.models.balance import balanced
 from reinforge.models.composed import Composed, Wrapped
 from reinforge.objectives.supervised import Supervised
@@ -25,7 +23,8 @@ from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Signature
 from reinforge.sources.options import LoaderOptions
-from reinforge.workflow.tasks.task import Given, Task, source_options, unfit
+from reinforge.workflow.tasks.judge import Judge
+from reinforge.workflow.tasks.task import Given, Task, Tested, source_options, unfit
 
 
 def table_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
@@ -39,16 +38,8 @@ def table_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
     # Augmentation asks what the blocks are.
     more = {"signature": signature} if isinstance(chosen, LoaderOptions) else {}
     source = REGISTRY.build("source", chosen, prepared.train, batch=recipe.learn.batch, seed=recipe.seed, **more)
-    validation = _evaluator(objective, prepared.pipeline, prepared.validation)
-
-    def test(learner: nn.Module) -> dict[str, float]:
-        metrics: dict[str, float] = {}
-        for split in ("train", "validation", "test"):
-            evaluator = _evaluator(objective, prepared.pipeline, getattr(prepared, split))
-            if evaluator is not None:
-                found = evaluator.evaluate(learner, Clock())
-                metrics.update({f"{split}/{name}": value for name, value in found.items()})
-        return metrics
+    judge = Judge(recipe, objective, prepared) if isinstance(objective, Supervised) else None
+    validation = judge.watch() if judge else None
 
     return Task(
         signature=signature,
@@ -58,7 +49,7 @@ def table_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
         source=source,
         form=TableForm(prepared.pipeline),
         examples=prepared.examples,
-        test=test,
+        test=judge.test if judge else lambda learner: Tested({}),
         evaluator=validation,
         monitor=("loss", "min") if validation else None,
         ships="best" if validation else "last",
@@ -74,12 +65,6 @@ def pipeline_of(bundle: Bundle) -> Pipeline:
     if not isinstance(bundle.form, TableForm):
         raise unfit(bundle, "table")
     return bundle.form.pipeline
-
-
-def _evaluator(objective: Any, pipeline: Pipeline, data: Batch | None) -> SupervisedEvaluator | None:
-    if data is None or not isinstance(objective, Supervised):
-        return None
-    return SupervisedEvaluator(objective, pipeline.signature, data, units=pipeline.inverse)
 
 
 def _model(

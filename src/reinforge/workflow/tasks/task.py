@@ -11,15 +11,28 @@ from torch import nn
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.forms import Form
 from reinforge.bundle.network import Factory
+from reinforge.bundle.task import Reading
 from reinforge.core.contracts import Evaluator, Objective, Source
 from reinforge.errors import RecipeError
+from reinforge.evaluation.findings import Findings
 from reinforge.messages import _
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Signature
 from reinforge.storage.strict_json import Json
 
-# From the finished learner to metrics by "split/name".
-Test = Callable[[nn.Module], dict[str, float]]
+
+@dataclass(frozen=True)
+class Tested:
+    """What the end of a training found: metrics by "split/name", how outputs are read from now on, and all the rest."""
+
+    metrics: Mapping[str, float]
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    findings: Findings | None = None
+    notes: Sequence[str] = ()
+
+
+# From the finished learner to what it is worth.
+Test = Callable[[nn.Module], Tested]
 
 
 @dataclass(frozen=True)

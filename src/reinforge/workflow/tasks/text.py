@@ -15,7 +15,7 @@ from reinforge.messages import _
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY
 from reinforge.sources.options import TokenOptions
-from reinforge.workflow.tasks.task import Task, source_options, unfit
+from reinforge.workflow.tasks.task import Task, Tested, source_options, unfit
 
 # Characters of validation text per golden row, and how many rows.
 _EXAMPLE, _EXAMPLES = 48, 4
@@ -44,8 +44,8 @@ def text_task(recipe: Recipe, start: Bundle | None) -> Task:
         )
     evaluator = TextEvaluator(data.validation, characters=data.validation_characters, block=block)
 
-    def test(learner: nn.Module) -> dict[str, float]:
-        return {f"validation/{name}": value for name, value in evaluator.evaluate(learner, Clock()).items()}
+    def test(learner: nn.Module) -> Tested:
+        return Tested({f"validation/{name}": value for name, value in evaluator.evaluate(learner, Clock()).items()})
 
     decode = data.pipeline.tokenizer.decode
     parts = [data.validation[i * _EXAMPLE : (i + 1) * _EXAMPLE] for i in range(_EXAMPLES)]

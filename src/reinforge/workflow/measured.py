@@ -1,0 +1,69 @@
+"""What a run found about its model: findings.json, which the report draws, and metrics.json, for people and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from reinforge.errors import IntegrityError
+from reinforge.evaluation.findings import Findings, Measure
+from reinforge.storage import strict_json
+from reinforge.storage.files import write_atomic
+
+FINDINGS, METRICS = "findings.json", "metrics.json"
+_LIMIT = 64 << 20
+
+
+def write_measured(folder: Path, metrics: Mapping[str, float | None], findings: Findings | None) -> None:
+    """Write metrics.json and, where there are findings, findings.json into a run's folder."""
+    told: dict[str, Any] = {"metrics": dict(metrics)}
+    if findings is not None:
+        write_atomic(folder / FINDINGS, strict_json.compact(findings.model_dump(mode="json")).decode())
+        told |= _told(findings)
+    write_atomic(folder / METRICS, strict_json.pretty(told))
+
+
+def read_findings(folder: Path) -> Findings | None:
+    """The findings of a run; None where it has none. Raises IntegrityError for a file that is none of ours."""
+    path = folder / FINDINGS
+    if not path.is_file():
+        return None
+    try:
+        return Findings.model_validate(strict_json.read(path, limit=_LIMIT))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise IntegrityError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:300], where=str(path)) from None
+
+
+def _told(findings: Findings) -> dict[str, Any]:
+    """Intervals, baselines and readings by output, without what is only drawn."""
+    outputs = {}
+    for found in findings.outputs:
+        outputs[found.name] = {
+            "headline": found.headline,
+            "metrics": _by_name(found.measures),
+            "baselines": {
+                each.name: {
+                    "about": each.about, "rows": each.rows, "seconds": each.seconds,
+                    "metrics": _by_name(each.measures), "advantage": [each.low, each.high],
+                }
+                for each in found.baselines
+            },
+            "reading": None if found.reading is None else {
+                "temperature": found.reading.temperature, "threshold": found.reading.threshold,
+                "thresholds": found.reading.thresholds, "criterion": found.reading.criterion,
+                "before": _by_name(found.reading.before), "after": _by_name(found.reading.after),
+            },
+            "classes": [each.model_dump(mode="json") for each in found.classes],
+        }  # fmt: skip
+    return {
+        "on": findings.on, "rows": findings.rows, "replicates": findings.replicates, "level": findings.level,
+        "outputs": outputs,
+    }  # fmt: skip
+
+
+def _by_name(measures: Sequence[Measure]) -> dict[str, Any]:
+    return {each.name: {"value": each.value, "low": each.low, "high": each.high} for each in measures}
