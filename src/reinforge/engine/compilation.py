@@ -3,6 +3,7 @@ alone, so that resuming decides the same."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import Loss, LossFunction, Term
+from reinforge.errors import RecipeError
+from reinforge.messages import _
 from reinforge.recipe.sections import Learn
 
 # learner, microbatch, counts, flat gradients that are added to, what the loss is scaled by
@@ -24,14 +27,38 @@ _FLOPS = {"cpu": 3e10, "cuda": 5e13}
 def pays(learn: Learn, learner: nn.Module, device: torch.device) -> bool:
     """`on` and `off` are taken at their word. `auto` estimates the run's length as six operations per
     parameter and item and compiles where a quarter of it outweighs compiling; a run without a known number of
-    items is not compiled."""
-    if learn.compile != "auto":
-        return learn.compile == "on"
+    items is not compiled, and nothing is where the machine lacks a compiler: `on` is then a RecipeError."""
+    if learn.compile == "off":
+        return False
+    if learn.compile == "on":
+        if lacking := lacks(device):
+            raise RecipeError(
+                _("compiling needs {what}, which is not there").format(what=lacking),
+                where="learn.compile",
+                remedy=_("Install it, or set learn.compile to off."),
+            )
+        return True
     stop = learn.stop
     items = stop.samples or stop.tokens or (stop.updates or 0) * learn.batch
     parameters = sum(p.numel() for p in learner.parameters() if p.requires_grad)
     seconds = 6.0 * parameters * items / _FLOPS.get(device.type, _FLOPS["cuda"])
-    return seconds * _GAIN > _COMPILE_SECONDS
+    return seconds * _GAIN > _COMPILE_SECONDS and not lacks(device)
+
+
+def lacks(device: torch.device) -> str | None:
+    """What compiling for the device would need and this machine does not have; None where all is there."""
+    if device.type == "cuda":
+        return None if importlib.util.find_spec("triton") else "triton"
+    if device.type != "cpu":
+        return None
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return "g++"
+    return None
 
 
 def compiled(loss: LossFunction, parameters: Sequence[nn.Parameter], places: Sequence[slice]) -> GradientFunction:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 from pathlib import Path
@@ -11,13 +13,14 @@ from typing import Any
 from reinforge.core.contracts import State
 from reinforge.errors import MissingExtra
 from reinforge.recipe.sections import Log
+from reinforge.storage.files import storage_errors, write_atomic
 
 
 class Logbook:
     """Rows of scalars by name, appended to `log.jsonl` (and `log.csv`, `tensorboard/`) in a run's folder.
 
     Its state is the length of the files, so that a resumed run cuts off what came after its checkpoint and
-    repeats it, instead of logging it twice.
+    repeats it, instead of logging it twice; TensorBoard is told to forget it.
     """
 
     def __init__(self, folder: Path, options: Log) -> None:
@@ -26,24 +29,34 @@ class Logbook:
         self.csv_path = folder / "log.csv"
         self._columns: list[str] = []
         self._board: Any = None
+        self._open_board: Any = None
         if options.tensorboard:
             try:
                 from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
             except ImportError as error:
                 raise MissingExtra("tensorboardX", "track") from error
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+            self._open_board = SummaryWriter
 
     def write(self, row: dict[str, float | int | str]) -> None:
-        """Append one row; `updates` is its place on TensorBoard's axis."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(row)) + "\n")
-        if self.options.csv:
-            self._write_csv(row)
-        if self._board is not None:
-            for name, value in row.items():
-                if isinstance(value, int | float) and name != "updates":
-                    self._board.add_scalar(name, value, int(row.get("updates", 0)))
-            self._board.flush()
+        """Append one row; `updates` is its place on TensorBoard's axis.
+
+        Raises StorageError where the disk refuses; a file then has the row whole or not at all.
+        """
+        _append(self.path, json.dumps(_plain(row)) + "\n")
+        with storage_errors(self.folder):
+            if self.options.csv:
+                self._write_csv(row)
+            if self._open_board is not None:
+                self._write_board(row)
+
+    def _write_board(self, row: dict[str, float | int | str]) -> None:
+        place = int(row.get("updates", 0))
+        if self._board is None:
+            self._board = self._open_board(str(self.folder / "tensorboard"), purge_step=place)
+        for name, value in row.items():
+            if isinstance(value, int | float) and name != "updates":
+                self._board.add_scalar(name, value, place)
+        self._board.flush()
 
     def _write_csv(self, row: dict[str, float | int | str]) -> None:
         """CSV has one header: a new column rewrites the file, at the first evaluation and rarely after."""
@@ -56,15 +69,15 @@ class Logbook:
             if self.csv_path.exists():
                 with self.csv_path.open(encoding="utf-8", newline="") as file:
                     old = list(csv.DictReader(file))
+            text = io.StringIO()
+            writer = csv.DictWriter(text, [*self._columns, *new])
+            writer.writeheader()
+            writer.writerows(old)
+            write_atomic(self.csv_path, text.getvalue())
             self._columns += new
-            temporary = self.csv_path.with_suffix(".tmp")
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, self._columns)
-                writer.writeheader()
-                writer.writerows(old)
-            os.replace(temporary, self.csv_path)
-        with self.csv_path.open("a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
+        line = io.StringIO()
+        csv.DictWriter(line, self._columns).writerow(row)
+        _append(self.csv_path, line.getvalue())
 
     def state_dict(self) -> State:
         return {"bytes": self.path.stat().st_size if self.path.exists() else 0, "rows": self._csv_rows()}
@@ -77,6 +90,10 @@ class Logbook:
             self.csv_path.write_text("".join(lines[: state["rows"]]), encoding="utf-8")
             self._columns = []
 
+    def clear(self) -> None:
+        """Begin anew: what a run wrote before its first checkpoint is repeated."""
+        self.load_state_dict({"bytes": 0, "rows": 0})
+
     def _csv_rows(self) -> int:
         if not self.csv_path.exists():
             return 0
@@ -85,6 +102,19 @@ class Logbook:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
+
+
+def _append(path: Path, text: str) -> None:
+    """Add to a file, all of the text or none of it: half a line would spoil those after it. Raises StorageError."""
+    with storage_errors(path):
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("a", encoding="utf-8", newline="") as file:
+                file.write(text)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
+            raise
 
 
 def _plain(row: dict[str, float | int | str]) -> dict[str, float | int | str | None]:

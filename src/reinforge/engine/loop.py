@@ -132,6 +132,7 @@ class Engine:
         self._saved_updates = -1
         self._logged_at = (0.0, 0)
         self._published = False
+        self._unlogged = False
 
     # ---------------------------------------------------------------- running
 
@@ -358,8 +359,17 @@ class Engine:
         return {name: value for name, value in place.items() if value}
 
     def _write(self, row: dict[str, float | int | str]) -> None:
-        if self.logbook is not None and self.world.main:
+        if self.logbook is None or not self.world.main:
+            return
+        try:
             self.logbook.write(row)
+        except StorageError as error:
+            # No reason to lose the training; it is said once for all rows in a row.
+            if not self._unlogged:
+                self.note(str(error))
+            self._unlogged = True
+        else:
+            self._unlogged = False
 
     # ---------------------------------------------------------------- state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Iterator
@@ -98,13 +99,13 @@ class Run:
         return told
 
     def log(self) -> Iterator[dict[str, Any]]:
-        """The logged rows, oldest first; a torn last line is left out."""
+        """The logged rows, oldest first; a torn line is left out."""
         path = self.folder / "log.jsonl"
         if not path.is_file():
             return
         with path.open(encoding="utf-8") as file:
             for line in file:
-                if line.endswith("\n"):
+                with contextlib.suppress(ValueError):
                     yield json.loads(line)
 
     def write_status(self, **changes: Any) -> None:
