@@ -138,7 +138,10 @@ class Source(Protocol):
 
 
 class Objective(Protocol):
-    """What is optimised. Objectives hold options, never tensors that learn: those are the learner's."""
+    """What is optimised. Objectives hold options, never tensors that learn: those are the learner's.
+
+    One may state a `default_optimizer` (kind and options), for recipes that name none; without it that is adamw.
+    """
 
     def build(self, model: nn.Module) -> nn.Module:
         """The learner: a module with the deployed model as `.model`, and what learning needs beside it (targets,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Generator, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,8 @@ class DQN:
     With `double`, the network picks the action that the target network values (van Hasselt et al., 2016). A terminal
     state has no value after it; a truncated one has. Weights of prioritised replay scale each row's loss.
     """
+
+    default_optimizer: ClassVar[Mapping[str, object]] = {"kind": "adam"}
 
     def __init__(self, options: DQNOptions, signature: Signature) -> None:
         self.options = options

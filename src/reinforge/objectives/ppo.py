@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,9 @@ class PPO:
     A row is a sequence. Old log-probs come from the training forward, so the first ratio is 1. Advantages are
     normalised over each update, across microbatches and ranks; not where it has one step only.
     """
+
+    # The epsilon of the original implementation: with 1e-8 the first steps of a value that is nearly right are large.
+    default_optimizer: ClassVar[Mapping[str, object]] = {"kind": "adam", "eps": 1e-5}
 
     def __init__(self, options: PPOOptions, signature: Signature) -> None:
         self.options = options

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Generator, Mapping, Sequence
+from typing import ClassVar
 from itertools import pairwise
 
 import torch
@@ -77,6 +78,8 @@ class SAC:
     Log-probs, and so the target entropy (minus the number of action dimensions by default), are of actions in (-1, 1):
     the scaling to the environment's bounds is not in them. The buffer holds actions in (-1, 1) too.
     """
+
+    default_optimizer: ClassVar[Mapping[str, object]] = {"kind": "adam"}
 
     def __init__(self, options: SACOptions, signature: Signature) -> None:
         self.options = options

@@ -160,10 +160,14 @@ def _engine(task: Task, recipe: Recipe, extra: Stop, logbook: Logbook | None = N
     limits = recipe.learn.stop.model_dump() | extra.model_dump(exclude_none=True)
     if recipe.learn.stop.seconds is not None and extra.seconds is not None:
         limits["seconds"] = min(recipe.learn.stop.seconds, extra.seconds)
-    changes = {"stop": Stop(**limits | {"goal": None, "patience": None}), "compile": "off"}
+    # Without a schedule: one that watches evaluations has none to watch here.
+    changes = {"stop": Stop(**limits | {"goal": None, "patience": None}), "compile": "off", "schedule": None}
     learn = recipe.learn.model_copy(update=changes)
     log = logbook.options if logbook else None
-    return Engine(task.objective, task.model, task.source, learn=learn, seed=recipe.seed, log=log, logbook=logbook)
+    return Engine(
+        task.objective, task.model, task.source, learn=learn, start=recipe.start, seed=recipe.seed, log=log,
+        logbook=logbook,
+    )  # fmt: skip
 
 
 def _rates(rows: Sequence[Mapping[str, float]], ended: Clock) -> dict[str, float]:

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from reinforge.recipe.recipe import Recipe
 from reinforge.recipe.sections import Evaluate
 from reinforge.recipe.user_code import load_user_code
 from reinforge.storage.files import require_space, storage_errors, write_atomic
+from reinforge.storage.folder import held
 from reinforge.workflow.children import children, train_children
 from reinforge.workflow.machine import set_threads
 from reinforge.workflow.measured import write_measured
@@ -85,12 +87,16 @@ def train(
     made = run is None
     if run is None:
         run = _create(resolved, output, world, in_memory=data is not None or model is not None)
+    with held(run.folder) if world.main else nullcontext():
+        return _train_in(run, resolved, Given(data, model), made, world, shown)
+
+
+def _train_in(run: Run, recipe: Recipe, given: Given, made: bool, world: World, shown: Progress) -> Run:
+    """Train the recipe in its run's folder, which was `made` just now, or goes on."""
     try:
-        if children(resolved):
-            return train_children(
-                run, resolved, lambda r, o, s: _train_child(r, o, s, data, model, world, shown), world, shown
-            )
-        return train_one(run, resolved, Given(data, model), world, shown)
+        if children(recipe):
+            return train_children(run, recipe, lambda r, o, s: _train_child(r, o, s, given, world, shown), world, shown)
+        return train_one(run, recipe, given, world, shown)
     except ReinforgeError as error:
         if made and world.main and not isinstance(error, TrainingDiverged):
             _forget(run)
@@ -125,18 +131,23 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
             _refuse_other_data(run, task)
         if world.main:
             run.write_status(state="running", notes=list(task.notes), data=task.digest, machine=_machine(device))
+        logbook = Logbook(run.folder, recipe.log) if world.main else None
         engine = Engine(
             task.objective, task.model, task.source,
             learn=recipe.learn, start=recipe.start, seed=recipe.seed,
             evaluate=recipe.evaluate, evaluator=task.evaluator, checkpoint=recipe.checkpoint, store=store,
-            log=recipe.log, logbook=Logbook(run.folder, recipe.log) if world.main else None, world=world,
+            log=recipe.log, logbook=logbook, world=world,
             report=lambda fraction, text: progress.update(fraction, 1.0, text),
             note=lambda text: progress.update(0.0, None, text),
         )  # fmt: skip
         if state is not None:
             engine.load_state_dict(state)
             progress.update(0.0, None, _("resumed at update {n}").format(n=engine.clock.updates))
+        elif logbook is not None:
+            logbook.clear()
         finished = engine.run()
+        if logbook is not None:
+            logbook.close()
         if world.main:
             _finish(run, recipe, task, engine, finished, parent, store.notes, began)
         world.barrier()
@@ -333,13 +344,12 @@ def _fresh(parent: Path, name: str) -> Path:
 
 
 def _train_child(
-    recipe: Recipe, output: Path, start: Path | None, data: object, model: nn.Module | None, world: World,
-    progress: Progress,
-) -> Run:  # fmt: skip
+    recipe: Recipe, output: Path, start: Path | None, given: Given, world: World, progress: Progress
+) -> Run:
     # Rank 0 makes the folder, maybe before another looks for it.
     if world.broadcast(torch.tensor(float((output / "recipe.yaml").is_file()))):
-        return train(resume=output, data=data, model=model, progress=progress)
-    return train(recipe, output=output, start=start, data=data, model=model, progress=progress)
+        return train(resume=output, data=given.data, model=given.module, progress=progress)
+    return train(recipe, output=output, start=start, data=given.data, model=given.module, progress=progress)
 
 
 def _space(model: nn.Module, recipe: Recipe) -> int:
