@@ -6,8 +6,8 @@ import copy
 import dataclasses
 import math
 from collections.abc import Generator, Mapping, Sequence
-from typing import ClassVar
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
