@@ -123,7 +123,7 @@ def test_json_keeps_the_spelling_of_numbers(tmp_path, lines):
     [
         ('{"a": 1}\n{"a": }\n', "malformed JSON", "line 2"),
         ('{"a": 1}\n[1]\n', "must be an object", "line 2"),
-        ('{"a": 1}\n\n{"a": [1]}\n', "a list is no value", "line 3, column 'a'"),
+        ('{"a": 1}\n\n{"a": [{"b": 1}]}\n', "a list is no value", "line 3, column 'a'"),
         ('{"a": 1}\n{"a": {"b": 1}}\n', "a dict is no value", "line 2, column 'a'"),
         ('{"a": 1, "b": 2}\n{"a": 1}\n', "key 'b' is absent", "line 2"),
         ('{"a": 1, "a": 2}\n', "key 'a' is doubled", "line 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reinforge.bundle.forms import ROWS, Form, Prediction, Row
+from reinforge.bundle.forms import ROWS, Form, Row
 from reinforge.bundle.network import Blueprint
+from reinforge.bundle.readout import Prediction
 from reinforge.bundle.task import Task
 from reinforge.core import tensor_files
 from reinforge.core.batch import Batch, rows, split, to
@@ -56,7 +58,8 @@ class Bundle:
     def predict(self, data: object) -> list[Prediction]:
         """Predictions for rows (a list of mappings), columns (a mapping), a polars or pandas frame, or a Table.
 
-        One dictionary per row, by output: {"label", "probabilities"}, {"value"}, {"action"} or {"text", "stopped"}.
+        One dictionary per row, by output: {"label", "probabilities"}, {"labels", "probabilities"}, {"value"}, {"span",
+        "text"}, {"action"} or {"text", "stopped"}.
         Raises DataError that names the row and the field.
         """
         return [prediction for part in self.predictions(data) for prediction in part]
@@ -119,11 +122,15 @@ class Bundle:
 
 
 def outputs_of(prediction: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
-    """A prediction as flat columns: each output's main value under its name, probabilities as "output.label"."""
+    """A prediction as flat columns: each output's main value under its name, sets of labels as a JSON list;
+    probabilities as "output.label", vectors as "output.column"."""
     flat: dict[str, object] = {}
     for name, value in prediction.items():
-        main = next(key for key in ("label", "value", "action", "text") if key in value)
-        flat[name] = value[main]
+        main = next(key for key in ("label", "labels", "value", "action", "text") if key in value)
+        if isinstance(vector := value[main], Mapping):
+            flat.update({f"{name}.{column}": number for column, number in vector.items()})
+            continue
+        flat[name] = json.dumps(value[main], ensure_ascii=False) if main == "labels" else value[main]
         probabilities = value.get("probabilities")
         if isinstance(probabilities, Mapping):
             flat.update({f"{name}.{label}": p for label, p in probabilities.items()})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -11,18 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reinforge.bundle.readout import Prediction, encoded, label_sets, labelled, numbers, spans, vectors
 from reinforge.bundle.task import Reading, Task
-from reinforge.core.batch import Batch
+from reinforge.core.batch import Batch, Leaf
+from reinforge.core.ragged import Ragged
+from reinforge.data.blocks import TokensBlock
+from reinforge.data.columns import Columns
 from reinforge.data.pipeline import Pipeline
 from reinforge.data.values import Origin
 from reinforge.errors import DataError, IntegrityError
-from reinforge.schema.fields import Box, Category, Discrete, Number
+from reinforge.models.heads import build_head
+from reinforge.schema.fields import Box, Category, Discrete, Field, Labels, Number, Span, Vector, sources
 from reinforge.schema.schema import Schema
 from reinforge.schema.signature import Signature
 from reinforge.storage.strict_json import Json
 
 Row = Mapping[str, object]
-Prediction = dict[str, Any]  # by output; JSON values
 Forward = Callable[[Batch], dict[str, Tensor]]  # a model's inputs to its outputs by head
 ROWS = Origin()
 
@@ -89,7 +92,8 @@ class TableForm:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline, self.schema = pipeline, pipeline.schema
-        self._names = [field.name for field in self.schema.inputs]
+        self._names = [name for field in self.schema.inputs for name in sources(field)]
+        self._texts = tuple(dict.fromkeys(f.of for f in self.schema.targets if isinstance(f, Span)))
 
     def save(self) -> tuple[Json, dict[str, Tensor]]:
         """The pipeline's own description and arrays."""
@@ -104,7 +108,7 @@ class TableForm:
         return cls(pipeline)
 
     def inputs(self, rows: Sequence[Row], origin: Origin = ROWS) -> Batch:
-        """{"numbers", "categories"}; keys that the schema does not name are ignored."""
+        """The pipeline's blocks; keys that the schema does not name are ignored. Images are base64 or bytes."""
         for index, row in enumerate(rows):
             if not isinstance(row, Mapping):
                 raise DataError("a row must be an object of names and values", where=origin.at(index))
@@ -112,32 +116,61 @@ class TableForm:
             columns = {name: [row[name] for row in rows] for name in self._names}
         except KeyError:
             columns = self._incomplete(rows, origin)
-        batch: Batch = self.pipeline.transform(columns, targets=False, origin=origin)["inputs"]
-        return batch
+        return self._inputs(columns, origin)
 
     def table_inputs(self, data: object) -> Batch:
         """Like `inputs`, from whole columns."""
         from reinforge.data.readers import read
 
         table = read(data, absent=self.schema.absent)
-        columns = table.plain(self.schema, targets=False)
-        batch: Batch = self.pipeline.transform(columns, targets=False, origin=table.origin)["inputs"]
-        return batch
+        return self._inputs(table.plain(self.schema, targets=False), table.origin)
 
     def values(
         self, inputs: Batch, forward: Forward, model: nn.Module, task: Task, origin: Origin = ROWS
     ) -> list[Prediction]:
-        """{target: {"label", "probabilities"}} or {target: {"value"}}, in the targets' own terms."""
-        outputs = forward(inputs)
-        columns: dict[str, list[Prediction]] = {}
-        for field in self.schema.targets:
-            output = outputs[field.name]
-            if isinstance(field, Category):
-                columns[field.name] = labelled(output, field.labels, task.outputs.get(field.name, Reading()))
-            elif isinstance(field, Number):
-                values = self.pipeline.inverse(field.name, output.float())
-                columns[field.name] = [{"value": finite(float(value))} for value in values]
+        """By target, in its own terms: {"label", "probabilities"}, {"labels", "probabilities"}, {"value"}, or {"span":
+        [start, end], "text"}."""
+        outputs = forward({name: inputs[name] for name in self.pipeline.blocks})
+        columns = {
+            f.name: self._values(f, outputs[f.name], inputs, model, task.outputs.get(f.name, Reading()))
+            for f in self.schema.targets
+        }
         return [dict(zip(columns, row)) for row in zip(*columns.values())]
+
+    def _values(
+        self, field: Field, output: Tensor, inputs: Batch, model: nn.Module, reading: Reading
+    ) -> list[Prediction]:
+        match field:
+            case Category():
+                return labelled(output, field.labels, reading)
+            case Labels():
+                return label_sets(output, field.labels, reading)
+            case Vector():
+                return vectors(self.pipeline.inverse(field.name, output.float()), field.columns)
+            case Span():
+                block, texts = self.pipeline.blocks[field.of], inputs[text_of(field.of)]
+                assert isinstance(block, TokensBlock)
+                assert isinstance(texts, Ragged)
+                return spans(self._decoded(field, output, model)["span"].cpu(), texts, block)
+            case Number(count=True):
+                return numbers(self._decoded(field, output, model)["value"].double().cpu().numpy())
+        return numbers(self.pipeline.inverse(field.name, output.float()))
+
+    def _decoded(self, field: Field, output: Tensor, model: nn.Module) -> dict[str, Tensor]:
+        """What the model's own head, or the usual one, makes of an output."""
+        heads = getattr(model, "heads", {})
+        head = heads[field.name] if field.name in heads else build_head(self.pipeline.signature.outputs[field.name])
+        found: dict[str, Tensor] = head.decode(output.float())
+        return found
+
+    def _inputs(self, columns: Columns, origin: Origin) -> Batch:
+        """The pipeline's blocks, and the texts as they stand that spans are parts of."""
+        batch: dict[str, Leaf | Batch] = dict(self.pipeline.transform(columns, targets=False, origin=origin)["inputs"])
+        for name in self._texts:
+            block = self.pipeline.blocks[name]
+            assert isinstance(block, TokensBlock)
+            batch[text_of(name)] = encoded(block.texts(columns, len(batch[name]), origin))
+        return batch
 
     def _incomplete(self, rows: Sequence[Row], origin: Origin) -> dict[str, list[object]]:
         if self.schema.absent == "error":
@@ -150,6 +183,11 @@ class TableForm:
                             remedy="Write null for a missing value, or train with `absent: null`.",
                         )
         return {name: [row.get(name) for row in rows] for name in self._names}
+
+
+def text_of(name: str) -> str:
+    """The key under which a batch carries the raw text of a field, as code points, beside its tokens."""
+    return f"{name} as text"
 
 
 class ObservationForm:
@@ -241,23 +279,3 @@ class ObservationForm:
             return {self.box.name: torch.from_numpy(array.astype(np.int64).reshape(len(array), 1) - self.first)}
         dtype = np.uint8 if self.box.dtype == "uint8" else np.float32
         return {self.box.name: torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))}
-
-
-def labelled(logits: Tensor, labels: Sequence[str], reading: Reading) -> list[Prediction]:
-    probabilities = (logits.float() / reading.temperature).softmax(-1)
-    if reading.threshold is None or len(labels) != 2:
-        chosen = probabilities.argmax(-1)
-    else:
-        chosen = (probabilities[:, 1] >= reading.threshold).long()
-    # Logits that are too large for their type have no softmax: then nothing is known, and no label is made up.
-    return [
-        {"label": labels[index], "probabilities": dict(zip(labels, row))}
-        if math.isfinite(row[0])
-        else {"label": None, "probabilities": dict.fromkeys(labels)}
-        for index, row in zip(chosen.tolist(), probabilities.tolist())
-    ]
-
-
-def finite(value: float) -> float | None:
-    """The value, or None where it is NaN or infinite."""
-    return value if math.isfinite(value) else None

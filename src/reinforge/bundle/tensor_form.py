@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reinforge.bundle.forms import ROWS, Forward, Prediction, Row, finite, labelled
+from reinforge.bundle.forms import ROWS, Forward, Row
+from reinforge.bundle.readout import Prediction, finite, labelled
 from reinforge.bundle.task import Reading, Task
 from reinforge.core.batch import Batch
 from reinforge.data.values import Origin

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from reinforge.bundle.forms import ROWS, Forward, Prediction, Row
+from reinforge.bundle.forms import ROWS, Forward, Row
+from reinforge.bundle.readout import Prediction
 from reinforge.bundle.task import Continuation, Task
 from reinforge.core import seeds
 from reinforge.core.batch import Batch

@@ -82,7 +82,8 @@ def _named(name: str, base: Path, how: How) -> Table:
             return read_image_folder(path, name)
         if texts.text_files(path):
             return texts.read_text_folder(path, name, how)
-    return join([_file(file, shown, how) for file, shown in files_of(name, base, SUFFIXES)], name)
+    files = files_of(name, base, SUFFIXES)
+    return join([replace(_file(file, shown, how), base=file.parent) for file, shown in files], name)
 
 
 def digest(columns: Mapping[str, pl.Series]) -> str:

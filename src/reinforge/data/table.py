@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from reinforge.data.images import SUFFIXES
@@ -116,11 +118,19 @@ def encoded(series: pl.Series) -> Encoded:
 def _images(series: pl.Series, base: Path | None) -> Column:
     if series.dtype != pl.String:
         return series.to_numpy() if isinstance(series.dtype, pl.Array) else series.to_list()
-    # Base64 holds no dot, so a text that ends like an image's name is one.
-    return [
-        (base or Path()) / text if text is not None and text.strip().lower().endswith(SUFFIXES) else text
-        for text in series.to_list()
-    ]
+    return [None if text is None else _image(text.strip(), base or Path()) for text in series.to_list()]
+
+
+def _image(text: str, base: Path) -> object:
+    # Base64 holds neither dots nor brackets.
+    if text.lower().endswith(SUFFIXES):
+        return base / text
+    if text.startswith("["):
+        try:
+            return np.array(json.loads(text), dtype=np.int64)
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            return text
+    return text
 
 
 def _moments(series: pl.Series, nulls: Nulls) -> Column:

@@ -6,7 +6,21 @@ import math
 from collections.abc import Mapping
 
 from reinforge.bundle.bundle import Bundle
-from reinforge.schema.fields import Box, Category, Continuous, Discrete, Field, Number
+from reinforge.schema.fields import (
+    Box,
+    Category,
+    Continuous,
+    Date,
+    Discrete,
+    Field,
+    Image,
+    Labels,
+    Number,
+    Span,
+    Text,
+    Vector,
+    sources,
+)
 from reinforge.storage.strict_json import Json
 
 
@@ -69,8 +83,8 @@ def row_schema(bundle: Bundle) -> Json:
     optional = bundle.schema.absent == "null"
     return {
         "type": "object",
-        "properties": {field.name: _input(field) for field in inputs},
-        "required": [] if optional else [field.name for field in inputs],
+        "properties": {name: _input(field) for field in inputs for name in sources(field)},
+        "required": [] if optional else [name for field in inputs for name in sources(field)],
     }
 
 
@@ -80,14 +94,26 @@ def prediction_schema(bundle: Bundle) -> Json:
 
 
 def _input(field: Field) -> Json:
+    null = [] if getattr(field, "missing", "error") == "error" else ["null"]
     match field:
         case Number():
             bounds = {"minimum": field.low, "maximum": field.high}
-            types = ["integer" if field.integer else "number", *([] if field.missing == "error" else ["null"])]
+            types = ["integer" if field.integer else "number", *null]
             return {"type": types, **{key: value for key, value in bounds.items() if value is not None}}
         case Category():
-            types = ["string", "number", "boolean", *([] if field.missing == "error" else ["null"])]
+            types = ["string", "number", "boolean", *null]
             return {"type": types, **({"examples": list(field.labels[:20])} if field.labels else {})}
+        case Date():
+            return {"type": ["string", "number", *null], "examples": ["2026-11-23", "2026-11-23T20:00:00Z"]}
+        case Labels() if field.columns:
+            return {"type": ["integer", "boolean", *null]}
+        case Labels():
+            label = {"type": ["string", "number", "boolean"], "examples": list(field.labels[:20])}
+            return {"type": ["array", "string", *null], "items": label}
+        case Text():
+            return {"type": ["string", *null]}
+        case Image():
+            return {"type": ["string", "array", *null], "contentEncoding": "base64"}
         case Box():
             value: Json = {"type": "integer" if field.dtype in ("uint8", "int64") else "number"}
             for side in reversed(field.shape):
@@ -102,6 +128,16 @@ def _output(field: Field) -> Json:
             probabilities = {label: {"type": ["number", "null"]} for label in field.labels}
             label = {"type": ["string", "null"], "enum": [*field.labels, None]}
             parts: dict[str, Json] = {"label": label, "probabilities": {"type": "object", "properties": probabilities}}
+        case Labels():
+            probabilities = {label: {"type": ["number", "null"]} for label in field.labels}
+            labels = {"type": "array", "items": {"type": "string", "enum": list(field.labels)}}
+            parts = {"labels": labels, "probabilities": {"type": "object", "properties": probabilities}}
+        case Vector():
+            numbers = {name: {"type": ["number", "null"]} for name in field.columns}
+            parts = {"value": {"type": "object", "properties": numbers}}
+        case Span():
+            ends = {"type": ["array", "null"], "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}
+            parts = {"span": ends, "text": {"type": ["string", "null"]}}
         case Number():
             parts = {"value": {"type": ["number", "null"]}}
         case Discrete():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -105,13 +106,16 @@ def columns_of_memory(data: object, absent: Absent = "error") -> Columns:
 
 
 def column_of(name: str, values: Any, origin: Origin = MEMORY) -> pl.Series:
-    """Values as a column: floats and integers as they are, anything else as the text that a file would hold.
+    """Values as a column: floats, integers, bytes and the pixels of pictures as they are, anything else as the text
+    that a file would hold; lists as JSON.
 
-    Raises DataError for nested values.
+    Raises DataError for other nested values.
     """
     if isinstance(values, pl.Series):
         return values.alias(name)
     if isinstance(values, np.ndarray):
+        if values.ndim in (3, 4) and values.dtype == np.uint8:
+            return pl.Series(name, values)
         if values.ndim != 1:
             raise DataError(f"an array of {values.ndim} dimensions is not a column", where=origin.at(column=name))
         if values.dtype.kind in "fiub" and values.dtype.itemsize <= 8 and values.dtype != np.float16:
@@ -120,6 +124,8 @@ def column_of(name: str, values: Any, origin: Origin = MEMORY) -> pl.Series:
     kinds = {type(value) for value in values} - {type(None)}
     if kinds == {float} or kinds == {bool}:
         return pl.Series(name, values)
+    if kinds == {bytes}:
+        return pl.Series(name, values, dtype=pl.Binary)
     if kinds == {str}:
         return pl.Series(name, values, dtype=pl.String)
     if kinds == {int} and all(value is None or abs(value) < 2**63 for value in values):
@@ -147,6 +153,22 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _text(value: object) -> str | None:
     # A file's texts are kept as they stand; what means "missing" is the schema's business.
+    if isinstance(value, str):
+        return value
+    if isinstance(value, datetime.date):
+        return str(value)
+    if isinstance(value, np.ndarray | list | tuple | set | frozenset):
+        # What a list holds is spelled as in a column.
+        items = sorted(value, key=str) if isinstance(value, set | frozenset) else list(value)
+        return json.dumps([None if item is None else _item(item) for item in items], ensure_ascii=False)
+    return label(value, NO_NULLS)
+
+
+def _item(value: object) -> object:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_item(item) for item in value]
     return value if isinstance(value, str) else label(value, NO_NULLS)
 
 

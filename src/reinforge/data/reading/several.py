@@ -66,4 +66,5 @@ def join(tables: Sequence[Table], name: str) -> Table:
     )
     digest = hashlib.sha256("\n".join(table.digest for table in tables).encode()).hexdigest()
     notes = dict.fromkeys(note for table in tables for note in table.notes)
-    return Table(columns, origin, f"sha256:{digest}", tuple(notes))
+    base = first.base if all(table.base == first.base for table in tables) else None
+    return Table(columns, origin, f"sha256:{digest}", tuple(notes), base)
