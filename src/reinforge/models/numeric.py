@@ -65,7 +65,7 @@ class Piecewise(nn.Module):
         if not len(sample):
             return
         ranks = torch.linspace(0, 1, self.lower.shape[1] + 1, dtype=torch.float64)
-        self._place([torch.quantile(column, ranks) for column in sample.unbind(1)])
+        self._place([torch.quantile(column, ranks, interpolation="lower") for column in sample.unbind(1)])
 
     def _place(self, edges: list[Tensor]) -> None:
         """Edges of each column, ascending; two different ones bound a bin."""

@@ -118,7 +118,9 @@ class Bag(TokenEncoder):
         """(rows, size), without padding anything."""
         ragged = _ragged(block)
         ids, counts = self._ids(ragged)
-        bags = torch.cat([counts.new_zeros(1), counts.cumsum(0)])[ragged.offsets.to(counts.device)]
+        bags = torch.cat([counts.new_zeros(1), counts.cumsum(0)])[
+            (ragged.offsets - ragged.offsets[0]).to(counts.device)
+        ]
         total = functional.embedding_bag(ids, self.table, bags, mode="sum", include_last_offset=True)
         mean = total / ragged.lengths.clamp(min=1).to(total.device).unsqueeze(1).to(total.dtype)
         return functional.dropout(mean, self.dropout, self.training) if self.dropout else mean
