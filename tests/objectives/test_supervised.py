@@ -230,3 +230,99 @@ def test_a_plain_module_and_a_list_train() -> None:
     assert (finished.reason, finished.clock.updates) == ("epochs", 80)
     assert functional.mse_loss(module(x), v).item() < before / 10
     assert math.isfinite(before)
+
+
+UNCERTAIN = {"weighting": "uncertainty", "weights": {"v": 0.5}}
+
+
+def test_uncertainty_is_the_papers_loss() -> None:
+    """Equations 7 and 10 of arXiv:1705.07115: L / (2 s^2) + log s for a number, L / s^2 + log s for a class."""
+    objective, learner = learner_of(TWO, **UNCERTAIN)
+    batch = data()
+    valid = torch.rand(40, generator=torch.Generator().manual_seed(1)) < 0.4
+    batch["valid"] = {"v": valid}
+    assert learner.log_variances is not None
+    with torch.no_grad():
+        learner.log_variances.copy_(torch.tensor([0.7, -0.3]))
+    found = means(objective, learner, batch)
+    outputs = learner.model(batch["inputs"])[0]
+    squared = functional.mse_loss(outputs["v"][valid], batch["targets"]["v"][valid])
+    entropy = functional.cross_entropy(outputs["c"], batch["targets"]["c"])
+    deviations = (learner.log_variances / 2).exp()
+    torch.testing.assert_close(found["v/weighted"], 0.5 * (squared / (2 * deviations[0] ** 2) + deviations[0].log()))
+    torch.testing.assert_close(found["c/weighted"], entropy / deviations[1] ** 2 + deviations[1].log())
+    # What is measured beside it is the loss itself, and teaches nothing.
+    terms = objective.loss(learner, batch, objective.counts(batch)).terms
+    torch.testing.assert_close(terms["v"].sum / valid.sum(), squared)
+    assert terms["v"].weight == 0
+    assert not terms["v"].sum.requires_grad
+
+
+def test_uncertainty_ends_where_the_variance_is_the_error() -> None:
+    """The best s^2 of a number is its mean squared error, that of a class twice its cross-entropy."""
+    batch = data(64)
+    model = Composed(ComposedOptions(body=IdentityOptions()), TWO)
+    for p in model.parameters():
+        p.requires_grad_(False)
+    objective = Supervised(SupervisedOptions(weighting="uncertainty"), TWO)
+    source = LoaderSource(LoaderOptions(), batch, batch=64)
+    learn = Learn(batch=64, lr=0.05, optimizer=AdamWOptions(weight_decay=0.5), stop=Stop(updates=800))
+    engine = Engine(objective, model, source, learn=learn)
+    engine.run()
+    outputs = model(batch["inputs"])[0]
+    squared = functional.mse_loss(outputs["v"], batch["targets"]["v"])
+    entropy = functional.cross_entropy(outputs["c"], batch["targets"]["c"])
+    variances = engine.learner.log_variances.detach().exp()
+    torch.testing.assert_close(variances, torch.stack([squared, 2 * entropy]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("microbatch", [1, 3])
+def test_uncertainty_does_not_depend_on_how_a_batch_is_split(microbatch: int) -> None:
+    objective, learner = learner_of(TWO, **UNCERTAIN)
+    batch = {**data(8), "valid": {"v": torch.tensor([1, 0, 0, 1, 1, 0, 0, 0]).bool()}}
+    counts = objective.counts(batch)
+    parts = [objective.loss(learner, part, counts).terms for part in batches.split(batch, microbatch)]
+    whole = objective.loss(learner, batch, counts).terms
+    total = sum(t.weight * t.sum / counts[name] for name, t in whole.items())
+    apart = sum(t.weight * t.sum / counts[name] for part in parts for name, t in part.items())
+    torch.testing.assert_close(gradient(learner, apart), gradient(learner, total))  # type: ignore[arg-type]
+
+
+def test_uncertainty_beside_batch_normalisation() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    objective = Supervised(SupervisedOptions(weighting="uncertainty"), VALUE)
+    learner, batch = objective.build(module), data(8)
+    del batch["targets"]["c"]
+    term = objective.loss(learner, batch, objective.counts(batch)).terms["v/weighted"]
+    assert term.coupled
+    assert learner.log_variances is not None
+    with torch.no_grad():
+        learner.log_variances.fill_(0.4)
+    term = objective.loss(learner, batch, objective.counts(batch)).terms["v/weighted"]
+    squared = functional.mse_loss(module(batch["inputs"]["numbers"]), batch["targets"]["v"])
+    torch.testing.assert_close(term.sum, 0.5 * math.exp(-0.4) * squared + torch.tensor(0.2))
+
+
+def test_class_weights_are_divided_by_rows() -> None:
+    weights = (0.5, 1.0, 3.0)
+    objective, learner = learner_of(LABEL, losses={"c": {"kind": "cross-entropy", "weights": weights}})
+    batch = data()
+    logits, target = learner.model(batch["inputs"])[0]["c"], batch["targets"]["c"]
+    expected = functional.cross_entropy(logits, target, torch.tensor(weights), reduction="sum") / 40
+    torch.testing.assert_close(means(objective, learner, batch)["c"], expected)
+
+
+def test_mixed_classes_teach_in_their_shares() -> None:
+    objective, learner = learner_of(LABEL)
+    one, two = data(), data(seed=1)["targets"]["c"]
+    shares = torch.rand(40, 1, generator=torch.Generator().manual_seed(2))
+    hot = [functional.one_hot(c, 3).float() for c in (one["targets"]["c"], two)]
+    mixed = {**one, "targets": {"c": shares * hot[0] + (1 - shares) * hot[1]}}
+    logits = learner.model(one["inputs"])[0]["c"]
+    each = [functional.cross_entropy(logits, c, reduction="none") for c in (one["targets"]["c"], two)]
+    expected = (shares[:, 0] * each[0] + (1 - shares[:, 0]) * each[1]).mean()
+    torch.testing.assert_close(means(objective, learner, mixed)["c"], expected)
+    valid = torch.arange(40) % 2 == 0
+    mixed["targets"]["c"][~valid] = torch.nan
+    masked = means(objective, learner, {**mixed, "valid": {"c": valid}})["c"]
+    torch.testing.assert_close(masked, (shares[:, 0] * each[0] + (1 - shares[:, 0]) * each[1])[valid].mean())
