@@ -199,7 +199,7 @@ def test_mixed_values_in_memory_become_the_text_that_a_file_would_hold():
     "data",
     [
         {"a": [1], "b": [1, 2]},
-        {"a": [[1]]},
+        {"a": [{1: 2}]},
         {"a": np.zeros((2, 2))},
         [],
         [1],
