@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reinforge.core.batch import Batch, Leaf
-from reinforge.data.augmentation.blocks import changed, chosen, to_bytes
+from reinforge.data.augmentation.blocks import by_blocks, changed, chosen, to_bytes
 from reinforge.data.augmentation.options import ColourOptions
-from reinforge.data.augmentation.random import Draws
+from reinforge.data.augmentation.random import Draws, between
 from reinforge.schema.signature import Signature
 
 Factors = NDArray[np.float64]
@@ -34,12 +34,13 @@ class Colour:
 
         def colour(images: Leaf) -> Leaf:
             assert isinstance(images, Tensor)
-            draws = Draws(rows.numpy(), seed, epoch)
-            there = draws.coin(options.probability)
-            strengths = (options.brightness, options.contrast, options.saturation)
-            bright, contrast, saturation = (np.where(there, 1 + draws.between(-s, s), 1.0) for s in strengths)
-            turns = np.where(there, draws.between(-options.hue, options.hue), 0.0)
-            return recoloured(images, bright, contrast, saturation, turns)
+            coin, *numbers = Draws(rows.numpy(), seed, epoch).uniform(5).T
+            strengths = (options.brightness, options.contrast, options.saturation, options.hue)
+            bright, contrast, saturation, hue = (
+                np.where(coin < options.probability, between(number, -strength, strength), 0.0)
+                for number, strength in zip(numbers, strengths)
+            )
+            return recoloured(images, 1 + bright, 1 + contrast, 1 + saturation, hue)
 
         return changed(batch, self.inputs, colour)
 
@@ -50,19 +51,21 @@ def recoloured(images: Tensor, brightness: Factors, contrast: Factors, saturatio
     Brightness b: b x. Contrast c: m + c (x - m), with m the image's mean grey. Saturation s: g + s (x - g), with g the
     pixel's grey. Hue: a turn about the axis of grey in YIQ, which keeps each pixel's grey. Clipped once, at the end.
     """
-    flat = images.flatten(2).float()
-    device = images.device
-    mean = flat.mean(2).cpu().numpy().astype(np.float64) @ (GREY if images.shape[1] == 3 else np.ones(1))
-    offset = (1 - contrast) * brightness * mean
-    gain = brightness * contrast
-    if images.shape[1] == 1:
-        gains, offsets = (torch.from_numpy(v.astype(np.float32)).to(device)[:, None, None] for v in (gain, offset))
-        return to_bytes(flat.mul_(gains).add_(offsets)).view(images.shape)
-    matrix = colour_matrices(saturation, hue)
     # A grey offset stays what it is under saturation and hue.
-    weights = torch.from_numpy((matrix * gain[:, None, None]).astype(np.float32)).to(device)
-    offsets = torch.from_numpy(np.repeat(offset[:, None, None], 3, 1).astype(np.float32)).to(device)
-    return to_bytes(torch.baddbmm(offsets, weights, flat)).view(images.shape)
+    matrix = brightness[:, None] * contrast[:, None]
+    if images.shape[1] == 3:
+        matrix = matrix[:, None] * colour_matrices(saturation, hue)
+    weights = torch.from_numpy(matrix.astype(np.float32).reshape(len(images), *[images.shape[1]] * 2)).to(images.device)
+    share = torch.from_numpy(((1 - contrast) * brightness).astype(np.float32)).to(images.device)
+
+    def some(images: Tensor, which: slice) -> Tensor:
+        flat = images.flatten(2).float()
+        means = flat.mean(2)
+        mean = means[:, 0] if len(means.T) == 1 else sum(part * means[:, i] for i, part in enumerate(GREY.tolist()))
+        offsets = (share[which] * mean)[:, None, None].expand(-1, images.shape[1], 1)
+        return to_bytes(torch.baddbmm(offsets, weights[which], flat)).view(images.shape)
+
+    return by_blocks(images, some)
 
 
 def colour_matrices(saturation: Factors, hue: Factors) -> Factors:

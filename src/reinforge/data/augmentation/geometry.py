@@ -7,6 +7,7 @@ the right and y down: (n, 3, 3), acting on (x, y, 1).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reinforge.core.batch import Batch, Leaf
-from reinforge.data.augmentation.blocks import changed, chosen, to_bytes
+from reinforge.data.augmentation.blocks import by_blocks, changed, chosen, covered_by, to_bytes
 from reinforge.data.augmentation.options import (
     CropOptions,
     Fill,
@@ -25,7 +26,7 @@ from reinforge.data.augmentation.options import (
     ScaleOptions,
     ShiftOptions,
 )
-from reinforge.data.augmentation.random import Draws
+from reinforge.data.augmentation.random import Draws, Uniform, between
 from reinforge.schema.signature import Signature
 
 Maps = NDArray[np.float64]
@@ -33,9 +34,11 @@ _PADDING = {"black": "zeros", "edge": "border", "reflect": "reflection"}
 
 
 class Geometric:
-    """A component that only moves pixels. `fill` is None where nothing comes in from outside."""
+    """A component that only moves pixels, by so many random `numbers` per row. `fill` is None where nothing comes in
+    from outside."""
 
     mixes = False
+    numbers: ClassVar[int]
 
     def __init__(self, options: ImageAugmentation, signature: Signature) -> None:
         self.probability = options.probability
@@ -48,84 +51,103 @@ class Geometric:
 
     def maps(self, draws: Draws, height: int, width: int) -> Maps:
         """(n, 3, 3) for images of that size; the identity for rows that stay as they are."""
-        found = self.draw(draws, height, width)
+        *numbers, coin = draws.uniform(self.numbers + 1).T
+        found = self.draw(numbers, height, width)
         if self.probability < 1:
-            found[~draws.coin(self.probability)] = np.eye(3)
+            found[coin >= self.probability] = np.eye(3)
         return found
 
-    def draw(self, draws: Draws, height: int, width: int) -> Maps:
-        """(n, 3, 3), were all rows to move."""
+    def draw(self, numbers: Sequence[Uniform], height: int, width: int) -> Maps:
+        """(n, 3, 3), were all rows to move; `numbers`: (n,) each, in [0, 1)."""
         raise NotImplementedError
 
 
 class Flip(Geometric):
     """Left and right, top and bottom change places."""
 
+    numbers = 2
+
     def __init__(self, options: FlipOptions, signature: Signature) -> None:
         super().__init__(options, signature)
         self.horizontal, self.vertical = options.horizontal, options.vertical
 
-    def draw(self, draws: Draws, height: int, width: int) -> Maps:
+    def draw(self, numbers: Sequence[Uniform], height: int, width: int) -> Maps:
         """Mirrors."""
-        return flips(draws.coin(self.horizontal), draws.coin(self.vertical))
+        horizontal, vertical = numbers
+        return flips(horizontal < self.horizontal, vertical < self.vertical)
 
 
 class Rotate(Geometric):
     """Turns about the middle."""
 
+    numbers = 1
+
     def __init__(self, options: RotateOptions, signature: Signature) -> None:
         super().__init__(options, signature)
         self.degrees = options.degrees
 
-    def draw(self, draws: Draws, height: int, width: int) -> Maps:
+    def draw(self, numbers: Sequence[Uniform], height: int, width: int) -> Maps:
         """Uniform angles."""
-        return rotations(np.deg2rad(draws.between(-self.degrees, self.degrees)))
+        return rotations(np.deg2rad(between(numbers[0], -self.degrees, self.degrees)))
 
 
 class Scale(Geometric):
     """Smaller and larger."""
 
+    numbers = 1
+
     def __init__(self, options: ScaleOptions, signature: Signature) -> None:
         super().__init__(options, signature)
         self.low, self.high = np.log(options.low), np.log(options.high)
 
-    def draw(self, draws: Draws, height: int, width: int) -> Maps:
+    def draw(self, numbers: Sequence[Uniform], height: int, width: int) -> Maps:
         """Log-uniform factors."""
-        factor = np.exp(draws.between(self.low, self.high))
+        factor = np.exp(between(numbers[0], self.low, self.high))
         return windows(1 / factor, 1 / factor, 0.0, 0.0)
 
 
 class Crop(Geometric):
     """A window, made as large as the picture."""
 
+    numbers = 4
+
     def __init__(self, options: CropOptions, signature: Signature) -> None:
         super().__init__(options, signature)
         self.area, self.ratio = options.area, np.log(options.ratio)
 
-    def draw(self, draws: Draws, height: int, width: int) -> Maps:
+    def draw(self, numbers: Sequence[Uniform], height: int, width: int) -> Maps:
         """Windows of uniform area and log-uniform proportions, anywhere within the picture."""
-        area, ratio = draws.between(self.area, 1.0), np.exp(draws.between(-self.ratio, self.ratio) / 2)
+        area, ratio = between(numbers[0], self.area, 1.0), np.exp(between(numbers[1], -self.ratio, self.ratio) / 2)
         across, along = np.minimum(np.sqrt(area) * ratio, 1.0), np.minimum(np.sqrt(area) / ratio, 1.0)
-        x, y = (draws.uniform(2) - 0.5).T
-        return windows(across, along, x * (1 - across) * width, y * (1 - along) * height)
+        x, y = (numbers[2] - 0.5) * (1 - across) * width, (numbers[3] - 0.5) * (1 - along) * height
+        return windows(across, along, x, y)
 
 
 class Shift(Geometric):
     """Whole pixels to any side."""
 
+    numbers = 2
+
     def __init__(self, options: ShiftOptions, signature: Signature) -> None:
         super().__init__(options, signature)
         self.by = options.by
 
-    def draw(self, draws: Draws, height: int, width: int) -> Maps:
+    def draw(self, numbers: Sequence[Uniform], height: int, width: int) -> Maps:
         """Uniform moves."""
-        x, y = (2 * draws.uniform(2) - 1).T * self.by
+        x, y = (between(number, -self.by, self.by) for number in numbers)
         return windows(1.0, 1.0, np.rint(x * width), np.rint(y * height))
+
+
+def still(count: int) -> Maps:
+    """The identity, so many times."""
+    out = np.zeros((count, 9))
+    out[:, ::4] = 1
+    return out.reshape(count, 3, 3)
 
 
 def flips(horizontal: NDArray[np.bool_], vertical: NDArray[np.bool_]) -> Maps:
     """Mirrors, where these (n,) are True."""
-    out = np.tile(np.eye(3), (len(horizontal), 1, 1))
+    out = still(len(horizontal))
     out[horizontal, 0, 0] = -1
     out[vertical, 1, 1] = -1
     return out
@@ -133,7 +155,7 @@ def flips(horizontal: NDArray[np.bool_], vertical: NDArray[np.bool_]) -> Maps:
 
 def rotations(angles: Maps) -> Maps:
     """Turns to the left by these angles (n,), in radians."""
-    out = np.tile(np.eye(3), (len(angles), 1, 1))
+    out = still(len(angles))
     cosine, sine = np.cos(angles), np.sin(angles)
     out[:, 0, 0], out[:, 0, 1] = cosine, -sine
     out[:, 1, 0], out[:, 1, 1] = sine, cosine
@@ -143,7 +165,7 @@ def rotations(angles: Maps) -> Maps:
 def windows(across: Maps | float, along: Maps | float, x: Maps | float, y: Maps | float) -> Maps:
     """Windows (n,) of these parts of the width and height, whose middles are at (x, y)."""
     parts = np.broadcast_arrays(across, along, x, y)
-    out = np.tile(np.eye(3), (max(part.size for part in parts), 1, 1))
+    out = still(max(part.size for part in parts))
     out[:, 0, 0], out[:, 1, 1], out[:, 0, 2], out[:, 1, 2] = parts
     return out
 
@@ -171,36 +193,39 @@ def warp(images: Tensor, maps: Maps, fill: Fill) -> Tensor:
 
     Rows that stay, and rows that are only mirrored, are copied exactly.
     """
-    sides = maps[:, [0, 1], [0, 1]]
-    mirrored = (np.abs(sides) == 1).all(1) & (maps[:, [0, 0, 1, 1], [1, 2, 0, 2]] == 0).all(1)
+    flat = maps.reshape(-1, 9)
+    mirrored = (np.abs(flat[:, [0, 4]]) == 1).all(1) & ~flat[:, [1, 2, 3, 5]].any(1)
     if not mirrored.any():
         return _sampled(images, maps, fill)
-    out = images.clone()
-    for axis, side in ((-1, 0), (-2, 1)):
-        turned = _where(mirrored & (sides[:, side] < 0), images)
-        if len(turned):
-            out[turned] = out[turned].flip(axis)
-    rest = _where(~mirrored, images)
-    if len(rest):
-        out[rest] = _sampled(images[rest], maps[~mirrored], fill)
-    return out
-
-
-def _where(mask: NDArray[np.bool_], images: Tensor) -> Tensor:
-    return torch.from_numpy(np.flatnonzero(mask)).to(images.device)
+    out = images
+    for axis, side in ((-1, 0), (-2, 4)):
+        turned = mirrored & (flat[:, side] < 0)
+        if turned.any():
+            out = covered_by(
+                out, out.flip(axis), torch.from_numpy(turned.astype(np.uint8)).to(out.device).view(-1, 1, 1, 1)
+            )
+    rest = np.flatnonzero(~mirrored)
+    if not len(rest):
+        return out
+    index = torch.from_numpy(rest).to(images.device)
+    return out.index_copy(0, index, _sampled(images.index_select(0, index), maps[rest], fill))
 
 
 def _sampled(images: Tensor, maps: Maps, fill: Fill) -> Tensor:
-    n, _, height, width = images.shape
+    height, width = images.shape[2:]
     # To grid_sample's coordinates, in which the picture reaches from -1 to 1. In one addition per coordinate: several
     # times faster than torch's affine_grid.
     scale = np.array([2 / width, 2 / height])[None, :, None]
     a = torch.from_numpy((maps[:, :2] * scale).astype(np.float32)).to(images.device)
     x = torch.arange(width, device=images.device) - (width - 1) / 2
     y = torch.arange(height, device=images.device) - (height - 1) / 2
-    grid = images.new_empty((n, height, width, 2), dtype=torch.float32)
-    for k in (0, 1):
-        along = (a[:, k, 1, None] * y + a[:, k, 2, None])[:, :, None]
-        torch.add((a[:, k, 0, None] * x)[:, None, :], along, out=grid[..., k])
-    found = functional.grid_sample(images.float(), grid, padding_mode=_PADDING[fill], align_corners=False)
-    return to_bytes(found)
+    along_x, along_y = a[:, :, 0, None] * x, a[:, :, 1, None] * y + a[:, :, 2, None]
+
+    def sample(some: Tensor, which: slice) -> Tensor:
+        grid = some.new_empty((len(some), height, width, 2), dtype=torch.float32)
+        for k in (0, 1):
+            torch.add(along_x[which, k, None, :], along_y[which, k, :, None], out=grid[..., k])
+        found = functional.grid_sample(some.float(), grid, padding_mode=_PADDING[fill], align_corners=False)
+        return to_bytes(found)
+
+    return by_blocks(images, sample)

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
-from reinforge.data.augmentation.blocks import to_bytes
+from reinforge.data.augmentation.blocks import by_blocks, covered_by, to_bytes
 from reinforge.data.augmentation.options import CutmixOptions, Mixing, MixupOptions
 from reinforge.data.augmentation.pixels import rectangles
 from reinforge.data.augmentation.random import Draws, Uniform
@@ -67,9 +67,9 @@ class _Mixing:
             size = self.outputs[name].size
             values = functional.one_hot(target, size).float() if target.dtype == torch.int64 else target
             if name in valid:
-                values = values.masked_fill(~valid[name].view(-1, *[1] * (values.ndim - 1)), 0)
+                values = values.masked_fill(~along(valid[name], values), 0)
                 valid[name] = valid[name] & (valid[name][partner] | (share == 1))
-            targets[name] = lerp(values[partner], values, share)
+            targets[name] = torch.lerp(values[partner], values, along(share, values))
         return {**batch, "inputs": {**inputs, **new}, "targets": targets, "valid": valid}
 
 
@@ -83,12 +83,15 @@ class Mixup(_Mixing):
         """The batch with its rows mixed."""
         draws = Draws(rows.numpy(), seed, epoch)
         partner = torch.from_numpy(partners(draws))
-        kept = np.where(draws.coin(self.probability), 1 - self.beta(draws.uniform(1)[:, 0]), 1.0)
+        coin, number = draws.uniform(2).T
+        kept = np.where(coin < self.probability, 1 - self.beta(number), 1.0)
         share = torch.from_numpy(kept.astype(np.float32))
 
         def mix(own: Tensor, other: Tensor) -> Tensor:
-            found = lerp(other.float(), own.float(), share.to(own.device))
-            return to_bytes(found) if own.dtype == torch.uint8 else found.to(own.dtype)
+            part = along(share.to(own.device), own)
+            if own.dtype == torch.uint8:
+                return by_blocks(own, lambda some, at: to_bytes(torch.lerp(other[at].float(), some.float(), part[at])))
+            return torch.lerp(other, own, part.to(own.dtype))
 
         return self.mixed(batch, partner, kept, mix)
 
@@ -103,28 +106,27 @@ class Cutmix(_Mixing):
         """The batch with its images cut and mixed; the part that a row keeps is the area that still shows it."""
         draws = Draws(rows.numpy(), seed, epoch)
         partner = torch.from_numpy(partners(draws))
-        part = self.beta(draws.uniform(1)[:, 0])
-        part = np.where(draws.coin(0.5), part, 1 - part)
-        side = np.sqrt(np.where(draws.coin(self.probability), part, 0.0))
-        places = draws.uniform(2)
+        coin, greater, number, x, y = draws.uniform(5).T
+        part = self.beta(number)
+        part = np.where(greater < 0.5, part, 1 - part)
+        side = np.sqrt(np.where(coin < self.probability, part, 0.0))
         height, width = batches.section(batch, "inputs")[self.inputs[0]].shape[2:]
         high, wide = (np.rint(side * length).astype(np.int64) for length in (height, width))
         # In parts of the picture, so that images of several sizes are cut alike.
-        top, left = np.floor(places[:, 0] * (height - high + 1)), np.floor(places[:, 1] * (width - wide + 1))
+        top, left = np.floor(y * (height - high + 1)), np.floor(x * (width - wide + 1))
         edges = np.stack([top / height, left / width, (top + high) / height, (left + wide) / width])
 
         def mix(own: Tensor, other: Tensor) -> Tensor:
             lengths = np.array([*own.shape[2:], *own.shape[2:]])
             box = np.rint(edges * lengths[:, None]).astype(np.int64)
-            return torch.where(rectangles(*box, *own.shape[2:]).to(own.device), other, own)
+            return covered_by(own, other, rectangles(*box, *own.shape[2:]).to(own.device))
 
         return self.mixed(batch, partner, 1 - high * wide / (height * width), mix)
 
 
-def lerp(zero: Tensor, one: Tensor, part: Tensor) -> Tensor:
-    """(n, ...) between `zero` (n, ...) and `one` (n, ...), where `part` (n,) is 0 and 1; exact at both ends."""
-    part = part.view(-1, *[1] * (one.ndim - 1))
-    return one * part + zero * (1 - part)
+def along(row: Tensor, values: Tensor) -> Tensor:
+    """A number per row (n,) with as many dimensions as `values` (n, ...)."""
+    return row.view(-1, *[1] * (values.ndim - 1))
 
 
 def partners(draws: Draws) -> NDArray[np.int64]:
@@ -138,12 +140,13 @@ def partners(draws: Draws) -> NDArray[np.int64]:
 def half_beta(alpha: float) -> Callable[[Uniform], Uniform]:
     """From uniform numbers (n,) to Beta(alpha, alpha) below a half: the smaller of x and 1 - x.
 
-    The distribution function is integrated once, over t = (2 x)^alpha, in which the density (1 - x)^(alpha - 1) is
-    smooth and bounded, however small alpha is; and then inverted by interpolation.
+    The distribution function is integrated once and inverted by interpolation: below alpha = 1 over t = (2 x)^alpha, in
+    which the density (1 - x)^(alpha - 1) is bounded, however small alpha is; from there on over t = 2 x.
     """
+    power = min(alpha, 1.0)
     t = np.linspace(0, 1, 8_193)
-    x = t ** (1 / alpha) / 2
-    density = (1 - x) ** (alpha - 1)
+    x = t ** (1 / power) / 2
+    density = (1 - x) ** (alpha - 1) * x ** max(alpha - 1, 0.0)
     total = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     total /= total[-1]
-    return lambda uniform: np.interp(uniform, total, t) ** (1 / alpha) / 2
+    return lambda uniform: np.interp(uniform, total, t) ** (1 / power) / 2

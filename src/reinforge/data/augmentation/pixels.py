@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reinforge.core.batch import Batch, Leaf
-from reinforge.data.augmentation.blocks import changed, chosen, to_bytes
+from reinforge.data.augmentation.blocks import by_blocks, changed, chosen, covered_by, to_bytes
 from reinforge.data.augmentation.options import EraseOptions, NoiseOptions
-from reinforge.data.augmentation.random import Draws
+from reinforge.data.augmentation.random import Draws, between
 from reinforge.schema.signature import Signature
 
 Sides = NDArray[np.int64]
@@ -30,12 +30,17 @@ class Noise:
 
         def add(images: Leaf) -> Leaf:
             assert isinstance(images, Tensor)
-            draws = Draws(rows.numpy(), seed, epoch)
-            deviation = np.where(draws.coin(self.probability), self.deviation, 0).astype(np.float32)
-            noise = draws.normal(images[0].numel())
-            noise *= deviation[:, None]
-            values = torch.from_numpy(noise).to(images.device).view(images.shape)
-            return to_bytes(values.add_(images))
+
+            def some(images: Tensor, which: slice) -> Tensor:
+                draws = Draws(rows[which].numpy(), seed, epoch)
+                noise = draws.normal(images[0].numel())
+                if self.probability < 1:
+                    noise *= draws.uniform(1) < self.probability
+                noise *= np.float32(self.deviation)
+                values = torch.from_numpy(noise).to(images.device).view(images.shape)
+                return to_bytes(values.add_(images))
+
+            return by_blocks(images, some)
 
         return changed(batch, self.inputs, add)
 
@@ -56,23 +61,22 @@ class Erase:
         def erase(images: Leaf) -> Leaf:
             assert isinstance(images, Tensor)
             height, width = images.shape[2:]
-            draws = Draws(rows.numpy(), seed, epoch)
-            area = np.where(draws.coin(options.probability), draws.between(options.low, options.high), 0)
-            ratio = np.exp(draws.between(-1, 1) * np.log(options.ratio) / 2)
-            places = draws.uniform(2)
+            coin, part, shape, x, y = Draws(rows.numpy(), seed, epoch).uniform(5).T
+            area = np.where(coin < options.probability, between(part, options.low, options.high), 0)
+            ratio = np.exp(between(shape, -0.5, 0.5) * np.log(options.ratio))
             high = np.minimum(np.rint(np.sqrt(area) * ratio * height), height).astype(np.int64)
             wide = np.minimum(np.rint(np.sqrt(area) / ratio * width), width).astype(np.int64)
-            top = np.floor(places[:, 0] * (height - high + 1)).astype(np.int64)
-            left = np.floor(places[:, 1] * (width - wide + 1)).astype(np.int64)
-            covered = rectangles(top, left, top + high, left + wide, height, width)
-            return images.masked_fill(covered.to(images.device), options.value)
+            top = np.floor(y * (height - high + 1)).astype(np.int64)
+            left = np.floor(x * (width - wide + 1)).astype(np.int64)
+            covered = rectangles(top, left, top + high, left + wide, height, width).to(images.device)
+            return covered_by(images, options.value, covered)
 
         return changed(batch, self.inputs, erase)
 
 
 def rectangles(top: Sides, left: Sides, bottom: Sides, right: Sides, height: int, width: int) -> Tensor:
-    """(n, 1, height, width) bool, True from top to bottom and left to right (exclusive), each (n,)."""
+    """(n, 1, height, width) uint8, 1 from top to bottom and left to right (exclusive), each (n,)."""
     y, x = np.arange(height), np.arange(width)
     rows = (y >= top[:, None]) & (y < bottom[:, None])
     columns = (x >= left[:, None]) & (x < right[:, None])
-    return torch.from_numpy(rows[:, :, None] & columns[:, None, :])[:, None]
+    return torch.from_numpy(rows[:, :, None].view(np.uint8) & columns[:, None, :].view(np.uint8))[:, None]

@@ -7,8 +7,6 @@ counter by rounds of multiplication and exclusive or, whose constants are those 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +16,11 @@ Uniform = NDArray[np.float64]
 _GOLDEN_64 = 0x9E3779B97F4A7C15
 _GOLDEN_32 = np.uint32(0x9E3779B9)
 _UNIT = np.float64(2.0**-32)
+
+
+def between(uniform: Uniform, low: float, high: float) -> Uniform:
+    """From [0, 1) to [low, high)."""
+    return low + (high - low) * uniform
 
 
 class Draws:
@@ -38,28 +41,24 @@ class Draws:
         low, high = self._next()
         return _mixed(low[:, None], high[:, None], np.arange(count, dtype=np.uint32)) * _UNIT
 
-    def between(self, low: float, high: float) -> Uniform:
-        """(n,) uniform in [low, high)."""
-        return low + (high - low) * self.uniform(1)[:, 0]
-
-    def coin(self, probability: float) -> NDArray[np.bool_]:
-        """(n,) True with that probability."""
-        return self.uniform(1)[:, 0] < probability
-
     def normal(self, count: int) -> NDArray[np.float32]:
-        """(n, count) standard normal, by the transform of Box and Muller (1958); none is beyond 5.8."""
-        places = np.arange((count + 1) // 2, dtype=np.uint32)
-        first, second = ((_mixed(low[:, None], high[:, None], places) >> 8).astype(np.float32)
-                         for low, high in (self._next(), self._next()))  # fmt: skip
-        first += np.float32(1)  # in (0, 1] after scaling: the logarithm is finite
-        first *= np.float32(2.0**-24)
-        np.log(first, out=first)
-        first *= np.float32(-2)
-        np.sqrt(first, out=first)
-        second *= np.float32(2 * np.pi * 2.0**-24)
-        out = np.empty((len(self), 2 * len(places)), np.float32)
-        np.multiply(first, np.cos(second), out=out[:, : len(places)])
-        np.multiply(first, np.sin(second), out=out[:, len(places) :])
+        """(n, count) standard normal, by the transform of Box and Muller (1958) of the two halves of each word; none is
+        beyond 4.8."""
+        low, high = self._next()
+        half = (count + 1) // 2
+        words = _mixed(low[:, None], high[:, None], np.arange(half, dtype=np.uint32))
+        angle = (words & np.uint32(0xFFFF)).astype(np.float32)
+        angle *= np.float32(2 * np.pi / 2**16)
+        words >>= np.uint32(16)
+        radius = words.astype(np.float32)
+        radius += np.float32(0.5)  # never 0: the logarithm is finite
+        radius *= np.float32(2.0**-16)
+        np.log(radius, out=radius)
+        radius *= np.float32(-2)
+        np.sqrt(radius, out=radius)
+        out = np.empty((len(self), 2 * half), np.float32)
+        np.multiply(radius, np.cos(angle), out=out[:, :half])
+        np.multiply(radius, np.sin(angle, out=angle), out=out[:, half:])
         return out[:, :count]
 
     def uniform_at(self, rows: NDArray[np.int64], places: NDArray[np.int64]) -> Uniform:
@@ -75,13 +74,14 @@ class Draws:
 
 
 def _mixed(low: NDArray[np.uint32], high: NDArray[np.uint32], places: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    x: NDArray[Any] = low ^ (places * _GOLDEN_32)
+    x: NDArray[np.uint32] = low ^ (places * _GOLDEN_32)
     x *= high
-    x ^= x >> 16
+    shifted = x >> 16
+    x ^= shifted
     x *= np.uint32(0x7FEB352D)
-    x ^= x >> 15
+    x ^= np.right_shift(x, 15, out=shifted)
     x *= np.uint32(0x846CA68B)
-    x ^= x >> 16
+    x ^= np.right_shift(x, 16, out=shifted)
     return x
 
 

@@ -45,7 +45,7 @@ class TokenNoise:
                 raise ComponentError("it needs texts of different lengths", where="augmentation 'token-noise'")
             options = self.options
             draws = Draws(rows.numpy(), seed, epoch)
-            row, place, inner = _places(text, draws.coin(options.probability))
+            row, place, inner = _places(text, draws.uniform(1)[:, 0] < options.probability)
             action = draws.uniform_at(row, place)
             delete, replace = options.delete, options.delete + options.replace
             deleted = inner & (action < delete)
@@ -61,8 +61,7 @@ class TokenNoise:
             order = order[~deleted[order]]
             kept = np.bincount(row[~deleted], minlength=len(text))
             offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(kept)]))
-            start = int(text.offsets[0])
-            return Ragged(text.values[torch.from_numpy(source[order] + start).to(text.values.device)], offsets)
+            return Ragged(text.values[torch.from_numpy(source[order]).to(text.values.device)], offsets)
 
         return changed(batch, self.inputs, misspell)
 
@@ -87,12 +86,10 @@ class TokenDropout:
         def hide(text: Leaf) -> Leaf:
             ragged = text if isinstance(text, Ragged) else _ragged(text)
             draws = Draws(rows.numpy(), seed, epoch)
-            row, place, inner = _places(ragged, draws.coin(self.options.probability))
+            row, place, inner = _places(ragged, draws.uniform(1)[:, 0] < self.options.probability)
             hidden = torch.from_numpy(inner & (draws.uniform_at(row, place) < self.options.part))
-            start, stop = int(ragged.offsets[0]), int(ragged.offsets[-1])
-            values = ragged.values[start:stop]
-            values = values.masked_fill(hidden.to(values.device), self.options.token)
-            return Ragged(values, ragged.offsets - start) if isinstance(text, Ragged) else values.view(text.shape)
+            values = ragged.values.masked_fill(hidden.to(ragged.values.device), self.options.token)
+            return Ragged(values, ragged.offsets) if isinstance(text, Ragged) else values.view(text.shape)
 
         return changed(batch, self.inputs, hide)
 
@@ -106,6 +103,5 @@ def _places(text: Ragged, there: NDArray[np.bool_]) -> tuple[Index, Index, NDArr
     """For every token: its row, its place in it, and whether it may change: not at the ends, and `there` (n,)."""
     lengths = text.lengths.numpy()
     row = np.repeat(np.arange(len(text)), lengths)
-    starts = text.offsets[:-1].numpy() - int(text.offsets[0])
-    place = np.arange(len(row)) - starts[row]
+    place = np.arange(len(row)) - text.offsets.numpy()[row]
     return row, place, there[row] & (place > 0) & (place < lengths[row] - 1)
