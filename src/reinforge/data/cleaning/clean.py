@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -174,7 +174,7 @@ def _without(table: Table, bad: Mapping[str, pl.Series], options: CleanOptions) 
             dropped |= cells.to_numpy()
         else:
             columns[name] = columns[name].set(cells, None)
-    mended = Table(columns, table.origin, table.digest, table.notes)
+    mended = replace(table, columns=columns)
     rows = np.flatnonzero(~dropped) if dropped.any() else everything
     return Cleaned(mended.take(rows) if dropped.any() else mended, rows, None, tuple(changes))
 
