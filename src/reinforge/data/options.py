@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )  # fmt: skip
 
+from reinforge.data.cleaning.options import CleanOptions
 from reinforge.recipe.component import OneOf
 from reinforge.registry import Options, register
 from reinforge.schema.fields import DatePart, Scaling
@@ -190,6 +191,7 @@ class TableOptions(Options):
     drop: tuple[str, ...] = Field((), description="Columns to leave out.")
     fields: dict[str, FieldOptions] = Field({}, description="What overrules the inferred fields of input columns.")
     split: Split = Field(StratifiedSplit(), description="How rows are held back for validation and test.")
+    clean: CleanOptions = Field(CleanOptions(), description="What is mended or left out before learning.")
     nulls: tuple[str, ...] = Field(NULLS, description='Texts that mean "missing".')
     absent: Literal["error", "null"] = Field(
         "error", description="A column, or a key of a JSON row, that is not there: refuse, or count it as missing."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,22 +13,29 @@ import torch
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.core.seeds import derive
+from reinforge.data.cleaning.clean import Cleaned, clean, mend_words, outlying
+from reinforge.data.cleaning.leaks import alone
+from reinforge.data.cleaning.options import CleanOptions
+from reinforge.data.cleaning.report import Change
 from reinforge.data.images import to_base64
 from reinforge.data.infer import infer
 from reinforge.data.operations.labels import coder, fit_label_sets, fit_labels
-from reinforge.data.options import GivenSplit, GroupSplit, Split, TableOptions, TimeSplit
+from reinforge.data.options import GivenSplit, Split, TableOptions, TimeSplit
 from reinforge.data.pipeline import Pipeline, complete
 from reinforge.data.readers import read
-from reinforge.data.split import Indices, split
+from reinforge.data.split import Indices, columns_of, split
+from reinforge.data.store.folder import Stored, is_store, open_store, writing
 from reinforge.data.table import Table
-from reinforge.data.values import Codes, Column, Nulls, read_codes, take
-from reinforge.errors import DataError
+from reinforge.data.values import Codes, Column, Nulls, read_codes, read_numbers, take
+from reinforge.errors import DataError, RecipeError
+from reinforge.messages import _
 from reinforge.registry import REGISTRY, Options
-from reinforge.schema.fields import Category, Field, Image, Labels, sources
+from reinforge.schema.fields import Category, Field, Image, Labels, Number, sources
 from reinforge.schema.schema import Schema
 from reinforge.schema.signature import Signature
 
 EXAMPLES = 16
+LOOKED_AT = 20_000  # training rows in which leaks are looked for
 EXAMPLE_CHARACTERS = 8 << 20  # of all examples together
 
 
@@ -38,7 +45,7 @@ class Prepared:
 
     `examples`: some raw rows of inputs, from data that were not trained on where there are any. `rows`: the numbers of
     each side's rows within the table as it was read, `training` those rows as they are, and `held` those of the test,
-    or of validation where there is no test. `digest` names the raw content.
+    or of validation where there is no test. `digest` names the raw content; `changes` are what cleaning did.
     """
 
     pipeline: Pipeline
@@ -51,6 +58,7 @@ class Prepared:
     notes: tuple[str, ...]
     digest: str
     held: Table | None = None
+    changes: tuple[Change, ...] = ()
 
     @property
     def schema(self) -> Schema:
@@ -94,29 +102,44 @@ def prepare_table(
     source = options.path if data is None else data
     if source is None:
         raise DataError("there are no data", where="data", remedy="Set data.path, or pass a table in Python.")
+    store = None if not isinstance(source, str | Path) else (base or Path()) / source
+    if store is not None and is_store(store):
+        return _from_store(open_store(store), options, pipeline)
     table = read(
         source, base=base, delimiter=options.delimiter, encoding=options.encoding, absent=options.absent,
         sheet=options.sheet, query=options.query,
     )  # fmt: skip
     notes = list(table.notes)
+    helpers = _helpers(options.split, options)
     fresh = pipeline is None
+    mended = mend_words(table, _may_be_numbers(table, options, helpers), Nulls.of(options.nulls), options.clean)
+    table = mended.table
     if pipeline is None:
-        schema, found = infer(table, options, _helpers(options.split, options))
+        schema, found = infer(table, options, helpers)
         notes += found
     else:
         schema = pipeline.schema
-        notes += _extra(table, schema, (*options.drop, *_helpers(options.split, options)))
-    columns = table.plain(schema)
-    kept = np.flatnonzero(complete(columns, schema, table.origin))
-    if len(kept) < len(table):
-        notes.append(f"{len(table) - len(kept)} of {len(table)} rows are dropped: their target is missing")
-        table, columns = table.take(kept), {name: take(column, kept) for name, column in columns.items()}
+        notes += _extra(table, schema, (*options.drop, *helpers))
+    cleaned = _cleaned(table, schema, options.clean)
+    table, changes = cleaned.table, [*mended.changes, *cleaned.changes]
+    kept = mended.rows[cleaned.rows]
+    columns, together = table.plain(schema), cleaned.together
+    there = np.flatnonzero(complete(columns, schema, table.origin))
+    if len(there) < len(table):
+        notes.append(f"{len(table) - len(there)} of {len(table)} rows are dropped: their target is missing")
+        table, columns = table.take(there), {name: take(column, there) for name, column in columns.items()}
+        kept, together = kept[there], None if together is None else together[there]
     if len(table) == 0:
         raise DataError("no row has its targets", where=table.origin.at())
     if pipeline is None:
         schema = _with_target_labels(schema, columns)
     classes = _classes(columns, schema)
-    rows = split(table, options.split, derive(seed, "split"), classes)
+    rows = split(table, options.split, derive(seed, "split"), classes, together)
+    if isinstance(options.split, TimeSplit | GivenSplit) and (left := len(table) - sum(map(len, _sides(rows)))):
+        changes.append(Change("apart", found=left, dropped=left))
+    if options.clean.outliers is not None:
+        rows, outliers = _without_outliers(rows, columns, schema, options.clean.outliers)
+        changes += outliers
     if pipeline is None:
         training = {name: take(column, rows.train) for name, column in columns.items()}
         tokenizers = {name: f.tokenizer for name, f in options.fields.items() if f.tokenizer is not None}
@@ -128,6 +151,8 @@ def prepare_table(
         raise DataError("no row is left for training", where=table.origin.at())
     if fresh:
         notes += _doubts(pipeline, train, classes, rows)
+        notes += _leaks(columns, rows.train, pipeline.schema)
+    notes += [change.text() for change in changes]
     unseen = next((side for side in (rows.validation, rows.test, rows.train) if len(side)), rows.train)
     some = unseen[np.unique(np.linspace(0, len(unseen) - 1, EXAMPLES).astype(np.int64))]
     examples = _examples(table, some, columns, schema)
@@ -142,6 +167,71 @@ def prepare_table(
         tuple(notes),
         table.digest,
         next((table.take(side) for side in (rows.test, rows.validation) if len(side)), None),
+        tuple(changes),
+    )
+
+
+def save(prepared: Prepared, target: Path, options: TableOptions, about: Mapping[str, object] | None = None) -> None:
+    """Write a prepared folder, which `prepare_table` takes as a path. Raises StorageError where it exists already."""
+    with writing(target) as writer:
+        batches_of = {"train": prepared.train, "validation": prepared.validation, "test": prepared.test}
+        for name, rows in zip(batches_of, _sides(prepared.rows)):
+            batch = batches_of[name]
+            if batch is not None:
+                writer.batch(name, batch, torch.from_numpy(rows))
+        told = {
+            "digest": prepared.digest, "notes": list(prepared.notes), "examples": list(prepared.examples),
+            "changes": [change.summary() for change in prepared.changes],
+            "options": options.model_dump(mode="json", exclude={"path"}),
+        }  # fmt: skip
+        writer.finish(prepared.pipeline, prepared.training, prepared.held, {**told, **(about or {})})
+
+
+def _from_store(stored: Stored, options: TableOptions, pipeline: Pipeline | None) -> Prepared:
+    """What was prepared before. Raises RecipeError where the recipe asks for other data, or a bundle for another
+    pipeline. What the recipe leaves at its default is as it was prepared."""
+    was = stored.about.get("options", {})
+    asked = options.model_dump(mode="json", exclude={"path"})
+    default = TableOptions(targets={name: {} for name in options.targets}).model_dump(mode="json")
+    for key, value in asked.items():
+        same = value == was.get(key) or (
+            list(value) == list(was.get(key, ()))
+            if key == "targets" and value == default[key]
+            else value == default[key]
+        )
+        if not same:
+            raise RecipeError(
+                _("the data were prepared with another `{key}`").format(key=key),
+                where=f"data.{key}",
+                remedy=_("Leave it out, or prepare the data anew: reinforge prepare RECIPE -o FOLDER."),
+            )
+    if pipeline is not None and (
+        pipeline.schema != stored.pipeline.schema
+        or pipeline.to_json() != stored.pipeline.to_json()
+        or any(not np.array_equal(a, stored.pipeline.arrays()[n]) for n, a in pipeline.arrays().items())
+    ):
+        raise RecipeError(
+            _("the data were prepared by another pipeline than the bundle's"),
+            where=str(stored.path),
+            remedy=_("Give the raw data, which the bundle's own pipeline prepares."),
+        )
+    train = stored.sides["train"]
+    assert train is not None
+    empty = torch.empty(0, dtype=torch.int64)
+    rows = Indices(*(stored.rows.get(name, empty).numpy() for name in ("train", "validation", "test")))
+    about = stored.about
+    return Prepared(
+        pipeline or stored.pipeline,
+        train,
+        stored.sides["validation"],
+        stored.sides["test"],
+        rows,
+        stored.training,
+        tuple(about.get("examples", ())),
+        tuple(about.get("notes", ())),
+        str(about.get("digest", "")),
+        stored.held,
+        tuple(Change(**change) for change in about.get("changes", ())),
     )
 
 
@@ -193,13 +283,46 @@ def _sides(rows: Indices) -> tuple[Codes, Codes, Codes]:
 
 def _helpers(options: Split, table: TableOptions) -> tuple[str, ...]:
     """Columns that serve the split and are no inputs, unless the recipe names them as such."""
-    match options:
-        case GroupSplit() | GivenSplit() | TimeSplit():
-            return (
-                () if options.column in (table.inputs or ()) or options.column in table.targets else (options.column,)
-            )
-        case _:
-            return ()
+    return tuple(name for name in columns_of(options) if name not in {*(table.inputs or ()), *table.targets})
+
+
+def _may_be_numbers(table: Table, options: TableOptions, helpers: tuple[str, ...]) -> list[str]:
+    """Columns that serve as numbers, as far as the recipe doesn't say otherwise."""
+    stated = {name: f.kind for name, f in (*options.fields.items(), *options.targets.items())}
+    used = options.inputs or tuple(name for name in table.columns if name not in {*options.drop, *helpers})
+    return [name for name in (*used, *options.targets) if stated.get(name) in (None, "number")]
+
+
+def _cleaned(table: Table, schema: Schema, options: CleanOptions) -> Cleaned:
+    inputs, targets = ([name for f in fields for name in sources(f)] for fields in (schema.inputs, schema.targets))
+    bounds = {f.name: (f.least, f.high) for f in schema.fields if isinstance(f, Number)}
+    return clean(table, inputs, targets, bounds, Nulls.of(schema.nulls), options)
+
+
+def _without_outliers(
+    rows: Indices, columns: Mapping[str, Column], schema: Schema, reach: float
+) -> tuple[Indices, list[Change]]:
+    """Outliers are left out of training alone: what is judged stays as it is."""
+    nulls = Nulls.of(schema.nulls)
+    numbers = [
+        read_numbers(take(columns[f.name], rows.train), f.name, nulls)
+        for f in schema.inputs
+        if isinstance(f, Number) and f.name in columns
+    ]
+    if not numbers:
+        return rows, []
+    gone = outlying(np.array(numbers).T, reach)
+    found = [Change("outliers", found=len(gone), dropped=len(gone))] if len(gone) else []
+    return replace(rows, train=np.delete(rows.train, gone)), found
+
+
+def _leaks(columns: Mapping[str, Column], rows: Codes, schema: Schema) -> list[str]:
+    """A note for each column that predicts a target almost alone, told from some of the training rows."""
+    some = rows[np.unique(np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).astype(np.int64))]
+    found = alone({name: take(column, some) for name, column in columns.items()}, schema)
+    text = _("column {column!r} predicts {target!r} almost alone ({score:.1%} of the way from chance to certainty): "
+             "is it known before the target is?")  # fmt: skip
+    return [text.format(column=a.column, target=a.target, score=a.score) for a in found if a.suspicious]
 
 
 def _extra(table: Table, schema: Schema, known: tuple[str, ...]) -> list[str]:

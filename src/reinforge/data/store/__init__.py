@@ -1,0 +1,1 @@
+"""Prepared data on disk, mapped into memory and never copied."""
