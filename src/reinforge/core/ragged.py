@@ -43,7 +43,8 @@ class Ragged:
         return self.values[int(self.offsets[index]) : int(self.offsets[index + 1])]
 
     def slice(self, start: int, stop: int) -> Ragged:
-        """Rows start to stop (exclusive); values are a view."""
+        """Rows start to stop (exclusive), as far as there are any; values are a view."""
+        start, stop = min(start, len(self)), min(stop, len(self))
         first, last = int(self.offsets[start]), int(self.offsets[stop])
         return Ragged(self.values[first:last], self.offsets[start : stop + 1] - first)
 
