@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from reinforge.errors import DataError
+from reinforge.errors import DataError, StorageError
 
 Pixels = NDArray[np.uint8]
 Resize = Literal["stretch", "crop", "pad"]
@@ -127,13 +127,31 @@ def decode_all(
 
 
 def empty(shape: tuple[int, ...], mapped_bytes: int = MAPPED_BYTES) -> Pixels:
-    """An array of zeros: in memory, or beyond `mapped_bytes` in a temporary file mapped into memory."""
+    """An array of zeros: in memory, or beyond `mapped_bytes` in a temporary file mapped into memory.
+
+    Raises StorageError where there is no room for it.
+    """
     total = math.prod(shape)
     if total <= mapped_bytes:
         return np.zeros(shape, np.uint8)
     with tempfile.TemporaryFile() as file:
-        file.truncate(total)
+        try:
+            # All of it at once: a hole that can't be filled later would kill the process.
+            _allocate(file.fileno(), total)
+        except OSError as error:
+            raise StorageError(
+                f"a temporary file of {total / 1e9:.1f} GB for the images can't be written: {error.strerror}",
+                where=tempfile.gettempdir(),
+                remedy="Make room there, or set TMPDIR to a folder with more; or ask for smaller images.",
+            ) from error
         return np.frombuffer(mmap.mmap(file.fileno(), total), np.uint8).reshape(shape)
+
+
+def _allocate(file: int, total: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, total)
+    else:
+        os.ftruncate(file, total)
 
 
 def usable_cores() -> int:

@@ -182,7 +182,8 @@ class TableOptions(Options):
         description="A file (.csv, .tsv, .json, .jsonl, .parquet, .arrow, .xlsx, or .txt with a text a line), several "
         "(a list, or a pattern such as parts/*.csv), a folder of texts or images, what `prepare` wrote, a database "
         "(sqlite:///FILE, postgresql://USER@HOST/NAME), package:NAME/PATH for a file in an installed package, or "
-        "sklearn:NAME. None where the data are given in Python.",
+        "sklearn:NAME. `pixels:` before a file or sklearn:NAME reads rows of pixels as the images of a column `image`. "
+        "None where the data are given in Python.",
     )
     targets: Targets = Field(
         description="Columns to predict: a list of names, or names with what overrules their inferred fields."

@@ -42,8 +42,8 @@ def read(
 ) -> Table:
     """A table from a file (by its suffix: CSV, TSV, JSON, JSON Lines, Parquet, Arrow IPC, Excel, lines of text), from
     several (a pattern such as `parts/*.csv`, a list, or a folder), from a folder of texts or images, from a database
-    (its URL), from an installed package (`package:NAME/PATH`), from scikit-learn (`sklearn:NAME`), or from memory (see
-    `columns_of_memory`).
+    (its URL), from an installed package (`package:NAME/PATH`), from scikit-learn (`sklearn:NAME`), from a table whose
+    rows are pixels (`pixels:` before any of these), or from memory (see `columns_of_memory`).
 
     Relative paths start at `base`. Raises DataError with file and line.
     """
@@ -71,6 +71,8 @@ def read(
 def _named(name: str, base: Path, how: How) -> Table:
     if name.startswith("sklearn:"):
         return _sklearn(name.removeprefix("sklearn:"))
+    if name.startswith("pixels:"):
+        return _pixels(name.removeprefix("pixels:"), base)
     if database.is_database(name):
         columns, origin = database.read_database(name, base, how)
         return Table(columns, origin, digest(columns))
@@ -84,6 +86,15 @@ def _named(name: str, base: Path, how: How) -> Table:
             return texts.read_text_folder(path, name, how)
     files = files_of(name, base, SUFFIXES)
     return join([replace(_file(file, shown, how), base=file.parent) for file, shown in files], name)
+
+
+def _pixels(name: str, base: Path) -> Table:
+    """A table whose rows are the pixels of pictures, as pictures."""
+    from reinforge.data.pixel_tables import images_of_rows, read_pixel_file
+
+    if name.startswith("sklearn:"):
+        return images_of_rows(_sklearn(name.removeprefix("sklearn:")))
+    return join([read_pixel_file(path, shown) for path, shown in files_of(name, base, SUFFIXES)], name)
 
 
 def digest(columns: Mapping[str, pl.Series]) -> str:
