@@ -13,6 +13,20 @@ from torch.nn import functional
 
 from reinforge.core.contracts import Objective, Source
 from reinforge.core.ragged import Ragged
+from reinforge.data.augmentation.options import (
+    ColourOptions,
+    CropOptions,
+    CutmixOptions,
+    EraseOptions,
+    FlipOptions,
+    MixupOptions,
+    NoiseOptions,
+    RotateOptions,
+    ScaleOptions,
+    ShiftOptions,
+    TokenDropoutOptions,
+    TokenNoiseOptions,
+)
 from reinforge.engine.loop import Engine
 from reinforge.environments.build import signature as environment_signature
 from reinforge.environments.options import EnvironmentOptions
@@ -106,6 +120,44 @@ def supervised(seed: int, batch: int) -> Parts:
     model = _model(ComposedOptions(body=MLPOptions(sizes=(16, 16))), signature, seed)
     objective = REGISTRY.build("objective", SupervisedOptions(), signature)
     return objective, model, REGISTRY.build("source", LoaderOptions(), data, batch=batch, seed=seed)
+
+
+def augmented(seed: int, batch: int) -> Parts:
+    """Digits in colour with a text, in classes of unequal size, balanced, changed in every way; some labels missing."""
+    g = torch.Generator().manual_seed(7)
+    digits = load_digits()
+    rows = torch.from_numpy((digits.target < 3).nonzero()[0])[:90]
+    kind = torch.from_numpy(digits.target)[rows]
+    kept = (kind > 0) | (torch.arange(90) % 3 == 0)
+    rows, kind = rows[kept], kind[kept]
+    images = (torch.from_numpy(digits.images)[rows] * 15).to(torch.uint8)[:, None].repeat(1, 3, 1, 1)
+    lengths = torch.randint(0, 9, (len(rows),), generator=g)
+    data: dict[str, Any] = {
+        "inputs": {
+            "image": images,
+            "text": Ragged(
+                torch.randint(1, 9, (int(lengths.sum()),), generator=g),
+                torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+            ),
+        },
+        "targets": {"label": kind, "brightness": images.float().mean((1, 2, 3))[:, None] / 128},
+        "valid": {"label": torch.arange(len(rows)) % 7 > 0},
+    }
+    signature = Signature(
+        inputs={"image": Input(form="image", shape=(3, 8, 8)), "text": Input(form="tokens", sizes=(9,), shape=(9,))},
+        outputs={"label": Output(form="category", size=3), "brightness": Output(form="number", size=1)},
+    )
+    augment = (
+        FlipOptions(), RotateOptions(), ScaleOptions(), CropOptions(), ShiftOptions(), ColourOptions(hue=0.1),
+        NoiseOptions(), EraseOptions(), TokenNoiseOptions(), TokenDropoutOptions(), MixupOptions(inputs=("image",)),
+        CutmixOptions(inputs=("image",), probability=0.5),
+    )  # fmt: skip
+    encoders = {"image": CNNOptions(width=4, stages=2), "text": RNNOptions(embedding=6, size=5)}
+    model = _model(ComposedOptions(encoders=encoders, body=MLPOptions(sizes=(8,))), signature, seed)
+    objective = REGISTRY.build("objective", SupervisedOptions(), signature)
+    loader = LoaderOptions(augment=augment, sample="balanced")
+    source = REGISTRY.build("source", loader, data, batch=batch, seed=seed, signature=signature)
+    return objective, model, source
 
 
 def multimodal(seed: int, batch: int) -> Parts:
@@ -243,6 +295,7 @@ SLICES = {
     for s in [
         Slice("supervised", supervised),
         Slice("multimodal", multimodal),
+        Slice("augmented", augmented),
         Slice("dqn", dqn, learn={"clip": 10.0}),
         Slice("sac", sac),
         Slice("ppo", ppo, learn={"clip": 0.5}),

@@ -10,13 +10,13 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.core.seeds import derive
 from reinforge.data.cleaning.clean import Cleaned, clean, mend_words, outlying
 from reinforge.data.cleaning.leaks import alone
 from reinforge.data.cleaning.options import CleanOptions
 from reinforge.data.cleaning.report import Change
+from reinforge.data.extension import filled, with_labels, with_targets
 from reinforge.data.images import to_base64
 from reinforge.data.infer import infer
 from reinforge.data.operations.labels import coder, fit_label_sets, fit_labels
@@ -94,16 +94,22 @@ def prepare_table(
     data: object = None,
     pipeline: Pipeline | None = None,
     base: Path | None = None,
+    extend: bool = False,
 ) -> Prepared:
     """Prepare a table, from `data` where given, else from the options' path (relative to `base`).
 
-    With a `pipeline`, its schema and statistics stay as they are (fine-tuning). Raises DataError and RecipeError.
+    With a `pipeline`, its schema and statistics stay as they are (fine-tuning); `extend` adds new labels of its fields
+    and new targets. Raises DataError and RecipeError.
     """
     source = options.path if data is None else data
     if source is None:
         raise DataError("there are no data", where="data", remedy="Set data.path, or pass a table in Python.")
     store = None if not isinstance(source, str | Path) else (base or Path()) / source
     if store is not None and is_store(store):
+        if extend:
+            raise RecipeError(
+                _("prepared data can't extend a bundle"), where="start.extend", remedy=_("Give the raw data instead.")
+            )
         return _from_store(open_store(store), options, pipeline)
     table = read(
         source, base=base, delimiter=options.delimiter, encoding=options.encoding, absent=options.absent,
@@ -118,12 +124,14 @@ def prepare_table(
         schema, found = infer(table, options, helpers)
         notes += found
     else:
-        schema = pipeline.schema
+        schema = with_targets(pipeline.schema, table, options, notes) if extend else pipeline.schema
         notes += _extra(table, schema, (*options.drop, *helpers))
     cleaned = _cleaned(table, schema, options.clean)
     table, changes = cleaned.table, [*mended.changes, *cleaned.changes]
     kept = mended.rows[cleaned.rows]
     columns, together = table.plain(schema), cleaned.together
+    if extend:
+        columns = filled(columns, schema, len(table))
     there = np.flatnonzero(complete(columns, schema, table.origin))
     if len(there) < len(table):
         notes.append(f"{len(table) - len(there)} of {len(table)} rows are dropped: their target is missing")
@@ -131,8 +139,10 @@ def prepare_table(
         kept, together = kept[there], None if together is None else together[there]
     if len(table) == 0:
         raise DataError("no row has its targets", where=table.origin.at())
-    if pipeline is None:
+    if pipeline is None or extend:
         schema = _with_target_labels(schema, columns)
+    if extend:
+        schema = with_labels(schema, columns, "target", notes)
     classes = _classes(columns, schema)
     rows = split(table, options.split, derive(seed, "split"), classes, together)
     if isinstance(options.split, TimeSplit | GivenSplit) and (left := len(table) - sum(map(len, _sides(rows)))):
@@ -144,9 +154,19 @@ def prepare_table(
         training = {name: take(column, rows.train) for name, column in columns.items()}
         tokenizers = {name: f.tokenizer for name, f in options.fields.items() if f.tokenizer is not None}
         pipeline = Pipeline.fit(training, schema, table.origin.take(rows.train), tokenizers)
-    batch = pipeline.transform(columns, origin=table.origin)
-    sides = [batches.select(batch, torch.from_numpy(side)) if len(side) else None for side in _sides(rows)]
-    train, validation, test = sides
+    elif extend:
+        training = {name: take(column, rows.train) for name, column in columns.items()}
+        schema = with_labels(schema, training, "input", notes)
+        pipeline = pipeline.extended(schema, training, table.origin.take(rows.train))
+    # Side by side, not all at once and then divided: a copy of images that are mapped from a file would be in memory.
+    train, validation, test = (
+        pipeline.transform(
+            {name: take(column, side) for name, column in columns.items()}, origin=table.origin.take(side)
+        )
+        if len(side)
+        else None
+        for side in _sides(rows)
+    )
     if train is None:
         raise DataError("no row is left for training", where=table.origin.at())
     if fresh:
@@ -171,8 +191,13 @@ def prepare_table(
     )
 
 
-def save(prepared: Prepared, target: Path, options: TableOptions, about: Mapping[str, object] | None = None) -> None:
-    """Write a prepared folder, which `prepare_table` takes as a path. Raises StorageError where it exists already."""
+def save(
+    prepared: Prepared, target: Path, options: Options, about: Mapping[str, object] = {}, texts: Mapping[str, str] = {}
+) -> None:
+    """Write a prepared folder, which `prepare_table` takes as a path; `texts` are files beside the data.
+
+    Raises StorageError where it exists already.
+    """
     with writing(target) as writer:
         batches_of = {"train": prepared.train, "validation": prepared.validation, "test": prepared.test}
         for name, rows in zip(batches_of, _sides(prepared.rows)):
@@ -184,7 +209,9 @@ def save(prepared: Prepared, target: Path, options: TableOptions, about: Mapping
             "changes": [change.summary() for change in prepared.changes],
             "options": options.model_dump(mode="json", exclude={"path"}),
         }  # fmt: skip
-        writer.finish(prepared.pipeline, prepared.training, prepared.held, {**told, **(about or {})})
+        writer.finish(prepared.pipeline, prepared.training, prepared.held, {**told, **about})
+        for name, text in texts.items():
+            writer.staging.text(name, text)
 
 
 def _from_store(stored: Stored, options: TableOptions, pipeline: Pipeline | None) -> Prepared:
