@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
 
 from reinforge.core.contracts import Clock
 from reinforge.engine.options import (
@@ -17,19 +14,13 @@ from reinforge.engine.options import (
     AdagradOptions,
     AdamOptions,
     AdamWOptions,
-    ConstantOptions,
-    CosineOptions,
-    LinearOptions,
     MuonOptions,
     NAdamOptions,
     OptimizerOptions,
     RAdamOptions,
     RMSpropOptions,
-    ScheduleOptions,
     SGDOptions,
 )
-from reinforge.errors import RecipeError
-from reinforge.recipe.sections import Stop
 from reinforge.registry import REGISTRY
 from tests.engine.problems import Rows, Squares, engine, network, rows
 
@@ -165,44 +156,6 @@ def test_clips_after_accumulation() -> None:
     whole.run()
     parts.run()
     assert_close(whole.learner, parts.learner)
-
-
-def _factors(options: ScheduleOptions, updates: int) -> list[float]:
-    schedule = REGISTRY.build("schedule", options, Stop(updates=updates))
-    return [schedule(Clock(updates=i)) for i in range(updates)]
-
-
-def _torch_factors(make: Any, updates: int) -> list[float]:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = make(optimizer)
-    found = []
-    for _ in range(updates):
-        found.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    return found
-
-
-def test_schedules_equal_torch() -> None:
-    assert _factors(ConstantOptions(), 5) == [1.0] * 5
-    line = _torch_factors(lambda o: LinearLR(o, 1.0, 0.1, 50), 50)
-    assert _factors(LinearOptions(floor=0.1), 50) == pytest.approx(line)
-    wave = _torch_factors(lambda o: CosineAnnealingLR(o, 50, 0.2), 50)
-    assert _factors(CosineOptions(floor=0.2), 50) == pytest.approx(wave)
-
-
-def test_warm_up_rises_to_the_rate_and_never_starts_at_zero() -> None:
-    found = _factors(CosineOptions(warmup=10), 40)
-    assert found[0] == pytest.approx(1 / 11)
-    assert all(a < b for a, b in itertools.pairwise(found[:11]))
-    assert found[10] == 1.0
-    assert found[25] == pytest.approx((1 + math.cos(math.pi / 2)) / 2)
-
-
-def test_a_schedule_without_horizon_is_refused() -> None:
-    with pytest.raises(RecipeError, match="schedule"):
-        REGISTRY.build("schedule", LinearOptions(), Stop(epochs=3))
-    assert REGISTRY.build("schedule", LinearOptions(unit="epochs"), Stop(epochs=4))(Clock(epochs=1)) == 0.75
 
 
 def test_bf16_keeps_fp32_masters() -> None:

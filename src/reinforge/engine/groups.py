@@ -91,7 +91,7 @@ def _matching(pattern: str, names: Sequence[str], where: str, what: str = "weigh
 
 
 def _depths(names: Sequence[str]) -> dict[str, int]:
-    """How many layers lie between each weight and the output.
+    """How many layers lie between each weight and the output, 0 for the last.
 
     Layers are the longest row of numbered modules ("blocks.0", "blocks.1", ...), counted together with its siblings
     ("norms.0" beside "linears.0"). What is registered before them is one layer below, what comes after one above.
@@ -121,4 +121,6 @@ def _depths(names: Sequence[str]) -> dict[str, int]:
             begun, depths[name] = True, len(layers) - layers.index(index)
         else:
             depths[name] = 0 if begun else len(layers) + 1
-    return depths
+    # Where nothing follows the layers, the last of them is the output.
+    top = min(depths.values())
+    return {name: depth - top for name, depth in depths.items()}
