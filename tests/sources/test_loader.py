@@ -16,10 +16,12 @@ from reinforge.core.batch import Batch
 from reinforge.core.contracts import END, Clock, Experience
 from reinforge.core.ragged import Ragged
 from reinforge.core.seeds import generator
-from reinforge.errors import CheckpointError, DataError
+from reinforge.data.augmentation.options import NoiseOptions, ShiftOptions
+from reinforge.data.images import decode_all
+from reinforge.errors import CheckpointError, ComponentError, DataError
 from reinforge.schema.signature import Input, Output, Signature
 from reinforge.sources import loader
-from reinforge.sources.loader import IterableSource, LoaderSource
+from reinforge.sources.loader import IterableSource, LoaderSource, balanced_order
 from reinforge.sources.options import IterableOptions, LoaderOptions
 
 CLOCK = Clock()
@@ -221,3 +223,127 @@ def test_a_shuffling_data_loader_gives_every_rank_the_same_and_goes_on_the_same(
     torch.manual_seed(9)
     fresh.next(CLOCK)
     assert torch.equal(torch.rand(2), expected), "training draws as if it had not been shuffled"
+
+
+IMAGES = Signature(
+    inputs={"image": Input(form="image", shape=(1, 4, 4))}, outputs={"y": Output(form="category", size=3)}
+)
+
+
+def images(n: int) -> Batch:
+    """Images of one colour, which is their number; two of ten are of class 1, one is of class 2."""
+    number = torch.arange(n, dtype=torch.uint8)
+    classes = torch.tensor([0, 0, 1, 0, 0, 2, 0, 1, 0, 0]).repeat(-(-n // 10))[:n]
+    return {"inputs": {"image": number[:, None, None, None].expand(-1, 1, 4, 4).clone()}, "targets": {"y": classes}}
+
+
+def taken(source: LoaderSource, count: int) -> tuple[Tensor, Tensor]:
+    """Images and classes of the next batches, end to end."""
+    found = batches.concatenate([source.next(CLOCK).batch for _ in range(count)])
+    return cast(Any, found)["inputs"]["image"], cast(Any, found)["targets"]["y"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(classes=st.lists(st.integers(-1, 4), min_size=1, max_size=60), seed=st.integers(0, 5), epoch=st.integers(0, 5))
+def test_balanced_order(classes: list[int], seed: int, epoch: int) -> None:
+    known = torch.tensor(classes)
+    if max(classes) < 0:
+        with pytest.raises(DataError, match="no row has a class"):
+            balanced_order(known, seed, epoch)
+        return
+    rows, passes = balanced_order(known, seed, epoch)
+    assert len(rows) == len(classes)
+    drawn = known[rows]
+    assert int(drawn.min()) >= 0
+    counts = [int((drawn == label).sum()) for label in set(classes) - {-1}]
+    assert max(counts) - min(counts) <= 1
+    assert len(set(zip(rows.tolist(), passes.tolist()))) == len(rows)
+    for label in set(classes) - {-1}:
+        # Nobody comes a second time before everybody came.
+        own = torch.bincount(rows[drawn == label], minlength=len(classes))[known == label]
+        assert int(own.max()) - int(own.min()) <= 1
+        assert int(passes[drawn == label].max()) == int(own.max()) - 1
+    again = balanced_order(known, seed, epoch)
+    assert torch.equal(rows, again[0])
+    totals = torch.zeros(5)
+    for each in range(5 * len(counts)):
+        totals += torch.bincount(known[balanced_order(known, seed, each)[0]], minlength=5)
+    present = totals[totals > 0]
+    assert float(present.max() - present.min()) <= len(counts)
+
+
+def test_balanced_epochs_resume() -> None:
+    options = LoaderOptions(sample="balanced")
+    source = LoaderSource(options, images(40), batch=7, signature=IMAGES)
+    first, classes = taken(source, 6)
+    assert sorted(torch.bincount(classes).tolist()) == [13, 13, 14]
+    state = source.state_dict()
+    ahead = taken(source, 9)
+    assert not torch.equal(first, ahead[0][:40])
+    resumed = LoaderSource(options, images(40), batch=7, signature=IMAGES)
+    resumed.load_state_dict(state)
+    for one, other in zip(ahead, taken(resumed, 9)):
+        assert torch.equal(one, other)
+
+
+def test_what_is_balanced() -> None:
+    more = IMAGES.model_copy(update={"outputs": {"value": Output(form="number", size=1), **IMAGES.outputs}})
+    options = LoaderOptions(sample="balanced", by="value")
+    with pytest.raises(ComponentError, match="'value' is no category"):
+        LoaderSource(options, images(10), batch=4, signature=more)
+    with pytest.raises(ComponentError, match="no classes to balance"):
+        LoaderSource(LoaderOptions(sample="balanced"), table(4), batch=4, signature=SIGNATURE)
+    with pytest.raises(ValueError, match="needs shuffle"):
+        LoaderOptions(sample="balanced", shuffle=False)
+    with pytest.raises(ValueError, match="goes with"):
+        LoaderOptions(by="y")
+    data = {**images(10), "valid": {"y": torch.tensor([True] * 5 + [False] * 5)}}
+    _, classes = taken(LoaderSource(LoaderOptions(sample="balanced"), data, batch=10, signature=more), 1)
+    assert sorted(torch.bincount(classes).tolist()) == [5, 5]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_augmented_rows_do_not_depend_on_their_batch(shuffle: bool) -> None:
+    options = LoaderOptions(augment=(NoiseOptions(), ShiftOptions(by=0.5)), shuffle=shuffle)
+    data = images(30)
+    wholes = [LoaderSource(options, data, batch=30, seed=1, signature=IMAGES) for _ in range(2)]
+    expected = [taken(whole, 2)[0] for whole in wholes]
+    assert torch.equal(*expected)
+    small = LoaderSource(options, data, batch=7, seed=1, signature=IMAGES)
+    assert torch.equal(taken(small, 10)[0], expected[0])
+    plain = taken(LoaderSource(LoaderOptions(shuffle=shuffle), data, batch=30, seed=1), 2)[0]
+    assert not torch.equal(plain, expected[0])
+    assert not torch.equal(expected[0][:30].sort(0)[0], expected[0][30:].sort(0)[0])
+    assert torch.equal(cast(Any, data)["inputs"]["image"], cast(Any, images(30))["inputs"]["image"])
+
+    resumed = LoaderSource(options, data, batch=7, seed=1, signature=IMAGES)
+    for _ in range(6):
+        resumed.next(CLOCK)
+    state = resumed.state_dict()
+    rest = taken(resumed, 4)[0]
+    again = LoaderSource(options, data, batch=7, seed=1, signature=IMAGES)
+    again.load_state_dict(state)
+    assert torch.equal(taken(again, 4)[0], rest)
+
+
+def test_a_row_that_comes_again_in_an_epoch_is_changed_anew() -> None:
+    options = LoaderOptions(augment=(NoiseOptions(),), sample="balanced")
+    found, classes = taken(LoaderSource(options, images(10), batch=10, signature=IMAGES), 1)
+    alone = found[classes == 2]
+    assert 3 <= len(alone) == len({tuple(image.flatten().tolist()) for image in alone})
+
+
+def test_augmentation_needs_to_know_what_it_finds() -> None:
+    with pytest.raises(ComponentError, match="no input of the form 'image'"):
+        LoaderSource(LoaderOptions(augment=(NoiseOptions(),)), images(10), batch=4)
+
+
+def test_rows_of_a_mapped_file() -> None:
+    """The same batches, and only the rows that are asked for are read."""
+    data = images(30)
+    array = cast(Any, data)["inputs"]["image"].numpy()
+    mapped = decode_all([array[i, 0] for i in range(30)], (4, 4), 1, mapped_bytes=1)
+    options = LoaderOptions(augment=(ShiftOptions(),))
+    on_disk = LoaderSource(options, {**data, "inputs": {"image": mapped}}, batch=8, signature=IMAGES)
+    in_memory = LoaderSource(options, data, batch=8, signature=IMAGES)
+    assert torch.equal(taken(on_disk, 6)[0], taken(in_memory, 6)[0])
