@@ -31,12 +31,24 @@ from reinforge.data.columns import Columns, column, length
 from reinforge.data.operations import labels
 from reinforge.data.operations.numbers import Array, Arrays
 from reinforge.data.options import CharacterOptions
-from reinforge.data.targets import Target, fit_target, load_target, present
+from reinforge.data.targets import NumbersTarget, Target, fit_target, load_target, present
 from reinforge.data.values import MEMORY, Nulls, Origin, read_list, text
 from reinforge.errors import DataError, IntegrityError
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.derive import signature
-from reinforge.schema.fields import Box, Category, Continuous, Discrete, Field, Image, Labels, Text, sources
+from reinforge.schema.fields import (
+    Box,
+    Category,
+    Continuous,
+    Discrete,
+    Field,
+    Image,
+    Labels,
+    Number,
+    Text,
+    Vector,
+    sources,
+)
 from reinforge.schema.schema import Schema
 from reinforge.schema.signature import Signature
 
@@ -97,6 +109,30 @@ class Pipeline:
                 blocks[name] = texts[name] if name in texts else _block(schema.field(name), schema)
         targets = {f.name: fit_target(f, schema, columns, count, origin, texts) for f in schema.targets}
         return cls(schema, blocks, targets)
+
+    def extended(self, schema: Schema, columns: Columns, origin: Origin = MEMORY) -> Pipeline:
+        """The same for a schema with more labels, or more targets, which are fitted to these (training) rows; what was
+        fitted stays as it is. Raises DataError."""
+        count = length(columns, [name for f in schema.fields for name in sources(f)])
+        blocks: dict[str, Block] = {}
+        for name, old in self.blocks.items():
+            if isinstance(old, NumbersBlock):
+                blocks[name] = NumbersBlock(schema, old.operations)
+            elif isinstance(old, CategoriesBlock):
+                blocks[name] = CategoriesBlock(schema)
+            elif isinstance(old, TokensBlock):
+                blocks[name] = TokensBlock(old.field, schema, old.tokenizer)
+            else:
+                blocks[name] = _block(schema.field(name), schema)
+        texts = {name: block for name, block in blocks.items() if isinstance(block, TokensBlock)}
+        targets: dict[str, Target] = {}
+        for f in schema.targets:
+            was = self.targets.get(f.name)
+            if isinstance(was, NumbersTarget) and isinstance(f, Number | Vector):
+                targets[f.name] = NumbersTarget(f, schema, was.operations)
+            else:
+                targets[f.name] = fit_target(f, schema, columns, count, origin, texts)
+        return Pipeline(schema, blocks, targets)
 
     @property
     def signature(self) -> Signature:

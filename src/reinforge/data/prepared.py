@@ -130,7 +130,7 @@ def prepare_table(
     table, changes = cleaned.table, [*mended.changes, *cleaned.changes]
     kept = mended.rows[cleaned.rows]
     columns, together = table.plain(schema), cleaned.together
-    if extend:
+    if not fresh:
         columns = filled(columns, schema, len(table))
     there = np.flatnonzero(complete(columns, schema, table.origin))
     if len(there) < len(table):

@@ -145,6 +145,11 @@ class Start(Options):
     """Where to begin: a bundle's weights, schema and pipeline instead of new ones; and which stay as they are."""
 
     bundle: str | None = Field(None, description="Folder of the bundle to begin with (--from).")
+    extend: bool = Field(
+        False,
+        description="Add what the data have and the bundle lacks: new labels of its fields, and the recipe's new "
+        "targets. What it knows keeps its place, its statistics and its weights.",
+    )
     renew: tuple[str, ...] = Field(
         (), description="Patterns of weights that begin anew, because the bundle lacks them or has another shape."
     )

@@ -28,6 +28,7 @@ from reinforge.engine.logbook import Logbook
 from reinforge.engine.loop import Engine, Finished
 from reinforge.errors import ComponentError, DataError, PathError, RecipeError, ReinforgeError, TrainingDiverged
 from reinforge.messages import _
+from reinforge.models.grow import grow
 from reinforge.recipe.recipe import Recipe
 from reinforge.recipe.sections import Evaluate
 from reinforge.recipe.user_code import load_user_code
@@ -121,7 +122,7 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
         seeds.seed_everything(recipe.seed, "model")
         task = assemble(recipe, parent, given)
         if parent is not None:
-            transfer(parent, task.model, recipe.start.renew)
+            transfer(parent, task.model, recipe.start.renew, extend=recipe.start.extend)
         set_threads(recipe.learn.threads, task.model)
         recipe = with_defaults(recipe, task)
         store = CheckpointStore(run.folder / "checkpoints", recipe.checkpoint.keep)
@@ -166,12 +167,21 @@ def _refuse_other_data(run: Run, task: Task) -> None:
         )  # fmt: skip
 
 
-def transfer(parent: Bundle, model: nn.Module, renew: Sequence[str]) -> None:
-    """Copy a bundle's weights into a model. Weights that match a pattern in `renew` stay new.
+def transfer(parent: Bundle, model: nn.Module, renew: Sequence[str], *, extend: bool = False) -> None:
+    """Copy a bundle's weights into a model. Weights that match a pattern in `renew` stay new; with `extend` so do rows
+    of new labels and heads of new targets.
 
     Raises RecipeError for a pattern that matches none, and ComponentError that lists every other weight that is
     missing, left over or of another shape.
     """
+    if extend:
+        if renew:
+            raise RecipeError(
+                _("a model that is extended keeps all its weights"), where="start.renew",
+                remedy=_("Leave out one of the two: {keys}.").format(keys="start.renew, start.extend"),
+            )  # fmt: skip
+        grow(model, parent.model)
+        return
     theirs, ours = parent.model.state_dict(), model.state_dict()
     for pattern in renew:
         if not fnmatch.filter({*theirs, *ours}, pattern):

@@ -28,16 +28,18 @@ from reinforge.workflow.tasks.task import Given, Task, Tested, source_options, u
 
 
 def table_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
-    """Prepare the table and put its training together. `start` freezes schema and pipeline."""
+    """Prepare the table and put its training together. `start` freezes schema and pipeline, or extends them where the
+    recipe says so."""
     pipeline = pipeline_of(start) if start else None
-    prepared: Prepared = prepare(recipe.data, recipe.seed, data=given.data, pipeline=pipeline, base=Path.cwd())
+    more = {"extend": True} if pipeline is not None and recipe.start.extend else {}
+    prepared: Prepared = prepare(recipe.data, recipe.seed, data=given.data, pipeline=pipeline, base=Path.cwd(), **more)
     signature = prepared.signature
     model, options, modules = _model(recipe, signature, given, prepared.train)
     objective = REGISTRY.build("objective", balanced(recipe.objective, signature, prepared.train), signature)
     chosen = source_options(recipe.source, recipe.objective)
     # Augmentation asks what the blocks are.
-    more = {"signature": signature} if isinstance(chosen, LoaderOptions) else {}
-    source = REGISTRY.build("source", chosen, prepared.train, batch=recipe.learn.batch, seed=recipe.seed, **more)
+    blocks = {"signature": signature} if isinstance(chosen, LoaderOptions) else {}
+    source = REGISTRY.build("source", chosen, prepared.train, batch=recipe.learn.batch, seed=recipe.seed, **blocks)
     judge = Judge(recipe, objective, prepared) if isinstance(objective, Supervised) else None
     validation = judge.watch() if judge else None
 
