@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from reinforge import recipe as recipes
-from reinforge.evaluation.report import Page, duration, number, render, size
-from reinforge.evaluation.report_curves import MOST_POINTS, charts, count, draw, summary
+from reinforge.evaluation.report import Page, render
+from reinforge.evaluation.report_curves import MOST_POINTS, charts, draw, summary
+from reinforge.evaluation.report_html import duration, measured, number, size, span
+from reinforge.evaluation.svg import shown
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 HOSTILE = '<script>alert("x")</script> & "quoted" \'single\''
@@ -128,7 +130,7 @@ def test_every_reference_has_its_target(html: str) -> None:
 def test_what_counts_stands_on_top() -> None:
     folds = {"mean/train/accuracy": 1.0, "mean/test/accuracy": 0.987, "deviation/test/accuracy": 0.012}
     text = parsed(render(page(status={"state": "finished", "metrics": folds}))).text
-    assert text.index("test/accuracy (mean)") < text.index("Metrics") < text.index("deviation")
+    assert text.index("test: accuracy (mean)") < text.index("Metrics") < text.index("deviation")
     rewards = {"final/episodes": 100.0, "final/return": 487.5}
     text = parsed(render(page(status={"state": "finished", "metrics": rewards}))).text
     assert text.index("return (final)487.5") < text.index("Metrics")
@@ -227,4 +229,6 @@ def test_numbers_are_shown_as_people_read_them() -> None:
         "3 h 20 min",
     ]
     assert [size(b) for b in (512, 3.4 * 2**20, 2**50)] == ["512 B", "3.4 MiB", "1.02e+03 TiB"]
-    assert [count(v) for v in (500, 20_000, 1_500_000)] == ["500", "20k", "1.5M"]
+    assert [shown(v) for v in (0, 500, 20_000, 1_500_000)] == ["0", "500", "20k", "1.5M"]
+    assert [measured(v) for v in (0.98765, 40.2345, 1.6e-5, None)] == ["0.988", "40.23", "1.6e-05", "–"]
+    assert [span(2e-9, 0.09), span(0.2, 0.31), span(None, 1.0)] == ["0.000 – 0.090", "0.200 – 0.310", ""]

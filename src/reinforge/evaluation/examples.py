@@ -78,19 +78,23 @@ def worst(
 def slices(
     judged: Judged, form: str, reading: Reading, metrics: Mapping[str, Metric], schema: Schema, table: Table, seed: int
 ) -> tuple[Slice, ...]:
-    """Rows with one value of a category, or in one quarter of a number: the groups that the model is worst at."""
+    """Rows with one value of a category, or in one quarter of a number: the groups that the model is worse at than at
+    all rows, the worst first."""
     name = COMPARED.get(form, "")
     metric = metrics.get(name)
     if metric is None:
         return ()
     output, best = read(judged.output, metric, reading), getattr(metric, "best", "high")
     found = []
+    overall = metric(output, judged.target)
+    limit = overall if best == "high" else -overall
     for column, value, here in list(_groups(schema, table, judged.rows.numpy()))[:_MOST_GROUPS]:
         rows = torch.from_numpy(np.flatnonzero(here))
         if FEWEST_ROWS <= len(rows) < len(output):
             measured = metric(output[rows], judged.target[rows])
-            if math.isfinite(measured):
-                found.append((measured if best == "high" else -measured, column, value, rows))
+            order = measured if best == "high" else -measured
+            if math.isfinite(order) and order < limit:
+                found.append((order, column, value, rows))
     found.sort(key=lambda each: each[0])
     told = []
     for _order, column, value, rows in found[:MOST_SLICES]:

@@ -128,8 +128,17 @@ class Found(Options):
         return next((measure for measure in self.measures if measure.name == name), None)
 
 
+class Column(Options):
+    """One column of the data, and what it was read as."""
+
+    name: str
+    role: str
+    kind: str
+    about: str = ""
+
+
 class Findings(Options):
-    """What was found on one side of the split."""
+    """What was found on one side of the split. `sides`: how many rows stand on each."""
 
     version: Literal[1] = 1
     on: Side
@@ -138,4 +147,5 @@ class Findings(Options):
     level: float = 0.95
     seconds: float = 0.0
     outputs: tuple[Found, ...]
-    notes: tuple[str, ...] = ()
+    sides: dict[str, int] = Field({}, description="Rows of each side.")
+    columns: tuple[Column, ...] = ()

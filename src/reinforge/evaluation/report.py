@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from reinforge.evaluation.report_curves import COLOURS, EVALUATION, Chart, Row, charts, draw, summary
+from reinforge.evaluation.findings import Findings
+from reinforge.evaluation.folds import spread
+from reinforge.evaluation.report_curves import EVALUATION, Chart, Row, charts, draw, summary
+from reinforge.evaluation.report_html import (
+    duration,
+    figure,
+    figures,
+    measured,
+    number,
+    pairs,
+    paragraph,
+    section,
+    size,
+    span,
+    table,
+)
+from reinforge.evaluation.report_names import SIDES, metric, side
+from reinforge.evaluation.report_results import results, verdict
 from reinforge.evaluation.report_style import STYLE
 from reinforge.messages import _, language, mark
 from reinforge.recipe.recipe import Recipe
@@ -16,10 +32,9 @@ from reinforge.recipe.recipe import Recipe
 TILES = 4
 # Long tables are cut: the log has every row.
 MOST_ROWS = 200
-# Columns of the table of metrics, and of which of them the first that is there is what counts.
-SPLITS = (mark("train"), mark("validation"), mark("test"), mark("final"), mark("mean"), mark("deviation"))
+_FEW_COLUMNS = 12
+# Of which side of the split the first that is there is what counts.
 COUNTS = ("mean", "final", "test", "validation", "train")
-_SHORT = 14
 
 STATES = {
     "created": mark("created"),
@@ -52,6 +67,7 @@ RECORDED = {
     "skipped_updates": mark("skipped updates"),
     "wall_seconds": mark("time in all"),
     "machine": mark("machine"),
+    "peak_memory_bytes": mark("most memory"),
     "device": mark("device"),
     "threads": mark("threads"),
     "processor": mark("processor"),
@@ -66,6 +82,7 @@ class Page:
     """What a report shows of one run.
 
     `status` is its run.json, `text` its resolved recipe, `rows` its log; `stages` are its child runs in order.
+    `findings` are about held-out rows, where there were any; `use` are commands that use the model, with what they do.
     """
 
     recipe: Recipe
@@ -74,13 +91,17 @@ class Page:
     rows: Sequence[Row]
     stages: tuple[Page, ...] = ()
     version: str = ""
+    findings: Findings | None = None
+    use: Sequence[tuple[str, str]] = ()
 
 
 def render(page: Page) -> str:
     """The whole page in the language to speak now. Everything from the run is escaped."""
     title = _("{name}: report").format(name=page.recipe.name)
-    parts = [_head(page), _tiles(page), _metrics(page), _facts(page), _notes(page), _stages(page), _curves(page)]
-    parts += [_evaluations(page), _recipe(page)]
+    found = page.findings
+    parts = [_head(page), verdict(found) if found else "", _tiles(page), results(found) if found else ""]
+    parts += [_metrics(page), _folds(page), _stages(page), _curves(page), _data(page), _facts(page), _notes(page)]
+    parts += [_use(page), _evaluations(page), _recipe(page)]
     footer = _("Written by Reinforge {version} from the run's own log; every logged row is in log.jsonl.")
     body = "\n".join(part for part in parts if part)
     return f"""<!DOCTYPE html>
@@ -88,7 +109,7 @@ def render(page: Page) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <title>{escape(title)}</title>
 <style>
 {STYLE}
@@ -104,40 +125,6 @@ def render(page: Page) -> str:
 """
 
 
-def number(value: object) -> str:
-    """A value as a table shows it: four significant digits, thousands set apart; digests cut short."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return _("yes") if value else _("no")
-    if not isinstance(value, (int, float)):
-        text = str(value)
-        name, colon, digest = text.partition(":")
-        return f"{name}:{digest[:_SHORT]}…" if colon and name == "sha256" else text
-    if isinstance(value, int) or (value == math.floor(value) and abs(value) < 1e15):
-        return f"{int(value):,}"
-    return f"{value:,.1f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 0.42 s, 12.3 s, 4 min 05 s, 3 h 20 min."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def size(count: float) -> str:
-    """Bytes in units of 1024: 512 B, 3.4 MiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} TiB"
-
-
 def _head(page: Page) -> str:
     state = str(page.status.get("state", "running"))
     label = _(STATES[state]) if state in STATES else state
@@ -147,7 +134,7 @@ def _head(page: Page) -> str:
         ending = " " + _("It ended because {reason}.").format(reason=_(REASONS.get(str(reason), str(reason))))
     recipe = page.recipe
     about = _("Model: {model}. Objective: {objective}. Data: {data}.")
-    about = about.format(model=_kind(recipe.model), objective=_kind(recipe.objective), data=_data(recipe))
+    about = about.format(model=_kind(recipe.model), objective=_kind(recipe.objective), data=_described(recipe))
     shown = f'<span class="state {"finished" if state == "finished" else ""}">{escape(label)}</span>'
     return (
         f'<header>\n<div class="head"><h1>{escape(recipe.name)}</h1>{shown}</div>\n'
@@ -156,10 +143,15 @@ def _head(page: Page) -> str:
 
 
 def _tiles(page: Page) -> str:
-    chosen = _chief(page, TILES - 1)
-    seconds = _clock(page).get("seconds")
+    told = page.findings is not None
+    chosen = [] if told else _chief(page, TILES - 1)
     tiles = [(name, number(value)) for name, value in chosen]
-    if seconds:
+    if page.findings is not None:
+        rows = page.findings.sides
+        tiles += [(_("rows: {side}").format(side=side(name)), f"{count:,}") for name, count in rows.items()]
+    if weights := page.status.get("parameters"):
+        tiles.append((_("weights"), number(weights)))
+    if seconds := _clock(page).get("seconds"):
         tiles.append((_("training time"), duration(float(seconds))))
     if not tiles:
         return ""
@@ -175,27 +167,79 @@ def _chief(page: Page, most: int) -> list[tuple[str, object]]:
     short = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
     wanted = (page.recipe.evaluate.monitor, *FIRST, *(f"test/{name}" for name in FIRST), *short)
     names = list(dict.fromkeys(name for name in wanted if name in short))[:most]
-    place = f" ({_(split)})" if split else ""
-    return [(name.replace("_", " ") + place, short[name]) for name in names]
+    place = f" ({side(split)})" if split else ""
+    return [(metric(name) + place, short[name]) for name in names]
 
 
 def _metrics(page: Page) -> str:
+    """Of every side of the split; what they mean stands above, where there are findings."""
     metrics: Mapping[str, Any] = page.status.get("metrics") or {}
-    if not metrics:
+    if not metrics or _folded(page):
         return ""
-    splits = [s for s in SPLITS if any(name.startswith(f"{s}/") for name in metrics)]
+    splits = [s for s in SIDES if any(name.startswith(f"{s}/") for name in metrics)]
     rows: dict[str, dict[str, Any]] = {}
     for name, value in metrics.items():
         split, _slash, short = name.partition("/")
         known = split in splits
         rows.setdefault(short if known else name, {})[split if known else ""] = value
     columns = splits + ([""] if any("" in row for row in rows.values()) else [])
-    header = [_("metric"), *(_(column) if column else _("value") for column in columns)]
+    header = [_("metric"), *(side(column) if column else _("value") for column in columns)]
     body = [
-        [name.replace("_", " "), *(number(row[column]) if column in row else "" for column in columns)]
+        [metric(name), *(number(row[column]) if column in row else "" for column in columns)]
         for name, row in rows.items()
     ]
-    return _section(_("Metrics"), f'<div class="narrow">{_table(header, body)}</div>')
+    inner = f'<div class="narrow">{table(header, body)}</div>'
+    if page.findings is None:
+        return section(_("Metrics"), inner)
+    return f"<details><summary>{escape(_('Metrics of all sides of the split'))}</summary>{inner}</details>"
+
+
+def _folded(page: Page) -> bool:
+    return page.status.get("reason") == "folds" and bool(page.stages)
+
+
+def _folds(page: Page) -> str:
+    """Each metric of the held-out side over the folds."""
+    if not _folded(page):
+        return ""
+    found = spread([stage.status.get("metrics") or {} for stage in page.stages])
+    tested = {name: each for name, each in found.items() if name.startswith("test/")} or found
+    header = [_("metric"), _("mean"), _("deviation"), _("95% interval"), *(str(i) for i in range(len(page.stages)))]
+    body = [
+        [
+            metric(name.removeprefix("test/")), measured(each.mean), measured(each.deviation),
+            span(each.low, each.high), *(measured(value) for value in each.values),
+        ]
+        for name, each in tested.items()
+    ]  # fmt: skip
+    told = _(
+        "Every row was tested once, by a model that never saw it. The intervals are for the mean, corrected for the "
+        "training rows that folds share (Nadeau and Bengio)."
+    )
+    return section(_("Folds"), table(header, body) + paragraph(told, "note"))
+
+
+def _data(page: Page) -> str:
+    """The columns, what they were read as, and how many rows stand on each side."""
+    if page.findings is None or not page.findings.columns:
+        return ""
+    roles = {"input": _("input"), "target": _("target")}
+    body = [[each.name, roles.get(each.role, each.role), each.kind, each.about] for each in page.findings.columns]
+    shown = table([_("column"), _("role"), _("kind"), ""], body[:MOST_ROWS], left=(0, 1, 2, 3))
+    told = _("{n} columns of {data}.").format(n=f"{len(body):,}", data=_described(page.recipe))
+    inner = paragraph(told) + (shown if len(body) <= _FEW_COLUMNS else _folded_away(_("All columns"), shown))
+    return section(_("The data"), inner)
+
+
+def _folded_away(name: str, inner: str) -> str:
+    return f"<details><summary>{escape(name)}</summary>{inner}</details>"
+
+
+def _use(page: Page) -> str:
+    if not page.use:
+        return ""
+    items = "".join(f"<dt>{escape(told)}</dt><dd><code>{escape(command)}</code></dd>" for told, command in page.use)
+    return section(_("How to use it"), f'<dl class="use">{items}</dl>')
 
 
 def _facts(page: Page) -> str:
@@ -213,10 +257,10 @@ def _facts(page: Page) -> str:
     if skipped := status.get("skipped_updates", logged):
         course.append((_("skipped updates"), number(skipped)))
     groups = [(_("How far"), course)]
-    made = [(_("seed"), str(page.recipe.seed)), (_("precision"), page.recipe.learn.precision)]
+    made = [(_("seed"), str(page.recipe.seed)), (_("precision of numbers"), page.recipe.learn.precision)]
     made += [(_("learning rate"), number(page.recipe.learn.lr)), (_("batch"), number(page.recipe.learn.batch))]
     groups.append((_("With what"), made))
-    told = {"state", "reason", "clock", "metrics", "notes", "skipped_updates"}
+    told = {"state", "reason", "clock", "metrics", "notes", "skipped_updates", "parameters"}
     # Whether data came from memory is worth a line only where they did: such a run can't be resumed by a command.
     told |= set() if status.get("in_memory") else {"in_memory"}
     alone = {key: value for key, value in status.items() if key not in told and not isinstance(value, Mapping)}
@@ -226,8 +270,8 @@ def _facts(page: Page) -> str:
         for name, value in status.items()
         if name not in told and isinstance(value, Mapping)
     ]
-    inner = "".join(f"<div><h3>{escape(title)}</h3>{_pairs(pairs)}</div>" for title, pairs in groups if pairs)
-    return _section(_("The run"), f'<div class="facts">{inner}</div>')
+    inner = "".join(f"<div><h3>{escape(title)}</h3>{pairs(facts)}</div>" for title, facts in groups if facts)
+    return section(_("The run"), f'<div class="facts">{inner}</div>')
 
 
 def _notes(page: Page) -> str:
@@ -235,7 +279,7 @@ def _notes(page: Page) -> str:
     if not notes:
         return ""
     items = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
-    return _section(_("Notes"), f'<ul class="notes">{items}</ul>')
+    return section(_("Notes"), f'<ul class="notes">{items}</ul>')
 
 
 def _stages(page: Page) -> str:
@@ -249,39 +293,33 @@ def _stages(page: Page) -> str:
         label = _(STATES[state]) if state in STATES else state
         time = duration(float(clock.get("seconds") or 0))
         body.append([stage.recipe.name, label, number(clock.get("updates", 0)), time, main])
-    inner = _table(header, body, left=(1, 4))
+    inner = table(header, body, left=(0, 1, 4))
     for stage in page.stages:
-        parts = [_head(stage).replace("h1>", "h3>"), _metrics(stage), _notes(stage), _curves(stage), _recipe(stage)]
-        inner += f'<section class="stage">{"".join(part for part in parts if part)}</section>'
-    return _section(_("Stages"), inner)
+        found = stage.findings
+        parts = [verdict(found), results(found)] if found else []
+        parts += [_metrics(stage), _notes(stage), _curves(stage), _recipe(stage)]
+        name = f'<h3 class="stage">{escape(stage.recipe.name)}</h3>'
+        inner += _folded_away(stage.recipe.name, name + "".join(part for part in parts if part))
+    return section(_("Folds, one by one") if _folded(page) else _("Stages"), inner)
 
 
 def _curves(page: Page) -> str:
     found = charts(page.rows)
     titles = {"learning": _("What it learned"), "running": _("How it ran")}
-    sections = []
-    for group, title in titles.items():
-        figures = "".join(_figure(chart) for chart in found if chart.group == group)
-        if figures:
-            sections.append(_section(title, f'<div class="charts">{figures}</div>'))
-    return "\n".join(sections)
+    parts = []
+    for group, name in titles.items():
+        drawn = figures(_figure(chart) for chart in found if chart.group == group)
+        if drawn:
+            parts.append(section(name, drawn))
+    return "\n".join(parts)
 
 
 def _figure(chart: Chart) -> str:
-    keys = ""
-    if len(chart.curves) > 1:
-        keys = "".join(
-            f'<span class="key" style="--colour: var(--series-{index % COLOURS + 1})">{escape(curve.name)}</span>'
-            for index, curve in enumerate(chart.curves)
-        )
+    keys = [curve.name for curve in chart.curves] if len(chart.curves) > 1 else []
     units = [chart.unit] if chart.unit else []
     units += [_("logarithmic")] if chart.logarithmic else []
     units += [_("bold: moving mean")] if chart.noisy else []
-    unit = f'<span class="unit">{escape(", ".join(units))}</span>' if units else ""
-    return (
-        f'<figure role="group" aria-label="{escape(summary(chart))}">'
-        f"<figcaption><h3>{escape(chart.title)}</h3>{unit}{keys}</figcaption>\n{draw(chart)}</figure>"
-    )
+    return figure(chart.title, draw(chart), unit=", ".join(units), keys=keys, told=summary(chart))
 
 
 def _evaluations(page: Page) -> str:
@@ -291,41 +329,16 @@ def _evaluations(page: Page) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row if name.startswith(EVALUATION)))
     places = [name for name in ("updates", "epochs", "steps") if any(name in row for row in rows)]
     labels = {"updates": _("updates"), "epochs": _("epochs"), "steps": _("environment steps")}
-    header = [*(labels[p] for p in places), *(n.removeprefix(EVALUATION).replace("_", " ") for n in names)]
+    header = [*(labels[p] for p in places), *(metric(n.removeprefix(EVALUATION)) for n in names)]
     body = [[number(row.get(name, "")) for name in (*places, *names)] for row in rows[-MOST_ROWS:]]
-    title = _("All evaluations")
+    name = _("All evaluations")
     if len(rows) > MOST_ROWS:
-        title = _("The last {n} evaluations of {total}").format(n=MOST_ROWS, total=len(rows))
-    return f"<details><summary>{escape(title)}</summary>{_table(header, body, left=())}</details>"
+        name = _("The last {n} evaluations of {total}").format(n=MOST_ROWS, total=len(rows))
+    return _folded_away(name, table(header, body, left=()))
 
 
 def _recipe(page: Page) -> str:
-    title = _("The resolved recipe")
-    return f"<details><summary>{escape(title)}</summary><pre>{escape(page.text)}</pre></details>"
-
-
-def _section(title: str, inner: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{inner}\n</section>"
-
-
-def _table(header: Sequence[str], body: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    """A table; the first column names the row unless `left` is empty, other columns are numbers unless in `left`."""
-
-    def cell(tag: str, column: int, text: str) -> str:
-        aligned = "" if column in left or (column == 0 and left) else ' class="number"'
-        return f"<{tag}{aligned}>{escape(text)}</{tag}>"
-
-    head = "".join(cell("th", column, text) for column, text in enumerate(header))
-    lines = "".join(
-        "<tr>" + "".join(cell("th" if c == 0 and left else "td", c, text) for c, text in enumerate(row)) + "</tr>"
-        for row in body
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
-
-
-def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
-    lines = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in pairs)
-    return f"<table><tbody>{lines}</tbody></table>"
+    return f"<details><summary>{escape(_('The resolved recipe'))}</summary><pre>{escape(page.text)}</pre></details>"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -360,7 +373,7 @@ def _kind(options: object) -> str:
     return str(getattr(options, "kind", "?"))
 
 
-def _data(recipe: Recipe) -> str:
+def _described(recipe: Recipe) -> str:
     where = next((v for v in (getattr(recipe.data, n, None) for n in ("id", "path", "resource")) if v), None)
     shown: Callable[[str], str] = str
     kind = shown(_kind(recipe.data))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
-import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from reinforge.evaluation.report_names import title
+from reinforge.evaluation.svg import Plot
 from reinforge.messages import _
 
 Row = Mapping[str, Any]
@@ -18,9 +17,6 @@ Points = tuple[tuple[float, float], ...]
 
 CLOCK = ("updates", "samples", "tokens", "steps", "experiences", "epochs", "seconds")
 EVALUATION = "evaluation/"
-# Metrics that people don't write like words.
-ABBREVIATED = {"mae": "MAE", "rmse": "RMSE", "r2": "R²"}
-COLOURS = 6
 # More points than a screen has pixels only make the page heavy.
 MOST_POINTS = 1200
 # From here on a curve is drawn thin, with its moving mean.
@@ -109,56 +105,26 @@ def charts(rows: Iterable[Row]) -> list[Chart]:
 
 def draw(chart: Chart) -> str:
     """The chart as an SVG element: transparent, with colours as the page's variables and text as text."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": chart.title, "font.size": 9, "axes.unicode_minus": False}
-    # Chinese text is set by the browser, whatever matplotlib's own font has.
-    with rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
-        figure = Figure(figsize=(5.0, 2.6), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        figure.patch.set_visible(False)
-        axes.patch.set_visible(False)
-        for index, curve in enumerate(chart.curves):
-            colour = _series(index)
-            if curve.band:
-                x, low, high = zip(*curve.band)
-                axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
-            x, y = zip(*curve.points)
-            many = len(x) > MANY
-            few = sum(math.isfinite(value) for value in y) < 40
-            axes.plot(x, y, color=colour, linewidth=0.7 if many else 1.6, alpha=0.45 if many else 1)
-            if few:
-                axes.plot(x, y, color=colour, linestyle="", marker="o", markersize=3)
-            if many:
-                axes.plot(x, _moving_mean(y), color=colour, linewidth=1.6)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            axes.spines[side].set_color(_FAINT)
-        axes.tick_params(colors=_FAINT, labelcolor=_INK, length=3)
-        axes.grid(axis="y", color=_GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.set_xlabel(_("updates") if chart.axis == "updates" else _("environment steps"), color=_INK)
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=_STEPS))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _place: count(value)))
-        if chart.logarithmic:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(10, numticks=6))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        else:
-            axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:.4g}"))
-        out = io.StringIO()
-        figure.savefig(
-            out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        )
-    return _inline(out.getvalue())
+    points = [point for curve in chart.curves for point in curve.points if math.isfinite(point[1])]
+    values = [y for _, y in points] + [y for curve in chart.curves for _, *ends in curve.band for y in ends]
+    low, high = min(values), max(values)
+    room = 0.0 if chart.logarithmic else 0.04 * (high - low)
+    # A course that begins near nothing begins at nothing: its height is then its size.
+    bottom = 0.0 if 0 <= low <= 0.35 * high and not chart.logarithmic else low - room
+    plot = Plot(
+        (0, max(x for x, _ in points)), (bottom, high + room), y_log=chart.logarithmic, x_whole=True,
+        x_name=_("updates") if chart.axis == "updates" else _("environment steps"),
+    )  # fmt: skip
+    for index, curve in enumerate(chart.curves):
+        plot.band(curve.band, index)
+        many = len(curve.points) > MANY
+        plot.line(curve.points, index, width=0.8 if many else 1.8, opacity=0.4 if many else 1)
+        if sum(math.isfinite(y) for _, y in curve.points) < 40:
+            plot.dots(curve.points, index, titles=[f"{x:g}: {y:.4g}" for x, y in curve.points])
+        if many:
+            means = _moving_mean([y for _, y in curve.points])
+            plot.line([(x, mean) for (x, _), mean in zip(curve.points, means)], index)
+    return plot.render()
 
 
 def summary(chart: Chart) -> str:
@@ -171,19 +137,10 @@ def summary(chart: Chart) -> str:
     return f"{chart.title}. {'; '.join(parts)}."
 
 
-def count(value: float) -> str:
-    """A count as an axis shows it: 500, 20k, 1.5M."""
-    for size, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return f"{value / min(size, 1e3 if sign == 'k' else size):.4g}{sign}"
-    return f"{value:.4g}"
-
-
 def _label(name: str) -> str:
     """What a logged name is called: a metric with a capital, a term or a step by its own name."""
     if name.startswith(EVALUATION):
-        text = name.removeprefix(EVALUATION)
-        return ABBREVIATED.get(text) or (text[:1].upper() + text[1:]).replace("_", " ").replace("-", " ")
+        return title(name.removeprefix(EVALUATION))
     if name.endswith(("/grad_norm", "/lr")):
         return name.rpartition("/")[0]
     return name.rpartition("/")[2].replace("_", " ")
@@ -242,31 +199,3 @@ def _moving_mean(values: Sequence[float]) -> list[float]:
         here = counts[stop] - counts[start]
         means.append((sums[stop] - sums[start]) / here if here else math.nan)
     return means
-
-
-# Ticks at round numbers.
-_STEPS = [1, 2, 2.5, 5, 10]
-# Colours that matplotlib writes and that then become the page's variables.
-_INK, _FAINT, _GRID = "#010101", "#010102", "#010103"
-_VARIABLES = {_INK: "var(--ink-soft)", _FAINT: "var(--line-strong)", _GRID: "var(--line)"}
-
-
-def _series(index: int) -> str:
-    return f"#01020{index % COLOURS}"
-
-
-def _inline(svg: str) -> str:
-    """Only the element, without what a page must not have twice: names of groups, its own font, its own size."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace("<svg", '<svg role="presentation"', 1)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, variable)
-    for index in range(COLOURS):
-        svg = svg.replace(_series(index), f"var(--series-{index + 1})")
-    return re.sub(r"\n\s*", "\n", svg).strip()

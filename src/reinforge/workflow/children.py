@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 from reinforge.data.options import FoldSplit
 from reinforge.engine.distributed import World
+from reinforge.evaluation.folds import spread
 from reinforge.recipe.recipe import Recipe
+from reinforge.workflow.measured import write_measured
 from reinforge.workflow.progress import Progress
 from reinforge.workflow.report import report
 from reinforge.workflow.run import Run
@@ -67,6 +68,7 @@ def _finish(run: Run, done: list[Run], staged: bool) -> None:
         shutil.rmtree(copying, ignore_errors=True)
         shutil.copytree(done[-1].bundle_path, copying)
         copying.rename(run.bundle_path)
+    write_measured(run.folder, metrics, None)
     run.write_status(state="finished", reason="stages" if staged else "folds", metrics=metrics)
     report(run)
 
@@ -76,10 +78,12 @@ def _last(runs: list[Run]) -> dict[str, float]:
 
 
 def _spread(runs: list[Run]) -> dict[str, float]:
-    """Mean and standard deviation (n - 1) over folds of each metric, as "mean/test/accuracy" and "deviation/..."."""
+    """Mean and standard deviation (n - 1) over folds of each metric, as "mean/test/accuracy" and "deviation/...";
+    of those of the test also the interval of the mean, as "low/..." and "high/..."."""
     metrics: dict[str, float] = {}
-    for name in runs[0].metrics:
-        values = [value for r in runs if (value := r.metrics.get(name)) is not None]
-        metrics[f"mean/{name}"] = statistics.fmean(values)
-        metrics[f"deviation/{name}"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    for name, each in spread([run.metrics for run in runs]).items():
+        metrics[f"mean/{name}"] = each.mean
+        metrics[f"deviation/{name}"] = each.deviation or 0.0
+        if name.startswith("test/") and each.low is not None and each.high is not None:
+            metrics[f"low/{name}"], metrics[f"high/{name}"] = each.low, each.high
     return metrics

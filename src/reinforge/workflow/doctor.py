@@ -18,7 +18,7 @@ from reinforge import __version__
 from reinforge.core import seeds
 from reinforge.engine.compilation import pays
 from reinforge.engine.distributed import device_of
-from reinforge.evaluation.report import duration, size
+from reinforge.evaluation.report_html import duration, size
 from reinforge.messages import _
 from reinforge.recipe import Recipe, load
 from reinforge.workflow import machine

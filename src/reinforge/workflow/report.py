@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from reinforge import __version__
 from reinforge.evaluation.report import Page, render
+from reinforge.messages import _
 from reinforge.recipe import dump
 from reinforge.storage.files import write_atomic
+from reinforge.workflow.measured import read_findings
 from reinforge.workflow.run import Run
 
 NAME = "report.html"
@@ -27,4 +30,20 @@ def report(run: Run | str | Path) -> Path:
 def _page(run: Run) -> Page:
     recipe = run.recipe
     stages = tuple(_page(child) for child in run.stages)
-    return Page(recipe, dump(recipe), run.status, tuple(run.log()), stages, __version__)
+    return Page(
+        recipe, dump(recipe), run.status, tuple(run.log()), stages, __version__, read_findings(run.folder), _use(run)
+    )  # fmt: skip
+
+
+def _use(run: Run) -> list[tuple[str, str]]:
+    """Commands that use the run's bundle."""
+    if not run.bundle_path.is_dir():
+        return []
+    bundle = shlex.quote(str(run.bundle_path))
+    return [
+        (_("predict the rows of a file"), f"reinforge predict {bundle} --data FILE"),
+        (_("measure it on labelled data of your own"), f"reinforge evaluate {bundle} --data FILE"),
+        (_("answer over HTTP"), f"reinforge serve {bundle}"),
+        (_("go on learning from it"), f"reinforge train RECIPE --from {bundle}"),
+        (_("in Python"), f"reinforge.load({str(run.bundle_path)!r}).predict([...])"),
+    ]

@@ -13,16 +13,19 @@ from reinforge.core.batch import Batch
 from reinforge.data.prepared import Prepared
 from reinforge.evaluation.baselines import available
 from reinforge.evaluation.examine import Asked, Held, examine
-from reinforge.evaluation.findings import Findings, Side
+from reinforge.evaluation.findings import Column, Findings, Side
 from reinforge.evaluation.readings import fit_reading
 from reinforge.evaluation.supervised import Judgement, SupervisedEvaluator
 from reinforge.messages import _
 from reinforge.objectives.supervised import Supervised
 from reinforge.recipe.recipe import Recipe
+from reinforge.schema.fields import Field
 from reinforge.workflow.tasks.task import Tested
 
 # Of more training rows, so many tell how well it fits them.
 _MOST_TRAINING_ROWS = 100_000
+# Of what a report tells of the data.
+_MOST_COLUMNS, _MOST_LABELS = 1000, 12
 
 
 @dataclass(frozen=True)
@@ -91,4 +94,14 @@ class Judge:
             baselines=asked.baselines, readings=readings, criterion=asked.threshold,
             validation=batches.rows(prepared.validation) if prepared.validation is not None else 0,
         )  # fmt: skip
-        return examine(evaluator, judgement, prepared.schema, held, wanted)
+        found = examine(evaluator, judgement, prepared.schema, held, wanted)
+        rows = {name: len(getattr(prepared.rows, name)) for name in ("train", "validation", "test")}
+        sides = {name: count for name, count in rows.items() if count}
+        columns = tuple(_column(each) for each in prepared.schema.fields[:_MOST_COLUMNS])
+        return found.model_copy(update={"sides": sides, "columns": columns})
+
+
+def _column(field: Field) -> Column:
+    labels = getattr(field, "labels", ())
+    about = ", ".join(labels[:_MOST_LABELS]) + (", …" if len(labels) > _MOST_LABELS else "")
+    return Column(name=field.name, role=str(field.role), kind=field.kind, about=about)

@@ -1,0 +1,77 @@
+"""The part of a report with single rows and groups of rows that the model is worst at."""
+
+from __future__ import annotations
+
+from html import escape
+
+from reinforge.evaluation.findings import Example, Found
+from reinforge.evaluation.report_html import measured, paragraph, span
+from reinforge.evaluation.report_names import metric
+from reinforge.messages import _
+
+_MOST_INPUTS = 8
+_SHORT = 240
+
+
+def worst(found: Found) -> str:
+    """Rows as they were read, with what was said and what is true."""
+    told = {
+        "number": _("Held-out rows, the largest error first."), "count": _("Held-out rows, the largest error first."),
+    }.get(found.form, _("Held-out rows that it got wrong, the surest mistake first."))  # fmt: skip
+    return paragraph(told, "note") + f'<div class="examples">{"".join(_example(each) for each in found.worst)}</div>'
+
+
+def _example(each: Example) -> str:
+    # The data address is base64 by construction, and checked all the same: nothing else may stand in an attribute.
+    pictures = "".join(
+        f'<img src="data:image/png;base64,{escape(data)}" alt="{escape(name)}">'
+        for name, data in each.images.items()
+        if data.isascii() and data.replace("+", "").replace("/", "").rstrip("=").isalnum()
+    )
+    sure = f" <small>{escape(_('{p} sure').format(p=f'{each.sure:.0%}'))}</small>" if each.sure is not None else ""
+    inputs = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(_cut(value))}</dd></div>"
+        for name, value in list(each.inputs.items())[:_MOST_INPUTS]
+    )
+    more = len(each.inputs) - _MOST_INPUTS
+    rest = f'<p class="note">{escape(_("and {n} more columns").format(n=more))}</p>' if more > 0 else ""
+    row = _("row {n}").format(n=f"{each.row + 1:,}")
+    return (
+        f'<article class="example">{pictures}<p class="said"><b>{escape(_cut(each.said))}</b>{sure}</p>'
+        f'<p class="truth">{escape(_("truth"))}: <b>{escape(_cut(each.truth))}</b></p>'
+        f'<dl>{inputs}</dl>{rest}<p class="place">{escape(row)}</p></article>'
+    )
+
+
+def slices(found: Found) -> str:
+    """Groups of rows, the weakest first, with as much of a bar as their metric is of the largest."""
+    name = metric(found.slices[0].measure.name)
+    best = found.slices[0].measure.best
+    overall = found.measure(found.slices[0].measure.name)
+    values = [each.measure.value or 0.0 for each in found.slices]
+    most = max([*values, 1.0 if best == "high" else 0.0]) or 1.0
+    lines = []
+    for each in found.slices:
+        share = max(0.0, (each.measure.value or 0.0) / most)
+        lines.append(
+            f'<tr><th scope="row">{escape(_cut(each.column, 40))}</th><td>{escape(_cut(each.value, 60))}</td>'
+            f'<td class="number">{each.rows:,}</td>'
+            f'<td class="number">{escape(measured(each.measure.value))}</td>'
+            f'<td class="bar"><span style="--share: {share:.3f}"></span></td>'
+            f'<td class="number soft">{escape(span(each.measure.low, each.measure.high))}</td></tr>'
+        )
+    head = (
+        f'<th scope="col">{escape(_("column"))}</th><th scope="col">{escape(_("value"))}</th>'
+        f'<th scope="col" class="number">{escape(_("rows"))}</th><th scope="col" class="number">{escape(name)}</th>'
+        f'<th scope="col"></th><th scope="col" class="number">{escape(_("95% interval"))}</th>'
+    )
+    told = _("Held-out rows by one column at a time, from 10 rows on, the weakest first; numbers by quarters.")
+    if overall is not None and overall.value is not None:
+        told += " " + _("All rows: {value}.").format(value=measured(overall.value))
+    told += " " + _("Of many groups some are weak by chance: look at the intervals.")
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return paragraph(told, "note") + f'<div class="scroll"><table class="slices">{body}</table></div>'
+
+
+def _cut(text: str, most: int = _SHORT) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
