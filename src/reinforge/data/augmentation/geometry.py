@@ -148,8 +148,8 @@ def still(count: int) -> Maps:
 def flips(horizontal: NDArray[np.bool_], vertical: NDArray[np.bool_]) -> Maps:
     """Mirrors, where these (n,) are True."""
     out = still(len(horizontal))
-    out[horizontal, 0, 0] = -1
-    out[vertical, 1, 1] = -1
+    out[:, 0, 0] -= 2 * horizontal
+    out[:, 1, 1] -= 2 * vertical
     return out
 
 
@@ -194,7 +194,8 @@ def warp(images: Tensor, maps: Maps, fill: Fill) -> Tensor:
     Rows that stay, and rows that are only mirrored, are copied exactly.
     """
     flat = maps.reshape(-1, 9)
-    mirrored = (np.abs(flat[:, [0, 4]]) == 1).all(1) & ~flat[:, [1, 2, 3, 5]].any(1)
+    lengths = np.abs(flat)
+    mirrored = (lengths[:, ::4] == 1).all(1) & (lengths.sum(1) == 3)
     if not mirrored.any():
         return _sampled(images, maps, fill)
     out = images
