@@ -177,3 +177,12 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
 def test_compiling_it_is_refused() -> None:
     with pytest.raises(ComponentError, match="sparse gradients can't be compiled"):
         made(learn={"compile": "on"})
+
+
+def test_a_dense_gradient_of_a_sparse_table_is_refused() -> None:
+    class Tied(Looking):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + self.table.weight.sum()
+
+    with pytest.raises(ComponentError, match="got a dense gradient"):
+        engine(Tied(), source=Rows(data(), 8)).run()

@@ -1,6 +1,6 @@
 """Tables whose gradients are sparse: of a batch's few rows alone, so that an update costs by the batch, not the table.
 
-They live outside the flat arena. A module says that its own parameters are such by `sparse = True`, as torch's
+They live outside the flat arena. A module says that its parameters are such by `sparse = True`, as torch's
 `nn.Embedding(sparse=True)` does. They neither decay nor take part in L1 and L2, which would touch every row.
 """
 
@@ -17,7 +17,7 @@ from reinforge.engine.distributed import World
 from reinforge.engine.groups import Group
 from reinforge.engine.optimizers import FlatOptimizer, TorchOptimizer
 from reinforge.engine.options import SparseAdagradOptions, SparseAdamOptions, SparseSGDOptions
-from reinforge.errors import CheckpointError
+from reinforge.errors import CheckpointError, ComponentError
 
 
 def sparse_parameters(learner: nn.Module) -> set[nn.Parameter]:
@@ -26,7 +26,7 @@ def sparse_parameters(learner: nn.Module) -> set[nn.Parameter]:
         parameter
         for module in learner.modules()
         if getattr(module, "sparse", None) is True
-        for parameter in module.parameters(recurse=False)
+        for parameter in module.parameters()
     }
 
 
@@ -57,7 +57,10 @@ class Tables:
             p.grad = master.grad = None
 
     def collect(self, world: World) -> None:
-        """After the last microbatch: sum what came for the same row, over all ranks."""
+        """After the last microbatch: sum what came for the same row, over all ranks.
+
+        Raises ComponentError for a gradient that isn't sparse.
+        """
         for p, master in zip(self.parameters, self.masters):
             gradient = p.grad
             if not p.requires_grad:
@@ -68,7 +71,10 @@ class Tables:
                     check_invariants=False,
                 )  # fmt: skip
             elif not gradient.is_sparse:
-                raise TypeError(f"a module says sparse=True, and its table {tuple(p.shape)} got a dense gradient")
+                raise ComponentError(
+                    f"a module says that it is sparse, and its table {tuple(p.shape)} got a dense gradient",
+                    remedy="Look rows up with functional.embedding(..., sparse=True), and use them nowhere else.",
+                )
             gradient = gradient.float().coalesce()
             if world.size > 1:
                 rows = torch.cat(world.gather(gradient.indices()[0]))

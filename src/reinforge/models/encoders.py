@@ -64,7 +64,7 @@ class Embedding(nn.Module):
     def __init__(self, options: EmbeddingOptions, block: Input) -> None:
         super().__init__()
         _require("embedding", block, "categories")
-        self.sizes, self.dropout = block.sizes, options.dropout
+        self.sizes, self.dropout, self.sparse = block.sizes, options.dropout, options.sparse
         lengths = [options.size or vector_length(size) for size in block.sizes]
         self.groups = [[c for c, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))]
         self.tables = nn.ParameterList(
@@ -78,7 +78,8 @@ class Embedding(nn.Module):
         parts = []
         for group, (columns, table) in enumerate(zip(self.groups, self.tables)):
             chosen = block if len(columns) == len(self.sizes) else block[:, columns]
-            parts.append(functional.embedding(chosen + getattr(self, f"offsets{group}"), table).flatten(1))
+            index = chosen + getattr(self, f"offsets{group}")
+            parts.append(functional.embedding(index, table, sparse=self.sparse).flatten(1))
         features = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         return functional.dropout(features, self.dropout, self.training) if self.dropout else features
 

@@ -43,6 +43,9 @@ class EmbeddingOptions(Options):
         8, description="Length of a vector; where null, 1.6 n^0.56 for a column of n categories, at most 600."
     )
     dropout: Rate = Field(0.0, description="Part of the features that is dropped in training.")
+    sparse: bool = Field(
+        False, description="Update the rows of a batch alone (see learn.sparse): for tables of many thousand rows."
+    )
 
 
 @register("encoder", "reinforge.models.encoders:OneHot")
