@@ -17,7 +17,7 @@ from pydantic import (
 from reinforge.data.cleaning.options import CleanOptions
 from reinforge.recipe.component import OneOf
 from reinforge.registry import Options, register
-from reinforge.schema.fields import DatePart, Scaling
+from reinforge.schema.fields import DatePart, Scaling, Spelling
 from reinforge.schema.schema import NULLS
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -138,6 +138,9 @@ class FieldOptions(Options):
     )
     rare: PositiveInt | None = Field(
         None, description="Labels seen in fewer rows. Category: they share the unknown slot; labels: are left out."
+    )
+    spelling: Spelling | None = Field(
+        None, description="Category, labels: loose merges labels that differ only in case, width or white space."
     )
     ordered: bool | None = Field(None, description="Category, as a target: its labels stand in order.")
     coding: Literal["index", "hash"] | None = Field(None, description="Category: a code per label, or hashed buckets.")

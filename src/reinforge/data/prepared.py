@@ -26,7 +26,7 @@ from reinforge.data.readers import read
 from reinforge.data.split import Indices, columns_of, split
 from reinforge.data.store.folder import Stored, is_store, open_store, writing
 from reinforge.data.table import Table
-from reinforge.data.values import Codes, Column, Nulls, read_codes, read_numbers, take
+from reinforge.data.values import Codes, Column, Encoded, Nulls, label, loosely, read_codes, read_numbers, take
 from reinforge.errors import DataError, RecipeError
 from reinforge.messages import _
 from reinforge.registry import REGISTRY, Options
@@ -123,6 +123,7 @@ def prepare_table(
     if pipeline is None:
         schema, found = infer(table, options, helpers)
         notes += found
+        schema = _spelling(schema, options)
     else:
         schema = with_targets(pipeline.schema, table, options, notes) if extend else pipeline.schema
         notes += _extra(table, schema, (*options.drop, *helpers))
@@ -172,6 +173,7 @@ def prepare_table(
     if fresh:
         notes += _doubts(pipeline, train, classes, rows)
         notes += _leaks(columns, rows.train, pipeline.schema)
+    changes += _merged(columns, pipeline.schema)
     notes += [change.text() for change in changes]
     unseen = next((side for side in (rows.validation, rows.test, rows.train) if len(side)), rows.train)
     some = unseen[np.unique(np.linspace(0, len(unseen) - 1, EXAMPLES).astype(np.int64))]
@@ -311,6 +313,36 @@ def _sides(rows: Indices) -> tuple[Codes, Codes, Codes]:
 def _helpers(options: Split, table: TableOptions) -> tuple[str, ...]:
     """Columns that serve the split and are no inputs, unless the recipe names them as such."""
     return tuple(name for name in columns_of(options) if name not in {*(table.inputs or ()), *table.targets})
+
+
+def _spelling(schema: Schema, options: TableOptions) -> Schema:
+    """Labels are spelt loosely where all are to be, unless a field says otherwise."""
+    if options.clean.spelling == "keep":
+        return schema
+    stated = {name for name, f in (*options.fields.items(), *options.targets.items()) if f.spelling is not None}
+    fields = (
+        f.model_copy(update={"spelling": "loose"}) if isinstance(f, Category | Labels) and f.name not in stated else f
+        for f in schema.fields
+    )
+    return schema.model_copy(update={"fields": tuple(fields)})
+
+
+def _merged(columns: Mapping[str, Column], schema: Schema) -> list[Change]:
+    """What loose spelling merged: how many other spellings of labels there were, in how many rows."""
+    nulls, found = Nulls.of(schema.nulls), []
+    for f in schema.fields:
+        column = columns.get(f.name)
+        if not isinstance(f, Category) or f.spelling == "exact" or not isinstance(column, Encoded):
+            continue
+        known = {loosely(text): text for text in f.labels}
+        texts = [label(value, nulls) for value in column.values]
+        others = {text: known[loosely(text)] for text in texts if text and known.get(loosely(text), text) != text}
+        if others:
+            cells = int(np.isin(column.codes, [place for place, text in enumerate(texts) if text in others]).sum())
+            example = next(iter(others))
+            detail = _("for example {one} as {other}").format(one=repr(example), other=repr(others[example]))
+            found.append(Change("spelling", f.name, found=len(others), cells=cells, detail=detail))
+    return found
 
 
 def _may_be_numbers(table: Table, options: TableOptions, helpers: tuple[str, ...]) -> list[str]:

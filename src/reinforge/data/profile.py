@@ -19,15 +19,19 @@ BINS = 24
 TOP = 10
 MOST_CLASSES = 6
 MOST_CORRELATED = 16
+# Positive numbers whose largest is so many medians are shown by their logarithm.
+LONG_TAILED = 20
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts between edges (bins + 1), by class where there are few ("" for all rows); `unit` is what is counted."""
+    """Counts between edges (bins + 1), by class where there are few ("" for all rows); `unit` is what the edges count.
+    `logarithmic`: bins are equally wide in the logarithm."""
 
     edges: tuple[float, ...]
     counts: Mapping[str, tuple[int, ...]]
     unit: str = ""
+    logarithmic: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,17 +107,22 @@ def _numeric(f: Field, values: Numbers, names: Sequence[str], codes: Codes | Non
 def _histogram(values: Numbers, names: Sequence[str], codes: Codes | None, unit: str) -> Histogram:
     there = values[np.isfinite(values)]
     distinct = np.unique(there)
+    logarithmic = unit == "" and bool(there.min() > 0 and there.max() > LONG_TAILED * np.median(there))
     if len(distinct) <= BINS and bool((distinct == np.round(distinct)).all()) and np.ptp(distinct) < BINS:
+        logarithmic = False
         edges = np.arange(distinct[0] - 0.5, distinct[-1] + 1)
+    elif logarithmic:
+        edges = np.geomspace(there.min(), there.max(), BINS + 1)
+        edges[0], edges[-1] = there.min(), there.max()
     else:
         edges = np.histogram_bin_edges(there, BINS)
     if codes is None:
-        return Histogram(tuple(edges.tolist()), {"": tuple(np.histogram(there, edges)[0].tolist())}, unit)
+        return Histogram(tuple(edges.tolist()), {"": tuple(np.histogram(there, edges)[0].tolist())}, unit, logarithmic)
     counts = {
         name: tuple(np.histogram(values[(codes == code) & np.isfinite(values)], edges)[0].tolist())
         for code, name in enumerate(names)
     }
-    return Histogram(tuple(edges.tolist()), counts, unit)
+    return Histogram(tuple(edges.tolist()), counts, unit, logarithmic)
 
 
 def _labelled(f: Field, column: Column, nulls: Nulls, names: Sequence[str], codes: Codes | None) -> ColumnProfile:

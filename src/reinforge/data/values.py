@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -152,21 +153,28 @@ def alike(text: str) -> str:
     return text.lower() if text in ("True", "TRUE", "False", "FALSE") else text
 
 
-class Vocabulary:
-    """Finds codes by label text: as it is spelled, else by its one other spelling where that is unambiguous."""
+def loosely(text: str) -> str:
+    """One spelling for texts that differ only in case, width and white space (Unicode NFKC, casefold)."""
+    return alike(" ".join(unicodedata.normalize("NFKC", text).casefold().split()))
 
-    def __init__(self, labels: Sequence[str], first: int = 0) -> None:
+
+class Vocabulary:
+    """Finds codes by label text: as it is spelled, else by its one other spelling where that is unambiguous; `loose`
+    takes texts for one that differ only in case, width and white space."""
+
+    def __init__(self, labels: Sequence[str], first: int = 0, loose: bool = False) -> None:
+        self.spelling = loosely if loose else alike
         self.exact = {text: first + index for index, text in enumerate(labels)}
         spellings: dict[str, int | None] = {}
         for text, code in self.exact.items():
-            spelling = alike(text)
+            spelling = self.spelling(text)
             spellings[spelling] = None if spelling in spellings else code
         self.other = {spelling: code for spelling, code in spellings.items() if code is not None}
 
     def find(self, text: str) -> int | None:
         """Its code, or None."""
         code = self.exact.get(text)
-        return self.other.get(alike(text)) if code is None else code
+        return self.other.get(self.spelling(text)) if code is None else code
 
 
 def read_numbers(column: Column, name: str, nulls: Nulls, origin: Origin = MEMORY) -> Numbers:

@@ -12,6 +12,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from reinforge.registry import Options
 
 Role = Literal["input", "target"]
+Spelling = Literal["exact", "loose"]
 Scaling = Literal["standard", "range", "robust", "none"]
 DatePart = Literal["elapsed", "year", "month", "day", "weekday", "yearday", "hour", "minute", "second"]
 Bound = float | tuple[float | None, ...] | None
@@ -151,6 +152,9 @@ class Category(Options):
     ordered: bool = Describe(
         False, description="Targets: the labels stand in order, from least to most. Numbers do; declare others."
     )
+    spelling: Spelling = Describe(
+        "exact", description="loose: labels that differ only in case, width or white space are one label."
+    )
     coding: Literal["index", "hash"] = Describe(
         "index", description="Inputs: a code per label, or buckets that labels share by their hash, for very many."
     )
@@ -215,6 +219,7 @@ class Labels(Options):
         "ignore", description="Labels that training did not see: leave out, or refuse. Targets always refuse."
     )
     rare: PositiveInt = Describe(1, description="Inputs: labels seen in fewer training rows are left out.")
+    spelling: Spelling = Describe("exact", description="loose: as for categories.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Labels:

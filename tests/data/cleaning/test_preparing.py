@@ -122,3 +122,28 @@ def test_noise_is_mended_before_kinds_are_told():
         TableOptions.model_validate({**options.model_dump(), "clean": {"noise": "drop"}}), data=columns
     )
     assert not {5, 6, 7} & {row for side in vars(dropped.rows).values() for row in side.tolist()}
+
+
+def test_spellings_are_merged_in_training_and_serving_alike():
+    columns = {name: list(values) for name, values in table().items()}
+    cities = ["New York", "new york", " New  York", "Ｎｅｗ York", "Paris", "PARIS", "Oslo"]
+    columns["city"] = [cities[i * 7919 % 997 % len(cities)] for i in range(400)]
+    columns["y"] = [label.upper() if i % 9 == 0 else label for i, label in enumerate(columns["y"])]
+    prepared = prepare_table(TableOptions(targets=["y"], clean={"spelling": "merge"}), data=columns)
+    city = prepared.schema.field("city")
+    assert {label.casefold() for label in city.labels} == {"new york", "paris", "oslo"}
+    assert prepared.schema.field("y").labels == ("p", "q")
+    served = [
+        prepared.pipeline.transform({**{n: [0.0] for n in "abc"}, "city": [text]}, targets=False) for text in cities
+    ]
+    codes = [int(batch["inputs"]["categories"][0, 0]) for batch in served]
+    assert len(set(codes[:4])) == len(set(codes[4:6])) == 1
+    assert len(set(codes)) == 3
+    told = {c.column: (c.found, c.cells) for c in prepared.changes if c.policy == "spelling"}
+    assert told["y"] == (2, sum(label.isupper() for label in columns["y"]))
+    spelt = [text.strip() for text in columns["city"]]
+    assert told["city"] == (len(set(spelt)) - 3, sum(text not in city.labels for text in spelt))
+    plain = prepare_table(TableOptions(targets=["y"]), data=columns)
+    assert len(plain.schema.field("y").labels) == 4
+    kept = TableOptions(targets={"y": {"spelling": "exact"}}, clean={"spelling": "merge"})
+    assert len(prepare_table(kept, data=columns).schema.field("y").labels) == 4

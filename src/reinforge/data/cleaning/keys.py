@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -29,11 +28,6 @@ def comparable(series: pl.Series, nulls: Nulls) -> pl.Series:
     if series.dtype.is_nested() or series.dtype == pl.Object:
         return pl.Series(series.name, [None if value is None else repr(value) for value in series.to_list()])
     return series.cast(pl.String)
-
-
-def loosely(text: str) -> str:
-    """A text without differences of case, width and white space (Unicode NFKC, casefold)."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def codes(columns: Sequence[pl.Series], count: int) -> Codes:

@@ -31,6 +31,11 @@ class CleanOptions(Options):
         description="Values that can't be: words in a column of numbers, numbers outside the declared `low` to `high`. "
         "Refuse, count as missing, or drop the row.",
     )
+    spelling: Literal["keep", "merge"] = Field(
+        "keep",
+        description="Labels that differ only in case, width or white space: keep, or merge, in training as in serving "
+        "(a field's own `spelling` overrules it).",
+    )
     sparse: Part | None = Field(None, description="Drop rows of which more than this part of the inputs is missing.")
     duplicates: Literal["keep", "drop"] = Field(
         "keep", description="Rows equal in all inputs and targets: keep, or drop all but the first."

@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from reinforge.data.cleaning.keys import codes, comparable, loosely
+from reinforge.data.cleaning.keys import codes, comparable
 from reinforge.data.cleaning.options import NearOptions
 from reinforge.data.split import union
 from reinforge.data.table import Table
-from reinforge.data.values import Codes, Nulls
+from reinforge.data.values import Codes, Nulls, loosely
 
 PIECE = 4
 # 32 bands of 3: texts that share four fifths of their pieces meet in some band with probability 1 - 5e-11.

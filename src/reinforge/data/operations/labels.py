@@ -19,6 +19,7 @@ from reinforge.data.values import (
     Vocabulary,
     alike,
     label,
+    loosely,
     shown,
 )
 from reinforge.errors import DataError
@@ -35,7 +36,8 @@ def coder(field: Category, nulls: Nulls) -> Callable[[object], int]:
     first = 0 if target else field.first_code
     unknown, missing = (None, -1) if target else (field.unknown_code, field.missing_code)
     find: Callable[[str], int | None]
-    find = _Buckets(first, field.buckets) if field.hashed else Vocabulary(field.labels, first).find
+    loose = field.spelling == "loose"
+    find = _Buckets(first, field.buckets, loose) if field.hashed else Vocabulary(field.labels, first, loose).find
     name = field.name
 
     def code(value: object) -> int:
@@ -57,11 +59,12 @@ def coder(field: Category, nulls: Nulls) -> Callable[[object], int]:
 class _Buckets:
     """A label's bucket: BLAKE2b of its one spelling, modulo their number; the same in every process and release."""
 
-    def __init__(self, first: int, count: int) -> None:
+    def __init__(self, first: int, count: int, loose: bool) -> None:
         self.first, self.count = first, count
+        self.spelling = loosely if loose else alike
 
     def __call__(self, text: str) -> int:
-        digest = hashlib.blake2b(alike(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        digest = hashlib.blake2b(self.spelling(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
         return self.first + int.from_bytes(digest, "little") % self.count
 
 
@@ -86,7 +89,7 @@ def label_set(value: object, nulls: Nulls, separator: str) -> LabelSet | None:
 def set_coder(field: Labels, nulls: Nulls) -> Callable[[object], tuple[int, ...] | None]:
     """From a raw value to the places of its labels; None where it is missing. Raises Unreadable where the field's
     policy refuses it."""
-    vocabulary = Vocabulary(field.labels)
+    vocabulary = Vocabulary(field.labels, 0, field.spelling == "loose")
     strict = field.role == "target" or field.unseen == "error"
     name = field.name
 
@@ -158,6 +161,8 @@ def found_labels(field: Category | Labels, column: Column, nulls: Nulls) -> Labe
         counts = _counted(field, column, nulls)
     except Unreadable as error:
         raise DataError(str(error), where=f"column {field.name!r}") from None
+    if field.spelling == "loose":
+        counts = _merged(counts)
     least = field.rare if field.role == "input" else 1
     found = tuple(sorted((text for text, count in counts.items() if count >= least), key=_order))
     if not found:
@@ -184,6 +189,17 @@ def _counted(field: Category | Labels, column: Column, nulls: Nulls) -> Counter[
             if text is not None:
                 counts[text] += count
     return counts
+
+
+def _merged(counts: Counter[str]) -> Counter[str]:
+    """Labels that are loosely one as that which is most frequent, of equals the first in order."""
+    found: dict[str, str] = {}
+    for text in sorted(counts, key=lambda text: (-counts[text], text)):
+        found.setdefault(loosely(text), text)
+    merged: Counter[str] = Counter()
+    for text, count in counts.items():
+        merged[found[loosely(text)]] += count
+    return merged
 
 
 def _unknown(text: str, labels: Sequence[str]) -> Unreadable:
