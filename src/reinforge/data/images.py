@@ -223,7 +223,7 @@ def _opened(source: bytes | Path, where: str) -> tuple[Image.Image, bool]:
             frames = image.format != "MPO" and bool(getattr(image, "is_animated", False))
             image.load()
             turn = _TURNS.get(_orientation(image))
-            return (image.copy() if turn is None else image.transpose(turn)), frames
+            return (image if turn is None else image.transpose(turn)), frames
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"it has more than {MAX_PIXELS:,} pixels", where=where, remedy="Make it smaller.") from None
     except FileNotFoundError:
