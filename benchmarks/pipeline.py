@@ -27,6 +27,8 @@ from torch import Tensor
 
 from reinforge.data.pipeline import Pipeline
 from reinforge.data.readers import read
+from reinforge.data.table import Table
+from reinforge.data.values import Column
 from reinforge.schema.fields import Category, Date, Number
 from reinforge.schema.schema import Schema
 
@@ -63,7 +65,7 @@ def table(rows: int) -> pl.DataFrame:
 
 def by_hand(pipeline: Pipeline) -> Callable[[pl.DataFrame], Blocks]:
     """The same in polars expressions, with the pipeline's own statistics."""
-    arrays = {name: array for name, array in pipeline.arrays().items()}
+    arrays = pipeline.arrays()
     kinds = [step.kind for step in pipeline.blocks["numbers"].operations]  # type: ignore[attr-defined]
     place = {kind: f"inputs.0.{index}." for index, kind in enumerate(kinds)}
     low, high = arrays[place["clip"] + "low"].tolist(), arrays[place["clip"] + "high"].tolist()
@@ -110,10 +112,8 @@ def ours(pipeline: Pipeline) -> Callable[[pl.DataFrame], Blocks]:
     return transform
 
 
-def read_columns(frame: pl.DataFrame, schema: Schema) -> dict[str, object]:
+def read_columns(frame: pl.DataFrame, schema: Schema) -> dict[str, Column]:
     """The frame's columns as the pipeline takes them; a digest of the frame is not part of the work."""
-    from reinforge.data.table import Table
-
     return Table(dict(zip(frame.columns, frame.get_columns()))).plain(schema, targets=False)
 
 
@@ -142,8 +142,8 @@ def main() -> None:
     ratio = medians["ours"] / medians["by_hand"]
     print(f"ours takes {ratio:.2f}x the time by hand (bar: {BAR}); fitting took {fitting:.2f} s")
     print(
-        f"{arguments.rows:,} rows | polars {pl.__version__}, {pl.thread_pool_size()} threads | torch {torch.__version__},"
-        f" {torch.get_num_threads()} threads | numpy {np.__version__} | python {platform.python_version()}"
+        f"{arguments.rows:,} rows | polars {pl.__version__}, {pl.thread_pool_size()} threads | numpy {np.__version__}"
+        f" | torch {torch.__version__} | python {platform.python_version()}"
     )
     print("python -m benchmarks.pipeline " + " ".join(sys.argv[1:]))
     row = {"name": "pipeline", "ratio": round(ratio, 3), "ours": round(medians["ours"], 4)}
