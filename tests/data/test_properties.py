@@ -1,5 +1,6 @@
 """Whatever the schema and the rows: the same row gives the same tensors on every road."""
 
+import datetime
 import json
 import math
 from pathlib import Path
@@ -11,12 +12,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reinforge.core import batch as batches
+from reinforge.core.ragged import Ragged
 from reinforge.data.pipeline import Pipeline
 from reinforge.data.prepared import apply
 from reinforge.data.readers import read
 from reinforge.data.values import NUMBER, Nulls, number
 from reinforge.errors import DataError
-from reinforge.schema.fields import Category, Number
+from reinforge.schema.fields import Category, Date, Labels, Number, Text, Vector
 from reinforge.schema.schema import Schema
 
 PROFILE = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -29,36 +32,80 @@ plain_numbers = st.one_of(
 )
 # Letters, digits, quotes, separators, line breaks, letters of other scripts, and spaces inside.
 words = st.text(st.sampled_from("abzAZ019.,;\"'\n\r é温-+e"), min_size=1, max_size=6)
+tags = st.text(st.sampled_from("abcé温"), min_size=1, max_size=3)
 labels = words.map(str.strip).filter(lambda text: text not in NULLS)
+
+
+def a_number(draw, name):
+    field = Number(
+        name=name,
+        missing=draw(st.sampled_from(["mean", "median"])),
+        indicator=draw(st.booleans()),
+        scale=draw(st.sampled_from(["standard", "range", "robust", "none"])),
+        transform=draw(st.sampled_from(["none", "log"])),
+        outliers=draw(st.sampled_from(["keep", "clip", "missing"])),
+        fence=draw(st.sampled_from(["interquartile", "quantile"])),
+        tail=0.2,
+    )
+    return field, st.one_of(st.none(), plain_numbers)
+
+
+def a_category(draw, name):
+    known = draw(st.lists(labels, min_size=1, max_size=4, unique=True))
+    maker = st.one_of(st.none(), st.sampled_from(known), labels, st.booleans(), st.integers(-3, 3))
+    if draw(st.booleans()):
+        return Category(name=name, coding="hash", buckets=5), maker
+    rare = draw(st.integers(1, 2))
+    return Category(name=name, labels=tuple(known) if draw(st.booleans()) or rare > 1 else (), rare=rare), maker
+
+
+def a_date(draw, name):
+    parts = draw(st.lists(st.sampled_from(["elapsed", "year", "month", "weekday", "hour"]), min_size=1, unique=True))
+    plain = st.dates(datetime.date(1900, 1, 1), datetime.date(2100, 1, 1)).map(str)
+    exact = st.datetimes(datetime.datetime(1900, 1, 1), datetime.datetime(2100, 1, 1)).map(str)
+    return Date(name=name, parts=parts, indicator=draw(st.booleans())), st.one_of(
+        st.none(), st.just("2026-11-23"), draw(st.sampled_from([plain, exact, st.one_of(plain, st.integers(0, 10**9))]))
+    )
+
+
+def a_set(draw, name):
+    known = draw(st.lists(tags, min_size=1, max_size=4, unique=True))
+    several = st.lists(st.one_of(st.sampled_from(known), tags), max_size=4)
+    return Labels(name=name, labels=tuple(known), separator=";"), st.one_of(st.none(), several)
+
+
+def a_text(draw, name):
+    length = draw(st.one_of(st.none(), st.integers(1, 5)))
+    return Text(name=name, length=length), st.one_of(st.none(), st.just("a text"), words, st.integers(0, 9))
+
+
+FIELDS = {"number": a_number, "category": a_category, "date": a_date, "labels": a_set, "text": a_text}
 
 
 @st.composite
 def tables(draw):
     """A schema and rows that it accepts, with labels declared so that any rows may train."""
     fields, makers = [], []
+    kinds = st.sampled_from(["number", "number", "category", "date", "labels", "text"])
     for index in range(draw(st.integers(1, 4))):
         name = f"{draw(words).strip() or 'x'}{index}"
-        if draw(st.booleans()):
-            fields.append(
-                Number(
-                    name=name,
-                    missing=draw(st.sampled_from(["mean", "median"])),
-                    indicator=draw(st.booleans()),
-                    scale=draw(st.sampled_from(["standard", "range", "none"])),
-                )
-            )
-            makers.append(st.one_of(st.none(), plain_numbers))
-        else:
-            known = draw(st.lists(labels, min_size=1, max_size=4, unique=True))
-            rare = draw(st.integers(1, 2))
-            fields.append(
-                Category(name=name, labels=tuple(known) if draw(st.booleans()) or rare > 1 else (), rare=rare)
-            )
-            makers.append(st.one_of(st.none(), st.sampled_from(known), labels, st.booleans(), st.integers(-3, 3)))
-    fields.append(Number(name="y", role="target", missing="mask"))
+        field, maker = FIELDS[draw(kinds)](draw, name)
+        fields.append(field)
+        makers.append(maker)
+    fields.append(Number(name="y", role="target", missing="mask", transform=draw(st.sampled_from(["none", "log"]))))
     makers.append(st.one_of(st.none(), plain_numbers))
+    if draw(st.booleans()):
+        known = draw(st.lists(tags, min_size=1, max_size=3, unique=True))
+        fields.append(Labels(name="s", role="target", labels=tuple(known), missing="mask", unseen="error"))
+        makers.append(st.one_of(st.none(), st.lists(st.sampled_from(known), max_size=3)))
+    if draw(st.booleans()):
+        fields.append(Vector(name="v", columns=("y",), missing="mask", scale="robust"))
+        makers.append(st.none())
     rows = draw(st.lists(st.tuples(*makers), min_size=2, max_size=12))
-    return Schema(fields=tuple(fields), nulls=NULLS), [dict(zip((f.name for f in fields), row)) for row in rows]
+    named = [dict(zip((f.name for f in fields), row)) for row in rows]
+    for row in named:
+        row.pop("v", None)  # made of columns that are there
+    return Schema(fields=tuple(fields), nulls=NULLS), named
 
 
 def columns_of(rows):
@@ -74,19 +121,22 @@ def fitted(schema, rows):
 
 def identical(first, second):
     """Bit for bit, -0 and 0 told apart."""
+
+    def same(a, b):
+        if isinstance(a, Ragged):
+            return torch.equal(a.values, b.values) and torch.equal(a.offsets, b.offsets)
+        return torch.equal(*(x.view(torch.int32) if x.dtype == torch.float32 else x for x in (a, b)))
+
     return all(
         first[part].keys() == second[part].keys()
-        and all(
-            torch.equal(x.view(torch.int32) if x.dtype == torch.float32 else x, second[part][name].view(torch.int32))
-            if x.dtype == torch.float32
-            else torch.equal(x, second[part][name])
-            for name, x in first[part].items()
-        )
+        and all(same(leaf, second[part][name]) for name, leaf in first[part].items())
         for part in first
     )
 
 
 def spelled(value):
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -104,7 +154,7 @@ def test_a_row_alone_is_the_row_in_its_batch(table):
     batch = pipeline.transform(columns_of(rows))
     for index, row in enumerate(rows):
         alone = pipeline.transform({name: [value] for name, value in row.items()})
-        assert identical(alone, {part: {k: v[index : index + 1] for k, v in batch[part].items()} for part in batch})
+        assert identical(alone, batches.part(batch, index, index + 1))
 
 
 @given(tables())
