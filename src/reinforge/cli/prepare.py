@@ -18,7 +18,12 @@ def prepare(
     overrides: Overrides = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help=mark("Write what was found here: JSON or Markdown.")),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help=mark("A file for what was found (.json, .md, .html), or a folder for the prepared table."),
+        ),
     ] = None,
     use: Use = None,
 ) -> Result:

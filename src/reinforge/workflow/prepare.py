@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import torch
 from reinforge.core.batch import section
 from reinforge.core.seeds import derive
 from reinforge.data.options import TextOptions
-from reinforge.data.prepared import Prepared
+from reinforge.data.prepared import Prepared, save
+from reinforge.data.profile import profile
 from reinforge.data.text import TextData, prepare_text
 from reinforge.environments.build import build, is_native
 from reinforge.environments.options import EnvironmentOptions
+from reinforge.errors import RecipeError
+from reinforge.evaluation.data_card import DataCard, render
 from reinforge.messages import _, mark
 from reinforge.recipe import Recipe, load
 from reinforge.registry import REGISTRY
@@ -118,8 +122,9 @@ def prepare(
 ) -> Preparation:
     """Read and check the data of a recipe and fit its pipeline to the training rows; nothing is trained.
 
-    `data`, a table in memory, stands in for the recipe's own. `output`: a file for what was found, JSON where its name
-    ends in .json, else Markdown. Raises RecipeError and DataError as training would.
+    `data`, a table in memory, stands in for the recipe's own. `output`: a file for what was found, by its name's end
+    JSON (.json), Markdown (.md) or, for a table, the data card (.html); else a new folder with card and prepared
+    table, which `data.path` of a recipe takes. Raises RecipeError and DataError as training would.
     """
     shown = progress or Silent()
     whole = load(recipe, overrides, use=use)
@@ -128,10 +133,42 @@ def prepare(
     shown.update(1, 1, _("read"))
     if output is None:
         return found
-    found = Preparation(**{**vars(found), "output": Path(output)})
-    as_json = Path(output).suffix == ".json"
-    write_atomic(Path(output), strict_json.pretty(found.summary()) if as_json else found.text())
+    target = Path(output)
+    found = Preparation(**{**vars(found), "output": target})
+    if target.suffix.lower() == ".json":
+        write_atomic(target, strict_json.pretty(found.summary()))
+    elif target.suffix.lower() == ".md":
+        write_atomic(target, found.text())
+    else:
+        _write_table(found, whole, target)
     return found
+
+
+def _write_table(found: Preparation, recipe: Recipe, target: Path) -> None:
+    """The data card alone, or in a folder with the prepared table. Raises RecipeError for what is no table."""
+    if not isinstance(found.prepared, Prepared):
+        raise RecipeError(
+            _("only a table has a data card and is prepared as a folder"),
+            where=str(target),
+            remedy=_("Choose an output that ends in .json or .md."),
+        )
+    page = data_card(found)
+    if target.suffix.lower() in (".html", ".htm"):
+        write_atomic(target, page)
+        return
+    save(found.prepared, target, recipe.data, {"name": found.name}, {"data-card.html": page})
+
+
+def data_card(found: Preparation) -> str:
+    """The data card of a prepared table, as an HTML page in the language to speak now."""
+    prepared = found.prepared
+    assert isinstance(prepared, Prepared)
+    facts = [(_("from"), str(found.facts.get("from", ""))), (_("digest"), prepared.digest[:19] + "…")]
+    described = profile(prepared.training, prepared.schema)
+    card = DataCard(
+        found.name, facts, found.sides, found.classes, described, prepared.changes, found.notes, version("reinforge")
+    )
+    return render(card)
 
 
 def _prepared(recipe: Recipe, data: object) -> Preparation:

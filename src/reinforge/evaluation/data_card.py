@@ -1,0 +1,216 @@
+"""The data card: what is in a table before anything learns from it, as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from reinforge.data.cleaning.report import POLICIES, Change
+from reinforge.data.profile import ColumnProfile, Profile
+from reinforge.evaluation.data_card_charts import FRESH, alone, bars, correlations, histogram
+from reinforge.evaluation.report_html import figure, figures, number, paragraph, section, table
+from reinforge.evaluation.report_style import STYLE
+from reinforge.messages import _, language, mark
+
+# Beyond so many columns, only those that tell most about the target are drawn; the table has them all.
+MOST_DRAWN = 60
+MOST_SCORES = 15
+
+ROLES = {"input": mark("input"), "target": mark("target")}
+KINDS = {
+    "number": mark("number"), "category": mark("category"), "date": mark("date"), "labels": mark("set of labels"),
+    "text": mark("text"), "image": mark("image"), "vector": mark("vector"), "span": mark("part of a text"),
+}  # fmt: skip
+FACTS = {
+    "minimum": mark("minimum"), "first quartile": mark("first quartile"), "median": mark("median"),
+    "third quartile": mark("third quartile"), "maximum": mark("maximum"), "mean": mark("mean"),
+    "deviation": mark("deviation"),
+}  # fmt: skip
+SIDES = {"train": mark("train"), "validation": mark("validation"), "test": mark("test")}
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """What the page shows. `sides`: rows by side; `classes`: by target, label and side, how many rows; `facts`: names
+    and values for its head; `profile` describes `described` training rows."""
+
+    name: str
+    facts: Sequence[tuple[str, str]]
+    sides: Mapping[str, int]
+    classes: Mapping[str, Mapping[str, Mapping[str, int]]]
+    profile: Profile
+    changes: Sequence[Change]
+    notes: Sequence[str]
+    version: str = ""
+
+
+def render(card: DataCard) -> str:
+    """The whole page in the language to speak now. Everything from the data is escaped."""
+    parts = [_head(card), _tiles(card), _notes(card), _sides(card), _cleaning(card), _alone(card), _columns(card)]
+    parts += [_correlations(card), _table(card)]
+    body = "\n".join(part for part in parts if part)
+    footer = _("Written by Reinforge {version}. Columns are described from the training rows alone.")
+    return f"""<!DOCTYPE html>
+<html lang="{"zh-CN" if language() == "zh_CN" else "en"}">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{escape(_("{name}: data card").format(name=card.name))}</title>
+<style>
+{STYLE}
+{FRESH}
+</style>
+</head>
+<body>
+<main>
+{body}
+<footer>{escape(footer.format(version=card.version))}</footer>
+</main>
+</body>
+</html>
+"""
+
+
+def _head(card: DataCard) -> str:
+    told = " · ".join(f"{name}: {value}" for name, value in card.facts)
+    title = escape(_("{name}: data card").format(name=card.name))
+    return f'<header>\n<div class="head"><h1>{title}</h1></div>\n<p class="lede">{escape(told)}</p>\n</header>'
+
+
+def _tiles(card: DataCard) -> str:
+    columns = card.profile.columns
+    cells = card.profile.rows * max(len(columns), 1)
+    missing = sum(column.missing for column in columns)
+    again = sum(change.found for change in card.changes if change.policy == "duplicates")
+    tiles = [
+        (_("rows"), f"{sum(card.sides.values()):,}"),
+        (_("input columns"), f"{sum(column.role == 'input' for column in columns):,}"),
+        (_("missing values"), f"{missing / max(cells, 1):.2%}"),
+        (_("duplicate rows"), f"{again:,}"),
+        (_("suspected leaks"), f"{sum(each.suspicious for each in card.profile.alone):,}"),
+    ]
+    inner = "".join(f'<div class="tile"><dt>{escape(n)}</dt><dd>{escape(v)}</dd></div>' for n, v in tiles)
+    return f'<dl class="tiles">{inner}</dl>'
+
+
+def _notes(card: DataCard) -> str:
+    told = {change.text() for change in card.changes}
+    notes = [note for note in card.notes if note not in told]
+    if not notes:
+        return ""
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return section(_("Notes"), f'<ul class="notes">{items}</ul>')
+
+
+def _sides(card: DataCard) -> str:
+    total = max(sum(card.sides.values()), 1)
+    rows = [[_(SIDES.get(side, side)), f"{count:,}", f"{count / total:.1%}"] for side, count in card.sides.items()]
+    header = [_("side"), _("rows"), _("part")]
+    inner = f'<div class="narrow">{table(header, rows)}</div>'
+    for target, labels in card.classes.items():
+        sides = list(dict.fromkeys(side for counts in labels.values() for side in counts))
+        whole = {side: max(sum(counts.get(side, 0) for counts in labels.values()), 1) for side in sides}
+        body = [
+            [label, *(f"{n:,} ({n / whole[side]:.1%})" for side in sides for n in (counts.get(side, 0),))]
+            for label, counts in labels.items()
+        ]
+        title = escape(_("Classes of {target}").format(target=target))
+        inner += f"<h3 class=spaced>{title}</h3>" + table(["", *(_(SIDES.get(side, side)) for side in sides)], body)
+    return section(_("Split"), inner)
+
+
+def _cleaning(card: DataCard) -> str:
+    if not card.changes:
+        return section(_("Cleaning"), paragraph(_("Nothing was found to clean, and nothing was changed.")))
+    body = [
+        [
+            _(POLICIES[change.policy]),
+            change.column or "",
+            f"{change.found:,}",
+            f"{change.cells:,}" if change.cells else "–",
+            f"{change.dropped:,}" if change.dropped else "–",
+            change.detail,
+        ]
+        for change in card.changes
+    ]
+    header = [_("what"), _("column"), _("found"), _("values changed"), _("rows left out"), _("example")]
+    return section(_("Cleaning"), table(header, body, left=(0, 1, 5), style="wrap"))
+
+
+def _alone(card: DataCard) -> str:
+    scores = card.profile.alone
+    if not scores:
+        return ""
+    about = _(
+        "How well each column predicts the target by itself, on training rows that it was not fitted on: 0% is chance, "
+        "100% is certainty. A column that is nearly certain may be a leak: known only after the target is."
+    )
+    targets = list(dict.fromkeys(each.target for each in scores))
+    drawn = []
+    for target in targets:
+        mine = [each for each in scores if each.target == target][:MOST_SCORES]
+        told = ", ".join(f"{each.column} {each.score:.0%}" for each in mine[:5])
+        drawn.append(figure(target, alone(mine), told=told))
+    return section(_("What each column tells alone"), paragraph(about) + figures(drawn))
+
+
+def _columns(card: DataCard) -> str:
+    profile = card.profile
+    best = {each.column: each.score for each in reversed(profile.alone)}
+    chosen = sorted(profile.columns, key=lambda c: (c.role != "target", -best.get(c.name, 0.0)))[:MOST_DRAWN]
+    names = {column.name for column in chosen}
+    drawn = [_column(column, profile) for column in profile.columns if column.name in names]
+    keys = "".join(
+        f'<span class="key" style="--colour: var(--series-{index % 6 + 1})">{escape(name)}</span> '
+        for index, name in enumerate(profile.classes)
+    )
+    legend = f'<p class="legend">{keys}</p>' if keys else ""
+    left = len(profile.columns) - len(chosen)
+    more = paragraph(_("{n:,} more columns are in the table below.").format(n=left)) if left else ""
+    return section(_("Columns"), legend + figures(drawn) + more)
+
+
+def _column(column: ColumnProfile, profile: Profile) -> str:
+    unit = f"{_(KINDS.get(column.kind, column.kind))}, {_(ROLES.get(column.role, column.role))}"
+    facts = [_("{n:,} different").format(n=column.distinct)]
+    if column.missing:
+        part = column.missing / max(profile.rows, 1)
+        facts.append(_("{n:,} missing ({part:.1%})").format(n=column.missing, part=part))
+    told = ", ".join(facts)
+    drawing = ""
+    if column.histogram is not None:
+        drawing = histogram(column.histogram, column.name)
+    elif column.top:
+        drawing = bars(column.top, column.others)
+    return figure(column.name, f'<p class="about">{escape(told)}</p>{drawing}', unit=unit, told=told)
+
+
+def _correlations(card: DataCard) -> str:
+    profile = card.profile
+    if len(profile.correlated) < 2:
+        return ""
+    about = _("Pearson's correlation of numeric columns, in hundredths: 100 and −100 lie on a line, 0 has none.")
+    drawing = correlations(profile.correlated, profile.correlations)
+    return section(_("Correlations"), paragraph(about) + f'<div class="scroll">{drawing}</div>')
+
+
+def _table(card: DataCard) -> str:
+    profile = card.profile
+    names = [name for name in FACTS if any(name in column.facts for column in profile.columns)]
+    header = [_("column"), _("role"), _("kind"), _("missing"), _("different"), *(_(FACTS[name]) for name in names)]
+    body = [
+        [
+            column.name, _(ROLES.get(column.role, column.role)), _(KINDS.get(column.kind, column.kind)),
+            f"{column.missing:,}", f"{column.distinct:,}",
+            *(_fact(column, name) for name in names),
+        ]
+        for column in profile.columns
+    ]  # fmt: skip
+    inner = table(header, body, left=(0, 1, 2), style="columns")
+    return section(_("All columns"), inner)
+
+
+def _fact(column: ColumnProfile, name: str) -> str:
+    return number(column.facts[name]) if name in column.facts and column.kind != "date" else "–"
