@@ -100,6 +100,18 @@ def test_what_is_learned_stays_when_new_rows_are_far_off():
     assert np.abs(numbers(pipeline, dict.fromkeys("abc", x + 1000))).max() < 100  # clipped, by the old fence
 
 
+def test_a_logarithm_has_the_same_bits_alone_and_in_a_batch():
+    """Vectorised logarithms must not differ from those of what is left over at the end."""
+    x = np.concatenate([RNG.lognormal(0, 5, 2000), RNG.normal(size=1001), [0.0, 1e-320, 1e308]])
+    fields = [Number(name=n, transform="log", scale="none") for n in "ab"] + [Number(name="c", scale="none")]
+    pipeline = fit(*fields, columns=dict.fromkeys("abc", np.arange(3.0)))
+    columns = {"a": x, "b": x[::-1], "c": np.zeros(len(x))}
+    batch = numbers(pipeline, columns)
+    for row in range(len(x)):
+        alone = numbers(pipeline, {name: [values[row]] for name, values in columns.items()})
+        assert alone.tobytes() == batch[row].tobytes()
+
+
 def test_log_of_a_target_is_inverted():
     y = RNG.lognormal(2, 1, 50) * RNG.choice([-1, 1], 50)
     columns = {"x": y, "y": y}

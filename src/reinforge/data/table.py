@@ -53,7 +53,8 @@ class Table:
 
     def take(self, rows: Codes) -> Table:
         """Those rows, in that order; errors still name the places they came from."""
-        columns = {name: series.gather(rows) for name, series in self.columns.items()}
+        frame = pl.DataFrame(dict(self.columns))[rows]
+        columns = dict(zip(self.columns, frame.get_columns()))
         return replace(self, columns=columns, origin=self.origin.take(rows))
 
     def plain(self, schema: Schema, *, targets: bool = True) -> dict[str, Column]:
