@@ -23,7 +23,7 @@ from reinforge.evaluation.report_html import (
     span,
     table,
 )
-from reinforge.evaluation.report_names import SIDES, metric, side
+from reinforge.evaluation.report_names import SIDES, kind, metric, side
 from reinforge.evaluation.report_results import results, verdict
 from reinforge.evaluation.report_style import STYLE
 from reinforge.messages import _, language, mark
@@ -191,7 +191,7 @@ def _metrics(page: Page) -> str:
     inner = f'<div class="narrow">{table(header, body)}</div>'
     if page.findings is None:
         return section(_("Metrics"), inner)
-    return f"<details><summary>{escape(_('Metrics of all sides of the split'))}</summary>{inner}</details>"
+    return _folded_away(_("Metrics of all sides of the split"), inner)
 
 
 def _folded(page: Page) -> bool:
@@ -224,7 +224,7 @@ def _data(page: Page) -> str:
     if page.findings is None or not page.findings.columns:
         return ""
     roles = {"input": _("input"), "target": _("target")}
-    body = [[each.name, roles.get(each.role, each.role), each.kind, each.about] for each in page.findings.columns]
+    body = [[each.name, roles.get(each.role, each.role), kind(each.kind), each.about] for each in page.findings.columns]
     shown = table([_("column"), _("role"), _("kind"), ""], body[:MOST_ROWS], left=(0, 1, 2, 3))
     told = _("{n} columns of {data}.").format(n=f"{len(body):,}", data=_described(page.recipe))
     inner = paragraph(told) + (shown if len(body) <= _FEW_COLUMNS else _folded_away(_("All columns"), shown))
@@ -338,7 +338,7 @@ def _evaluations(page: Page) -> str:
 
 
 def _recipe(page: Page) -> str:
-    return f"<details><summary>{escape(_('The resolved recipe'))}</summary><pre>{escape(page.text)}</pre></details>"
+    return _folded_away(_("The resolved recipe"), f"<pre>{escape(page.text)}</pre>")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -376,5 +376,5 @@ def _kind(options: object) -> str:
 def _described(recipe: Recipe) -> str:
     where = next((v for v in (getattr(recipe.data, n, None) for n in ("id", "path", "resource")) if v), None)
     shown: Callable[[str], str] = str
-    kind = shown(_kind(recipe.data))
-    return f"{kind} {where}" if where else kind
+    name = shown(_kind(recipe.data))
+    return f"{name} {where}" if where else name

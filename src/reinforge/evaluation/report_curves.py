@@ -86,7 +86,8 @@ def charts(rows: Iterable[Row]) -> list[Chart]:
     if held_out:
         known[EVALUATION + "loss"] = held_out
     add(_("Loss"), ["loss", EVALUATION + "loss"], wide=True)
-    covered = ("loss", "return", "return_min", "return_max", "return_std", "return_iqm", "episodes")
+    covered = ["loss", "return", "return_min", "return_max", "return_std", "return_iqm", "episodes"]
+    covered += ["log-loss"] if held_out and _same(known.get(EVALUATION + "log-loss"), held_out) else []
     for name in known:
         if name.startswith(EVALUATION) and name.removeprefix(EVALUATION) not in covered:
             add(_label(name), [name], unit=_("held out"), wide=name.endswith("loss"))
@@ -153,6 +154,13 @@ def _terms(known: Mapping[str, Curve]) -> dict[str, list[str]]:
         if slash and not name.startswith(EVALUATION) and term not in ("grad_norm", "lr"):
             steps.setdefault(step, []).append(name)
     return steps
+
+
+def _same(first: Curve | None, second: Curve) -> bool:
+    """Whether one is the other: a log loss that nothing was added to is the loss."""
+    if first is None or len(first.points) != len(second.points):
+        return False
+    return all(math.isclose(a[1], b[1], rel_tol=1e-3) for a, b in zip(first.points, second.points))
 
 
 def _points(rows: Sequence[Row], name: str, axis: str) -> Points:

@@ -28,17 +28,18 @@ def _example(each: Example) -> str:
         for name, data in each.images.items()
         if data.isascii() and data.replace("+", "").replace("/", "").rstrip("=").isalnum()
     )
-    sure = f" <small>{escape(_('{p} sure').format(p=f'{each.sure:.0%}'))}</small>" if each.sure is not None else ""
+    known = _("{p} sure").format(p=f"{each.sure:.0%}") if each.sure is not None else ""
+    sure = f" <small>{escape(known)}</small>" if known else ""
     inputs = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(_cut(value))}</dd></div>"
         for name, value in list(each.inputs.items())[:_MOST_INPUTS]
     )
-    more = len(each.inputs) - _MOST_INPUTS
-    rest = f'<p class="note">{escape(_("and {n} more columns").format(n=more))}</p>' if more > 0 else ""
+    more, truth = len(each.inputs) - _MOST_INPUTS, _("truth")
+    rest = paragraph(_("and {n} more columns").format(n=more), "note") if more > 0 else ""
     row = _("row {n}").format(n=f"{each.row + 1:,}")
     return (
         f'<article class="example">{pictures}<p class="said"><b>{escape(_cut(each.said))}</b>{sure}</p>'
-        f'<p class="truth">{escape(_("truth"))}: <b>{escape(_cut(each.truth))}</b></p>'
+        f'<p class="truth">{escape(truth)}: <b>{escape(_cut(each.truth))}</b></p>'
         f'<dl>{inputs}</dl>{rest}<p class="place">{escape(row)}</p></article>'
     )
 
@@ -60,11 +61,9 @@ def slices(found: Found) -> str:
             f'<td class="bar"><span style="--share: {share:.3f}"></span></td>'
             f'<td class="number soft">{escape(span(each.measure.low, each.measure.high))}</td></tr>'
         )
-    head = (
-        f'<th scope="col">{escape(_("column"))}</th><th scope="col">{escape(_("value"))}</th>'
-        f'<th scope="col" class="number">{escape(_("rows"))}</th><th scope="col" class="number">{escape(name)}</th>'
-        f'<th scope="col"></th><th scope="col" class="number">{escape(_("95% interval"))}</th>'
-    )
+    names = [(_("column"), ""), (_("value"), ""), (_("rows"), "number"), (name, "number"), ("", "")]
+    names.append((_("95% interval"), "number"))
+    head = "".join(f'<th scope="col" class="{style}">{escape(text)}</th>' for text, style in names)
     told = _("Held-out rows by one column at a time, from 10 rows on, the weakest first; numbers by quarters.")
     if overall is not None and overall.value is not None:
         told += " " + _("All rows: {value}.").format(value=measured(overall.value))

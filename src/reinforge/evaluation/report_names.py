@@ -45,6 +45,11 @@ CRITERIA = {
     "f1": mark("the best F1"), "balanced-accuracy": mark("the best balanced accuracy"),
     "accuracy": mark("the best accuracy"),
 }  # fmt: skip
+# Kinds of fields.
+KINDS = {
+    "number": mark("number"), "category": mark("category"), "date": mark("date"), "labels": mark("set of labels"),
+    "text": mark("text"), "image": mark("image"), "vector": mark("vector"), "span": mark("part of a text"),
+}  # fmt: skip
 
 
 def metric(name: str) -> str:
@@ -60,6 +65,11 @@ def metric(name: str) -> str:
 def side(name: str) -> str:
     """A side of the split, or any other word before a metric."""
     return _(SIDES[name]) if name in SIDES else name
+
+
+def kind(name: str) -> str:
+    """A kind of field."""
+    return _(KINDS[name]) if name in KINDS else name
 
 
 def title(name: str) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from reinforge.evaluation.baselines import CONSTANT
 from reinforge.evaluation.findings import Baseline, Curve, Findings, Found, Measure
 from reinforge.evaluation.report_examples import slices, worst
 from reinforge.evaluation.report_html import figure, figures, measured, number, paragraph, section, span, table
@@ -86,10 +87,19 @@ def _compared(chief: Measure, best: Baseline, headline: str) -> tuple[str, str]:
 def _forest(found: Found, chief: Measure) -> str:
     """The headline metric with its interval, above those of the baselines."""
     rows = [(_("this model"), chief)]
-    rows += [(_(each.name), m) for each in found.baselines if (m := _of(each, found.headline)) and m.value is not None]
-    ends = [(m.low if m.low is not None else m.value, m.high if m.high is not None else m.value) for _name, m in rows]
-    known = [(low, high) for low, high in ends if low is not None and high is not None]
-    if len(rows) < 2 or len(known) < len(rows):
+    rows += [
+        (_(each.name), m)
+        for each in found.baselines
+        if (m := _of(each, found.headline)) and m.value is not None and m.low is not None
+    ]
+    known = [(m.low or 0.0, m.high or 0.0) for _name, m in rows]
+    if len(rows) > 2 and found.baselines[0].name == CONSTANT:
+        # Far from all others it would leave no room to tell these apart; the table has it.
+        (low, high), others = known[1], [known[0], *known[2:]]
+        width = max(end for _low, end in others) - min(end for end, _high in others)
+        if max(min(end for end, _high in others) - high, low - max(end for _low, end in others)) > width:
+            del rows[1], known[1]
+    if len(rows) < 2 or chief.low is None:
         return ""
     low, high = min(low for low, _high in known), max(high for _low, high in known)
     room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
@@ -174,7 +184,8 @@ def _reading(found: Found) -> str:
         )
     if reading.thresholds is not None:
         each = ", ".join(f"{label} {number(p)}" for label, p in zip(found.labels, reading.thresholds))
-        told.append(_("Thresholds of the labels, each for the best F1: {each}.").format(each=each))
+        text = _("Thresholds of the labels, each for {criterion}: {each}.")
+        told.append(text.format(criterion=_(CRITERIA.get(reading.criterion, "")), each=each))
     told.append(_("Set on {rows} validation rows, and on no others.").format(rows=f"{reading.rows:,}"))
     if not reading.before:
         return paragraph(" ".join(told))
@@ -204,13 +215,14 @@ def _confusion(found: Found) -> str:
             kind = "right" if column == code else "wrong"
             deep = " deep" if share > _DEEP else ""
             told = f"{names[code]} → {names[column]}: {rows:,} ({share:.0%})"
-            cells.append(
-                f'<td class="{kind}{deep}" style="--share: {share:.3f}" title="{escape(told)}">{rows:,}'
-                f"<small>{share:.0%}</small></td>"
-            )
+            part = f"<small>{share:.0%}</small>" if rows else ""
+            empty = "" if rows else " empty"
+            style = f'class="{kind}{deep}{empty}" style="--share: {share:.3f}"'
+            cells.append(f'<td {style} title="{escape(told)}">{rows:,}{part}</td>')
         label = f'<th scope="row" title="{escape(names[code])}">{escape(cut(names[code], 18))}</th>'
         lines.append(f"<tr>{label}{''.join(cells)}</tr>")
-    corner = f'<th class="corner"><span>{escape(_("truth"))} ↓</span> <span>{escape(_("decided"))} →</span></th>'
+    truth, decided = _("truth"), _("decided")
+    corner = f'<th class="corner"><span>{escape(truth)} ↓</span> <span>{escape(decided)} →</span></th>'
     return (
         f'<div class="scroll"><table class="matrix size-{min(size, 12)}"><thead><tr>{corner}{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"

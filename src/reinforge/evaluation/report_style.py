@@ -103,6 +103,7 @@ figcaption h4 { overflow-wrap: anywhere; }
 .matrix td.right { background: rgb(var(--right) / calc(0.06 + 0.9 * var(--share))); }
 .matrix td.wrong { background: rgb(var(--wrong) / calc(0.03 + 0.9 * var(--share))); }
 .matrix td.deep { color: var(--deep); }
+.matrix td.empty { color: var(--line-strong); font-weight: 400; }
 .matrix td small { display: block; font-weight: 400; font-size: 0.75rem; opacity: 0.85; }
 .matrix.size-8 td, .matrix.size-9 td, .matrix.size-10 td, .matrix.size-11 td, .matrix.size-12 td {
   min-width: 2.9rem; padding: 0.2rem 0.3rem; font-size: 0.85rem;

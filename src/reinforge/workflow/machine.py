@@ -22,6 +22,16 @@ class Memory:
     available: int
 
 
+def peak_memory() -> int | None:
+    """The most bytes of main memory that this process ever held; None where the system doesn't tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
 def memory() -> Memory:
     """Main memory, bounded by the container's limit where there is one."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0

@@ -35,7 +35,7 @@ from reinforge.recipe.user_code import load_user_code
 from reinforge.storage.files import require_space, storage_errors, write_atomic
 from reinforge.storage.folder import held
 from reinforge.workflow.children import children, train_children
-from reinforge.workflow.machine import set_threads
+from reinforge.workflow.machine import peak_memory, set_threads
 from reinforge.workflow.measured import write_measured
 from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.report import report
@@ -263,8 +263,9 @@ def _finish(
                 },
             )  # fmt: skip
     run.write_status(
-        state="finished", metrics=metrics, notes=[*task.notes, *notes, *tested.notes], wall_seconds=time.time() - began
-    )
+        state="finished", metrics=metrics, notes=[*task.notes, *notes, *tested.notes], wall_seconds=time.time() - began,
+        parameters=sum(p.numel() for p in model.parameters()), peak_memory_bytes=peak_memory(),
+    )  # fmt: skip
     report(run)
 
 
