@@ -48,7 +48,10 @@ def test_a_recipe_trains_with_components_of_ones_own(mine: Path, tmp_path: Path)
     assert any("model/size" in row for row in rows)
     assert [c.name for c in REGISTRY.all("source") if c.name == "bootstrap"]
     assert str((mine / "mine.py").resolve()) in run.recipe.use
-    # An environment of the same file.
+    # An augmentation and an environment of the same file.
+    plain = train(mine / "jittered.yaml", output=tmp_path / "plain", overrides=["source.augment=[]"])
+    jittered = train(mine / "jittered.yaml", output=tmp_path / "jittered")
+    assert plain.metrics["train/loss"] != jittered.metrics["train/loss"]
     run = train(mine / "corridor.yaml", output=tmp_path / "corridor")
     assert run.metrics["final/return"] == 1.0
 

@@ -61,7 +61,7 @@ def test_half_beta(alpha: float) -> None:
 @settings(max_examples=30, deadline=None)
 @given(rows=st.integers(1, 20), seed=st.integers(0, 99))
 def test_partners_are_one_circle(rows: int, seed: int) -> None:
-    partner = partners(Draws(np.arange(rows), seed, 0))
+    partner = partners(Draws(np.arange(rows), seed, 0).uniform(1)[:, 0])
     seen, at = [], 0
     for _ in range(rows):
         seen.append(at)
@@ -74,7 +74,7 @@ def test_partners_are_one_circle(rows: int, seed: int) -> None:
 def test_labels_are_mixed_as_inputs_are(options: Options) -> None:
     whole = cast(Any, batch())
     found = mixed(options)
-    partner = torch.from_numpy(partners(Draws(np.arange(40), derive(0, "augment", 0), 0)))
+    partner = torch.from_numpy(partners(Draws(np.arange(40), derive(0, "augment", 0), 0).uniform(1)[:, 0]))
     label = found["targets"]["label"]
     torch.testing.assert_close(label.sum(1), torch.ones(40))
     hard = torch.nn.functional.one_hot(whole["targets"]["label"], 4).float()

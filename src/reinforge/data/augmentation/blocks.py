@@ -13,7 +13,7 @@ from reinforge.errors import ComponentError
 from reinforge.schema.signature import Signature
 
 # Elements of images that are changed at once.
-BLOCK = 1 << 18
+BLOCK = 1 << 19
 
 
 def chosen(signature: Signature, names: Sequence[str] | None, form: str, kind: str) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ class _Mixing:
     ) -> Batch:
         """The batch with `mix(row's, partner's)` as inputs; each row keeps the part `kept` (n,) of its own targets."""
         inputs = batches.section(batch, "inputs")
-        new = {name: mix(inputs[name], inputs[name][partner]) for name in self.inputs}
+        new = {name: mix(inputs[name], taken(inputs[name], partner)) for name in self.inputs}
         targets: dict[str, Tensor] = {}
         valid = dict(batches.section(batch, "valid"))
         share = torch.from_numpy(kept.astype(np.float32))
@@ -68,8 +68,8 @@ class _Mixing:
             values = functional.one_hot(target, size).float() if target.dtype == torch.int64 else target
             if name in valid:
                 values = values.masked_fill(~along(valid[name], values), 0)
-                valid[name] = valid[name] & (valid[name][partner] | (share == 1))
-            targets[name] = torch.lerp(values[partner], values, along(share, values))
+                valid[name] = valid[name] & (taken(valid[name], partner) | (share == 1))
+            targets[name] = torch.lerp(taken(values, partner), values, along(share, values))
         return {**batch, "inputs": {**inputs, **new}, "targets": targets, "valid": valid}
 
 
@@ -81,9 +81,8 @@ class Mixup(_Mixing):
 
     def apply(self, batch: Batch, rows: Tensor, seed: int, epoch: int) -> Batch:
         """The batch with its rows mixed."""
-        draws = Draws(rows.numpy(), seed, epoch)
-        partner = torch.from_numpy(partners(draws))
-        coin, number = draws.uniform(2).T
+        order, coin, number = Draws(rows.numpy(), seed, epoch).uniform(3).T
+        partner = torch.from_numpy(partners(order))
         kept = np.where(coin < self.probability, 1 - self.beta(number), 1.0)
         share = torch.from_numpy(kept.astype(np.float32))
 
@@ -104,9 +103,8 @@ class Cutmix(_Mixing):
 
     def apply(self, batch: Batch, rows: Tensor, seed: int, epoch: int) -> Batch:
         """The batch with its images cut and mixed; the part that a row keeps is the area that still shows it."""
-        draws = Draws(rows.numpy(), seed, epoch)
-        partner = torch.from_numpy(partners(draws))
-        coin, greater, number, x, y = draws.uniform(5).T
+        order, coin, greater, number, x, y = Draws(rows.numpy(), seed, epoch).uniform(6).T
+        partner = torch.from_numpy(partners(order))
         part = self.beta(number)
         part = np.where(greater < 0.5, part, 1 - part)
         side = np.sqrt(np.where(coin < self.probability, part, 0.0))
@@ -124,14 +122,19 @@ class Cutmix(_Mixing):
         return self.mixed(batch, partner, 1 - high * wide / (height * width), mix)
 
 
+def taken(values: Tensor, rows: Tensor) -> Tensor:
+    """Rows (m,) of values (n, ...), wherever these are."""
+    return values.index_select(0, rows.to(values.device))
+
+
 def along(row: Tensor, values: Tensor) -> Tensor:
     """A number per row (n,) with as many dimensions as `values` (n, ...)."""
     return row.view(-1, *[1] * (values.ndim - 1))
 
 
-def partners(draws: Draws) -> NDArray[np.int64]:
-    """(n,) for each row another one: all of them in one circle, in an order drawn from the rows."""
-    order = np.argsort(draws.uniform(1)[:, 0], kind="stable")
+def partners(numbers: Uniform) -> NDArray[np.int64]:
+    """(n,) for each row another one: all of them in one circle, in the order of their numbers (n,)."""
+    order = np.argsort(numbers, kind="stable")
     out = np.empty_like(order)
     out[order] = np.roll(order, -1)
     return out
