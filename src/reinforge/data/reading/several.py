@@ -64,7 +64,11 @@ def join(tables: Sequence[Table], name: str) -> Table:
         part=np.repeat(np.arange(len(tables)), sizes),
         inner=np.concatenate([np.arange(size) for size in sizes]),
     )
-    digest = hashlib.sha256("\n".join(table.digest for table in tables).encode()).hexdigest()
     notes = dict.fromkeys(note for table in tables for note in table.notes)
     base = first.base if all(table.base == first.base for table in tables) else None
-    return Table(columns, origin, f"sha256:{digest}", tuple(notes), base)
+    return Table(columns, origin, joined_digest([table.digest for table in tables]), tuple(notes), base)
+
+
+def joined_digest(digests: Sequence[str]) -> str:
+    """One digest of several tables in order."""
+    return "sha256:" + hashlib.sha256("\n".join(digests).encode()).hexdigest()

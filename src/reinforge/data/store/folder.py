@@ -105,7 +105,8 @@ class Writer:
         self._raw("raw.arrow", training)
         if held is not None:
             self._raw("held.arrow", held)
-        staging.json("data.json", {**about, "sides": self.layout})
+        base = None if training.base is None else str(training.base.absolute())
+        staging.json("data.json", {**about, "base": base, "sides": self.layout})
 
     def _raw(self, name: str, table: Table) -> None:
         some = np.unique(np.linspace(0, len(table) - 1, min(RAW_ROWS, len(table))).astype(np.int64))
@@ -153,8 +154,9 @@ def open_store(path: Path) -> Stored:
         raise IntegrityError("its sides are not described", where=str(path / "data.json"))
     sides = {name: _mapped(path / f"{name}.arrow", layout[name]) if name in layout else None for name in SIDES}
     digest = str(about.get("digest", ""))
-    training = _raw(path / "raw.arrow", digest)
-    held = _raw(path / "held.arrow", digest) if "held.arrow" in folder else None
+    base = Path(about["base"]) if isinstance(about.get("base"), str) else None
+    training = _raw(path / "raw.arrow", digest, base)
+    held = _raw(path / "held.arrow", digest, base) if "held.arrow" in folder else None
     about = {key: value for key, value in about.items() if key != "sides"}
     return Stored(pipeline, sides, rows, training, held, about, path)
 
@@ -171,9 +173,9 @@ def flat(batch: Batch, prefix: str = "") -> Iterator[tuple[str, Leaf]]:
             yield f"{prefix}{name}", value
 
 
-def _raw(path: Path, digest: str) -> Table:
+def _raw(path: Path, digest: str, base: Path | None) -> Table:
     frame = pl.read_ipc(path)
-    return Table({name: frame[name] for name in frame.columns}, Origin(str(path)), digest)
+    return Table({name: frame[name] for name in frame.columns}, Origin(str(path)), digest, (), base)
 
 
 def _column(name: str, leaf: Leaf) -> Column:
