@@ -8,6 +8,7 @@ from reinforge.core import batch as batches
 from reinforge.data.infer import infer
 from reinforge.data.linear import generate
 from reinforge.data.options import LinearOptions, TableOptions
+from reinforge.data.pipeline import Pipeline
 from reinforge.data.prepared import apply, prepare
 from reinforge.data.readers import read
 from reinforge.errors import DataError, RecipeError
@@ -371,3 +372,64 @@ def test_linear_depends_on_its_seed_alone():
     assert np.array_equal(first["y"], again["y"])
     assert not np.array_equal(first["y"], other["y"])
     assert np.array_equal(generate(LinearOptions(seed=7), 1)["y"], generate(LinearOptions(seed=7), 2)["y"])
+
+
+EVERY = {
+    "x": {"outliers": "clip", "transform": "log", "scale": "robust", "indicator": True},
+    "t": {"kind": "date"},
+    "q": {"rare": 2},
+    "s": {"kind": "labels", "separator": ";"},
+    "w": {"kind": "text"},
+}
+
+
+def every_kind(seed, count, far=0.0):
+    draw = np.random.default_rng(seed)
+    letters = "abcd" if not far else "wxyz"
+    x = draw.normal(size=count) + far
+    return {
+        "x": [None if i % 9 == 4 else float(value) for i, value in enumerate(x)],
+        "t": [f"20{26 + int(far > 0)}-{m:02d}-01" for m in draw.integers(1, 13, count)],
+        "q": draw.choice(list(letters), count).tolist(),
+        "s": [";".join(draw.choice(list(letters), 2)) for _ in range(count)],
+        "w": ["".join(draw.choice(list(letters), 6)) for _ in range(count)],
+        "y": (x * 2).tolist(),
+        "k": draw.choice(["u", "v"], count).tolist(),
+    }
+
+
+def test_nothing_is_fitted_to_rows_that_are_held_back():
+    """The same training rows beside others that are near or far: every statistic, label and token is the same."""
+    training, fitted = every_kind(0, 60), []
+    for far in (0.0, 1000.0):
+        held = every_kind(1, 40, far)
+        columns = {name: [*training[name], *held[name]] for name in training}
+        columns["side"] = ["train"] * 60 + ["validation"] * 20 + ["test"] * 20
+        split = {"kind": "given", "column": "side"}
+        chosen = TableOptions.model_validate({"targets": ["y", "k"], "fields": EVERY, "split": split})
+        fitted.append(prepare(chosen, data=columns).pipeline)
+    first, second = fitted
+    assert first.schema == second.schema
+    assert first.to_json() == second.to_json()
+    assert all(np.array_equal(a, second.arrays()[name], equal_nan=True) for name, a in first.arrays().items())
+
+
+def test_every_fold_is_fitted_to_its_own_training_rows():
+    columns = every_kind(2, 90)
+    for fold in range(3):
+        split = {"kind": "folds", "folds": 3, "fold": fold, "validation": 0.0}
+        chosen = TableOptions.model_validate({"targets": ["y", "k"], "fields": EVERY, "split": split})
+        prepared = prepare(chosen, data=columns)
+        alone = {name: [values[i] for i in prepared.rows.train] for name, values in columns.items()}
+        schema = prepared.schema.model_copy(
+            update={
+                "fields": tuple(
+                    f.model_copy(update={"labels": ()}) if getattr(f, "labels", ()) else f
+                    for f in prepared.schema.fields
+                )
+            }
+        )
+        expected = Pipeline.fit(read(alone).plain(schema), schema)
+        assert expected.schema == prepared.schema
+        for name, array in expected.arrays().items():
+            assert np.array_equal(array, prepared.pipeline.arrays()[name], equal_nan=True)
