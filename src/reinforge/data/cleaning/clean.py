@@ -54,6 +54,25 @@ def mend_words(table: Table, columns: Sequence[str], nulls: Nulls, options: Clea
     return _without(table, bad, options)
 
 
+def mend(
+    table: Table, inputs: Sequence[str], targets: Sequence[str], bounds: Bounds, nulls: Nulls, options: CleanOptions
+) -> Cleaned:
+    """The table by the policies that look at each row by itself: white space, noise, rows with too little."""
+    changes = _spaces(table, [name for name in (*inputs, *targets) if name in table.columns])
+    noisy = _without(table, _beyond(table, bounds, nulls) if options.noise != "error" else {}, options)
+    table, rows = noisy.table, noisy.rows
+    changes += noisy.changes
+    there = [name for name in inputs if name in table.columns]
+    if options.sparse is not None and there:
+        missing = pl.DataFrame([comparable(table.columns[name], nulls).is_null() for name in there])
+        part = missing.select(pl.mean_horizontal(pl.all().cast(pl.Float64))).to_series().to_numpy()
+        kept = np.flatnonzero(part <= options.sparse)
+        if gone := len(table) - len(kept):
+            changes.append(Change("sparse", found=gone, dropped=gone))
+            table, rows = table.take(kept), rows[kept]
+    return Cleaned(table, rows, None, tuple(changes))
+
+
 def clean(
     table: Table, inputs: Sequence[str], targets: Sequence[str], bounds: Bounds, nulls: Nulls, options: CleanOptions
 ) -> Cleaned:
@@ -63,10 +82,8 @@ def clean(
     """
     inputs = [name for name in inputs if name in table.columns]
     targets = [name for name in targets if name in table.columns]
-    changes = _spaces(table, [*inputs, *targets])
-    noisy = _without(table, _beyond(table, bounds, nulls) if options.noise != "error" else {}, options)
-    table, rows = noisy.table, noisy.rows
-    changes += noisy.changes
+    mended = mend(table, inputs, targets, bounds, nulls, options)
+    table, rows, changes = mended.table, mended.rows, list(mended.changes)
 
     def keep(policy: str, kept: np.ndarray[tuple[int], np.dtype[np.bool_]], detail: str = "") -> None:
         nonlocal table, rows
@@ -79,10 +96,6 @@ def clean(
             raise DataError(_("cleaning leaves no row"), where="data.clean", remedy=_("Loosen its policies."))
 
     keep("noise", np.ones(len(table), np.bool_))
-    if options.sparse is not None:
-        missing = pl.DataFrame([comparable(table.columns[name], nulls).is_null() for name in inputs])
-        part = missing.select(pl.mean_horizontal(pl.all().cast(pl.Float64))).to_series().to_numpy()
-        keep("sparse", part <= options.sparse)
     whole = of_columns(table, [*inputs, *targets], nulls)
     again = whole != np.arange(len(table))
     if options.duplicates == "drop":
@@ -110,7 +123,7 @@ def clean(
             keep("conflicts", ~(later if options.conflicts == "first" else conflicting), _example(table, later, groups))
             if len(table) < before:
                 groups = groups[~(later if options.conflicts == "first" else conflicting)]
-    return Cleaned(table, rows, _together(groups, options, changes), tuple(changes))
+    return Cleaned(table, rows, kept_together(groups, options, changes), tuple(changes))
 
 
 def outlying(block: np.ndarray[tuple[int, int], np.dtype[np.float64]], reach: float) -> Codes:
@@ -197,7 +210,8 @@ def _conflicts(
     return odd[inverse.reshape(-1)], later
 
 
-def _together(groups: Codes, options: CleanOptions, changes: list[Change]) -> Codes | None:
+def kept_together(groups: Codes, options: CleanOptions, changes: list[Change]) -> Codes | None:
+    """The codes of rows that must not be split, if any must not; what was found is added to `changes`."""
     again = int(_again(groups).sum())
     if options.together is False or not again:
         return None

@@ -124,8 +124,8 @@ def flag(value: object, nulls: Nulls) -> int:
     return known
 
 
-def fit_labels(field: Category, column: Column, nulls: Nulls) -> Category:
-    """The field with the labels that the column holds: numbers in their order, else texts in theirs.
+def fit_labels(field: Category, column: Column | Counter[str], nulls: Nulls) -> Category:
+    """The field with the labels that the column (or what `counted` gave) holds: numbers in their order, else texts.
 
     Declared labels stay as they are. Raises DataError where no label is left, a target has only one, or the labels of
     an ordered target have no order.
@@ -148,17 +148,17 @@ def fit_labels(field: Category, column: Column, nulls: Nulls) -> Category:
     return field.model_copy(update={"labels": found})
 
 
-def fit_label_sets(field: Labels, column: Column, nulls: Nulls) -> Labels:
+def fit_label_sets(field: Labels, column: Column | Counter[str], nulls: Nulls) -> Labels:
     """The field with the labels that the column's sets hold, as `fit_labels` does."""
     if field.labels:
         return field
     return field.model_copy(update={"labels": found_labels(field, column, nulls)})
 
 
-def found_labels(field: Category | Labels, column: Column, nulls: Nulls) -> LabelSet:
+def found_labels(field: Category | Labels, column: Column | Counter[str], nulls: Nulls) -> LabelSet:
     """The labels that a column holds in at least `rare` rows, in order. Raises DataError where there is none."""
     try:
-        counts = _counted(field, column, nulls)
+        counts = column if isinstance(column, Counter) else counted(field, column, nulls)
     except Unreadable as error:
         raise DataError(str(error), where=f"column {field.name!r}") from None
     if field.spelling == "loose":
@@ -174,7 +174,8 @@ def found_labels(field: Category | Labels, column: Column, nulls: Nulls) -> Labe
     return found
 
 
-def _counted(field: Category | Labels, column: Column, nulls: Nulls) -> Counter[str]:
+def counted(field: Category | Labels, column: Column, nulls: Nulls) -> Counter[str]:
+    """How many rows hold each label. Raises Unreadable."""
     if isinstance(column, Encoded):
         times = np.bincount(column.codes, minlength=len(column.values)).tolist()
         pairs: Iterable[tuple[object, int]] = ((v, n) for v, n in zip(column.values, times) if n)
