@@ -1,4 +1,4 @@
-"""Every kind of input and target on one road: a file, training, a bundle, golden replay, predictions by file and JSON."""
+"""Every kind of input and target on one road: a file, training, a bundle, golden replay, predictions."""
 
 from __future__ import annotations
 
@@ -122,6 +122,14 @@ def test_what_was_held_back_is_evaluated(trained: tuple[Run, Path, Any]) -> None
     found = evaluate(trained[0].bundle_path, trained[1])
     assert found["rows"] == 120
     assert {f"{name}/loss" for name in TARGETS} <= found.keys()
+
+
+def test_training_data_are_sketched(trained: tuple[Run, Path, Any]) -> None:
+    fields = json.loads((trained[0].bundle_path / "reference.json").read_text())["fields"]
+    assert {"a", "c", "tags", "when", "y", "cls", "visits", "stars", "east", "north", "topics"} <= fields.keys()
+    assert 20454 <= fields["when"]["quantiles"][0] <= fields["when"]["quantiles"][-1] <= 20819  # the days of 2026
+    rows = trained[2]
+    assert set(fields["tags"]["labels"]) == {tag for row in rows for tag in row["tags"].split(";")}
 
 
 def test_requests_are_described(trained: tuple[Run, Path, Any]) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from reinforge.data.operations.dates import DAY, MISSING, read_moments
+from reinforge.data.operations.labels import label_set
 from reinforge.data.table import Table
-from reinforge.data.values import Encoded, Nulls, label, read_numbers
-from reinforge.schema.fields import Category, Number
+from reinforge.data.values import Nulls, label, read_list, read_numbers
+from reinforge.schema.fields import Category, Date, Labels, Number, Vector, sources
 from reinforge.storage.strict_json import Json
 
 QUANTILES = tuple(round(0.05 * i, 2) for i in range(21))
@@ -18,19 +21,31 @@ MOST_LABELS = 100
 
 
 def sketch(table: Table, schema: Any) -> Json:
-    """A sketch of every numeric and categorical field that the table has: {"rows", "fields": {name: ...}}."""
+    """A sketch of the table's numbers, dates (as days since 1970), categories and sets of labels: {"rows", "fields":
+    {name: ...}}."""
     fields: dict[str, Json] = {}
     nulls = Nulls.of(schema.nulls)
     columns = table.plain(schema)
     for field in schema.fields:
-        if field.name not in columns:
+        if any(name not in columns for name in sources(field)):
             continue
-        column = columns[field.name]
-        if isinstance(field, Number):
-            fields[field.name] = numbers(read_numbers(column, field.name, nulls, table.origin))
-        elif isinstance(field, Category):
-            values = [column.values[code] for code in column.codes] if isinstance(column, Encoded) else list(column)
-            fields[field.name] = labels(label(value, nulls) for value in values)
+        match field:
+            case Number():
+                fields[field.name] = numbers(read_numbers(columns[field.name], field.name, nulls, table.origin))
+            case Vector():
+                for name in field.columns:
+                    fields[name] = numbers(read_numbers(columns[name], name, nulls, table.origin))
+            case Date():
+                moments = read_moments(columns[field.name], field, nulls, table.origin)
+                fields[field.name] = numbers(np.where(moments == MISSING, np.nan, moments / DAY))
+            case Category():
+                fields[field.name] = labels(
+                    read_list(columns[field.name], field.name, partial(label, nulls=nulls), table.origin)
+                )
+            case Labels() if not field.columns:
+                read = partial(label_set, nulls=nulls, separator=field.separator)
+                sets = read_list(columns[field.name], field.name, read, table.origin)
+                fields[field.name] = labels(text for found in sets for text in (found or (None,)))
     return {"rows": len(table), "fields": fields}
 
 
