@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reinforge.data import images
-from reinforge.data.images import Resize, decode, decode_all, from_base64, pixels, to_base64
+from reinforge.data.images import Resize, animated, animations, decode, decode_all, from_base64, pixels, to_base64
 from reinforge.errors import DataError, StorageError
 
 RANDOM = np.random.default_rng(0)
@@ -146,18 +146,19 @@ def test_of_an_animation_the_first_frame(format: str, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
     path = tmp_path / f"moving.{format.lower()}"
     path.write_bytes(encoded(frames[0], format, save_all=True, append_images=frames[1:]))
-    notes: list[str] = []
-    found = decode(path, (8, 8), notes=notes)
-    assert found[:, 4, 4].tolist() == pytest.approx([255, 0, 0], abs=5)
-    assert len(notes) == 1
-    assert "moving" in notes[0]
-    assert decode(encoded(frames[0], format), (8, 8), notes=notes).shape == (3, 8, 8)
-    assert len(notes) == 1
+    assert decode(path, (8, 8))[:, 4, 4].tolist() == pytest.approx([255, 0, 0], abs=5)
+    assert animated(path)
+    assert animated(path.read_bytes())
+    assert not any(map(animated, (encoded(frames[0], format), b"no image", tmp_path / "none", COLOUR, "text", None)))
 
 
-def area_means(array: np.ndarray[Any, Any], factor: int) -> np.ndarray[Any, Any]:
-    height, width = array.shape
-    return array.reshape(height // factor, factor, width // factor, factor).mean((1, 3))
+def test_animations_are_noted(tmp_path: Path) -> None:
+    moving = encoded(Image.new("L", (4, 4)), "GIF", save_all=True, append_images=[Image.new("L", (4, 4), 9)])
+    path = tmp_path / "b.gif"
+    path.write_bytes(moving)
+    assert animations([encoded(GREY), GREY], "image") == []
+    (note,) = animations([encoded(GREY), path, moving], "image")
+    assert note.startswith(f"images of 'image' with several frames or pages: 2, {path} the first")
 
 
 def test_resizing_is_bilinear_and_antialiased() -> None:

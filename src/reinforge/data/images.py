@@ -7,7 +7,7 @@ What is pinned, so that a picture gives the same bytes everywhere, alone or in a
   three equal channels, colour becomes grey as 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601).
 - Of 16 bits the upper 8 are kept. Pixels of floating point have no stated range, and are refused.
 - Resizing is bilinear over the area that a new pixel covers (antialiased), in integers, by Pillow.
-- Of an animation, or a file of several pages, the first is taken, with a note.
+- Of an animation, or a file of several pages, the first is taken; `animated` tells them.
 - More than `MAX_PIXELS` pixels, or a format other than `FORMATS`, are refused before anything is decoded.
 """
 
@@ -23,7 +23,7 @@ import struct
 import tempfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -66,21 +66,18 @@ def decode(
     resize: Resize = "stretch",
     *,
     where: str | None = None,
-    notes: list[str] | None = None,
 ) -> Pixels:
     """One image as uint8 (channels, height, width) of `size` = (height, width).
 
     Pixels are uint8 (height, width) or (height, width, 1, 3 or 4), or nested lists of them. `resize`: stretch changes
-    the proportions; crop keeps them, and the middle; pad keeps them, and fills up with black. What is worth knowing
-    (a first frame only) is added to `notes`. Raises DataError that names the file, or `where` for what has no name.
+    the proportions; crop keeps them, and the middle; pad keeps them, and fills up with black. Raises DataError that
+    names the file, or `where` for what has no name.
     """
     place = where or (str(source) if isinstance(source, Path) else "image")
     if isinstance(source, str):
         source = from_base64(source, place)
     if isinstance(source, (bytes, Path)):
-        image, frames = _opened(source, place)
-        if frames and notes is not None:
-            notes.append(f"{place}: of several frames or pages the first is taken")
+        image = _opened(source, place)
     else:
         image = Image.fromarray(pixels(source, place))
     fitted = _fit(_coloured(image, channels, place), size, resize)
@@ -95,7 +92,6 @@ def decode_all(
     resize: Resize = "stretch",
     *,
     where: Callable[[int], str] | None = None,
-    notes: list[str] | None = None,
     threads: int | None = None,
     mapped_bytes: int = MAPPED_BYTES,
 ) -> Tensor:
@@ -105,12 +101,11 @@ def decode_all(
     DataError of the first image that has one.
     """
     out = empty((len(sources), channels, *size), mapped_bytes)
-    remarks: list[list[str]] = [[] for _ in range(len(sources))]
 
     def some(rows: range) -> None:
         for row in rows:
             place = where(row) if where else None
-            out[row] = decode(sources[row], size, channels, resize, where=place, notes=remarks[row])
+            out[row] = decode(sources[row], size, channels, resize, where=place)
 
     workers = min(threads or usable_cores(), max(1, len(sources) // 8))
     if workers == 1:
@@ -121,9 +116,29 @@ def decode_all(
         with ThreadPoolExecutor(workers) as pool:
             # In order, so that the error is that of the first image that has one.
             deque(pool.map(some, blocks), 0)
-    if notes is not None:
-        notes += [note for found in remarks for note in found]
     return torch.from_numpy(out)
+
+
+def animated(source: object) -> bool:
+    """Whether a file (its bytes, or where it lies) has several frames or pages, as its header tells; False for anything
+    else, and for what can't be read."""
+    if not isinstance(source, (bytes, Path)):
+        return False
+    try:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS) as image:
+            # A phone's photograph with a preview (MPO) is one picture.
+            return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_DAMAGED):
+        return False
+
+
+def animations(sources: Iterable[object], name: str) -> list[str]:
+    """A note on the column `name` where some of its files are animated; else none."""
+    found = [source for source in sources if animated(source)]
+    if not found:
+        return []
+    first = f", {found[0]} the first of them" if isinstance(found[0], Path) else ""
+    return [f"images of {name!r} with several frames or pages: {len(found)}{first}; of each the first frame is taken"]
 
 
 def empty(shape: tuple[int, ...], mapped_bytes: int = MAPPED_BYTES) -> Pixels:
@@ -214,16 +229,14 @@ def _bounded(width: int, height: int, where: str) -> None:
         )
 
 
-def _opened(source: bytes | Path, where: str) -> tuple[Image.Image, bool]:
-    """The upright picture, loaded, and whether there are more frames."""
+def _opened(source: bytes | Path, where: str) -> Image.Image:
+    """The upright picture, loaded."""
     try:
         with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS) as image:
             _bounded(image.width, image.height, where)
-            # A phone's photograph with a preview (MPO) is one picture.
-            frames = image.format != "MPO" and bool(getattr(image, "is_animated", False))
             image.load()
             turn = _TURNS.get(_orientation(image))
-            return (image if turn is None else image.transpose(turn)), frames
+            return image if turn is None else image.transpose(turn)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"it has more than {MAX_PIXELS:,} pixels", where=where, remedy="Make it smaller.") from None
     except FileNotFoundError:
