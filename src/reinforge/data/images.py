@@ -76,10 +76,7 @@ def decode(
     place = where or (str(source) if isinstance(source, Path) else "image")
     if isinstance(source, str):
         source = from_base64(source, place)
-    if isinstance(source, (bytes, Path)):
-        image = _opened(source, place)
-    else:
-        image = Image.fromarray(pixels(source, place))
+    image = _opened(source, place) if isinstance(source, (bytes, Path)) else Image.fromarray(pixels(source, place))
     fitted = _fit(_coloured(image, channels, place), size, resize)
     array: Pixels = np.asarray(fitted, np.uint8)
     return array[None].copy() if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
