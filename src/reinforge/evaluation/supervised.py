@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock
 from reinforge.core.seeds import undisturbed
+from reinforge.evaluation.intervals import REPLICATES, interval
 from reinforge.evaluation.metrics.metric import Metric, metrics_for
 from reinforge.models.heads import build_head
 from reinforge.objectives.supervised import Supervised
@@ -38,11 +39,12 @@ class Judged:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a model says of some data: the total loss, that of each output, and each output's rows."""
+    """What a model says of `rows` rows: the total loss, that of each output, and each output's valid rows."""
 
     loss: float
     losses: Mapping[str, float]
     outputs: Mapping[str, Judged]
+    rows: int
 
 
 class SupervisedEvaluator:
@@ -75,13 +77,14 @@ class SupervisedEvaluator:
         were."""
         return self.measure(self.judge(learner), watched=True)
 
-    def judge(self, learner: nn.Module) -> Judgement:
-        """What the learner's model says of all rows. Leaves modes and random state as they were."""
+    def judge(self, learner: nn.Module, parts: Iterable[Batch] | None = None) -> Judgement:
+        """What the learner's model says of all rows, or of those of `parts`, which need not be in memory at once.
+        Leaves modes and random state as they were."""
         modes = [(module, module.training) for module in learner.modules()]
         with undisturbed(), torch.no_grad():
             learner.eval()
             try:
-                return self._judge(learner)
+                return self._judge(learner, batches.split(self.data, self.size) if parts is None else parts)
             finally:
                 for module, training in modes:
                     module.training = training
@@ -105,51 +108,65 @@ class SupervisedEvaluator:
                     results[prefix + kind] = value
         return results
 
-    def _judge(self, learner: nn.Module) -> Judgement:
-        model, first = learner.get_submodule("model"), next(learner.parameters(), torch.empty(0))
-        heads = getattr(model, "heads", {})
-        collected: dict[str, list[Tensor]] = {name: [] for name in self.signature.outputs}
-        means: dict[str, float] = {}
-        weights: dict[str, float] = {}
-        counts = {name: max(float(count), 1.0) for name, count in self.objective.counts(self.data).items()}
-        total = batches.rows(self.data)
-        for part in batches.split(self.data, self.size):
-            outputs, _ = model(_like(batches.section(part, "inputs"), first))
-            there = batches.to(part, first.device)
-            terms = self.objective.terms(learner, outputs, there, self.objective.counts(there))
-            for name, term in terms.items():
-                share = batches.rows(part) / total if term.coupled else 1 / counts[name]
-                means[name] = means.get(name, 0.0) + float(term.sum.double()) * share
-                weights[name] = float(term.weight)
-            for name, output in self.signature.outputs.items():
-                said = outputs[name].float()
-                if output.form in DECODED:
-                    head = heads[name] if name in heads else build_head(output)
-                    said = head.decode(outputs[name])[DECODED[output.form]]
-                    said = said.view(len(said), -1) if output.form == "count" else said
-                collected[name].append(said.cpu())
-        loss = sum(weights[name] * mean for name, mean in means.items())
-        return Judgement(loss, means, self._valid({name: torch.cat(parts) for name, parts in collected.items()}))
-
-    def _valid(self, outputs: Mapping[str, Tensor]) -> dict[str, Judged]:
-        targets, valid = batches.section(self.data, "targets"), batches.section(self.data, "valid")
-        found: dict[str, Judged] = {}
-        for name, output in outputs.items():
-            target = targets[name]
-            assert isinstance(target, Tensor)
-            target, rows = target.cpu(), torch.arange(len(output))
-            mask = valid.get(name)
-            if isinstance(mask, Tensor):
-                rows = mask.cpu().nonzero()[:, 0]
-                output, target = output[rows], target[rows]
-            if not len(target):
-                continue
-            if self.units is not None and self.signature.outputs[name].form == "number":
-                output, target = (
-                    torch.as_tensor(self.units(name, values)).view_as(output) for values in (output, target)
-                )
-            found[name] = Judged(output, target, rows)
+    def intervals(
+        self, judgement: Judgement, readings: Mapping[str, Reading] | None = None, replicates: int = REPLICATES
+    ) -> dict[str, list[float]]:
+        """The bootstrap interval [low, high] of each metric that has one, by the metric's name."""
+        alone = len(self.signature.outputs) == 1
+        found = {}
+        for name, judged in judgement.outputs.items():
+            reading = (readings or {}).get(name, Reading())
+            for kind, metric in self.metrics[name].items():
+                around = interval(metric, read(judged.output, metric, reading), judged.target, replicates=replicates)
+                if around is not None:
+                    found[kind if alone else f"{name}/{kind}"] = [around.low, around.high]
         return found
+
+    def _judge(self, learner: nn.Module, parts: Iterable[Batch]) -> Judgement:
+        model, first = learner.get_submodule("model"), next(learner.parameters(), torch.empty(0))
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = {}
+        weights: dict[str, float] = {}
+        collected: dict[str, list[Judged]] = {name: [] for name in self.signature.outputs}
+        done = 0
+        for part in (small for large in parts for small in batches.split(large, self.size)):
+            outputs, _ = model(_like(batches.section(part, "inputs"), first))
+            there, rows = batches.to(part, first.device), batches.rows(part)
+            counted = self.objective.counts(there)
+            for name, term in self.objective.terms(learner, outputs, there, counted).items():
+                count = rows if term.coupled else float(counted[name])
+                sums[name] = sums.get(name, 0.0) + float(term.sum.double()) * (rows if term.coupled else 1)
+                counts[name] = counts.get(name, 0.0) + count
+                weights[name] = float(term.weight)
+            for name, judged in collected.items():
+                judged.append(self._said(name, outputs[name], learner, part, done))
+            done += rows
+        means = {name: total / max(counts[name], 1.0) for name, total in sums.items()}
+        joined = {name: _joined(judged) for name, judged in collected.items() if judged}
+        there_are = {name: judged for name, judged in joined.items() if len(judged.target)}
+        return Judgement(sum(weights[name] * mean for name, mean in means.items()), means, there_are, done)
+
+    def _said(self, name: str, output: Tensor, learner: nn.Module, part: Batch, start: int) -> Judged:
+        """Of the valid rows of one part, whose first is row `start`."""
+        form = self.signature.outputs[name].form
+        if form in DECODED:
+            heads = getattr(learner.get_submodule("model"), "heads", {})
+            head = heads[name] if name in heads else build_head(self.signature.outputs[name])
+            output = head.decode(output)[DECODED[form]]
+            output = output.view(len(output), -1) if form == "count" else output
+        output, target = output.cpu(), batches.section(part, "targets")[name].cpu()
+        output = output.float() if output.is_floating_point() else output
+        rows, mask = torch.arange(len(output)), batches.section(part, "valid").get(name)
+        if isinstance(mask, Tensor):
+            rows = mask.cpu().nonzero()[:, 0]
+            output, target = output[rows], target[rows]
+        if self.units is not None and form == "number" and len(rows):
+            output, target = (torch.as_tensor(self.units(name, values)).view_as(output) for values in (output, target))
+        return Judged(output, target, rows + start)
+
+
+def _joined(parts: Sequence[Judged]) -> Judged:
+    return Judged(*(torch.cat(each) for each in zip(*((part.output, part.target, part.rows) for part in parts))))
 
 
 def read(output: Tensor, metric: Metric, reading: Reading) -> Tensor:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.forms import ObservationForm, TableForm
 from reinforge.bundle.text_form import TextForm
-from reinforge.core.batch import Batch, rows
+from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock
 from reinforge.data.options import TextOptions
-from reinforge.data.prepared import apply, prepare
+from reinforge.data.pipeline import Pipeline, complete
+from reinforge.data.prepared import prepare
+from reinforge.data.readers import read
 from reinforge.data.text import prepare_text, read_text
+from reinforge.data.values import take
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import BundleError, DataError
 from reinforge.evaluation.episodes import EpisodeEvaluator
@@ -32,6 +36,8 @@ from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.run import Run
 
 _EPISODES = 100
+# Rows that are tensors at once.
+_CHUNK = 65_536
 _LABELLED = mark("Give labelled data: --data FILE.")
 
 
@@ -44,11 +50,12 @@ def evaluate(
     use: Iterable[str | Path] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a bundle by name.
+    """Metrics of a bundle by name, outputs read as its predictions are; of a table with their "intervals" [low, high].
 
-    Tables: `data` (a file, a frame) with the targets; without, the test split of the recipe's own data, which must
-    still be the same. Text: a file, or the recipe's validation part. Policies: `episodes` fresh episodes (100 by
-    default) in the recipe's environment, greedy, given by `seed`. Raises DataError and BundleError.
+    Tables: `data` (a file, a frame) with the targets, of which few rows are tensors at once; without, the test split of
+    the recipe's own data, which must still be the same. Text: a file, or the recipe's validation part. Policies:
+    `episodes` fresh episodes (100 by default) in the recipe's environment, greedy, given by `seed`. Raises DataError
+    and BundleError.
     """
     (progress or Silent()).update(0.0, None, _("evaluating"))
     made = bundle.bundle if isinstance(bundle, Run) else opened(bundle, use)
@@ -73,11 +80,11 @@ def recipe_of(bundle: Bundle) -> Recipe:
 
 
 def _table(bundle: Bundle, form: TableForm, data: object) -> dict[str, Any]:
+    recipe = recipe_of(bundle)
     if data is not None:
-        batch: Batch = apply(form.pipeline, data).batch
+        parts = _batches(form.pipeline, data)
         what = str(data) if isinstance(data, str | Path) else "given data"
     else:
-        recipe = recipe_of(bundle)
         prepared = prepare(recipe.data, recipe.seed, pipeline=form.pipeline, base=Path.cwd())
         stated = bundle.provenance.get("data") if isinstance(bundle.provenance, Mapping) else None
         if prepared.digest != stated:
@@ -87,14 +94,33 @@ def _table(bundle: Bundle, form: TableForm, data: object) -> dict[str, Any]:
             )
         if prepared.test is None:
             raise DataError(_("the recipe holds back no test rows"), remedy=_(_LABELLED))
-        batch, what = prepared.test, "test split"
-    objective = REGISTRY.build("objective", recipe_of(bundle).objective, bundle.signature)
+        parts, what = iter([prepared.test]), "test split"
+    objective = REGISTRY.build("objective", recipe.objective, bundle.signature)
     learner = objective.build(bundle.model)
-    metrics = SupervisedEvaluator(objective, bundle.signature, batch, units=form.pipeline.inverse).evaluate(
-        learner, Clock()
+    evaluator = SupervisedEvaluator(
+        objective, bundle.signature, {}, more=recipe.evaluate.metrics, units=form.pipeline.inverse
     )
+    judgement, readings = evaluator.judge(learner, parts), bundle.task.outputs
     bundle.model.eval()
-    return {"on": what, "rows": rows(batch), **metrics}
+    if not judgement.outputs:
+        raise DataError(_("no row has its targets"), where=what)
+    metrics = evaluator.measure(judgement, readings)
+    intervals = evaluator.intervals(judgement, readings, recipe.evaluate.replicates)
+    return {"on": what, "rows": judgement.rows, **metrics, "intervals": intervals}
+
+
+def _batches(pipeline: Pipeline, data: object) -> Iterator[Batch]:
+    """Labelled rows as tensors, so many at once; those without their target are left out."""
+    schema = pipeline.schema
+    table = read(data, absent=schema.absent)
+    for start in range(0, len(table), _CHUNK):
+        part = table.take(np.arange(start, min(start + _CHUNK, len(table))))
+        columns = part.plain(schema)
+        kept = np.flatnonzero(complete(columns, schema, part.origin))
+        if len(kept) < len(part):
+            columns = {name: take(column, kept) for name, column in columns.items()}
+        if len(kept):
+            yield pipeline.transform(columns, origin=part.origin.take(kept))
 
 
 def _text(bundle: Bundle, form: TextForm, data: object) -> dict[str, Any]:
