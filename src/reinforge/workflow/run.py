@@ -20,6 +20,8 @@ from reinforge.storage.files import write_atomic
 if TYPE_CHECKING:
     from reinforge.bundle.bundle import Bundle
 
+_MANY = 12
+
 
 @dataclass(frozen=True)
 class Run:
@@ -86,10 +88,13 @@ class Run:
         return [Run(path) for path in sorted((self.folder / "stages").glob("*/")) if (path / "recipe.yaml").is_file()]
 
     def summary(self) -> dict[str, Any]:
-        """The facts worth telling at the end; `resume` is the command that goes on with an interrupted run."""
+        """The facts worth telling at the end: of many metrics those of the test, or of validation. `resume` is the
+        command that goes on with an interrupted run."""
         status = self.status
         told: dict[str, Any] = {"run": str(self.folder), "state": status.get("state"), "reason": status.get("reason")}
         told |= {name: status[name] for name in ("clock", "metrics", "notes") if status.get(name)}
+        if "metrics" in told:
+            told["metrics"] = _few(told["metrics"])
         if self.bundle_path.is_dir():
             told["bundle"] = str(self.bundle_path)
         if (self.folder / "report.html").is_file():
@@ -111,3 +116,12 @@ class Run:
     def write_status(self, **changes: Any) -> None:
         """Replace run.json by itself with these changes."""
         write_atomic(self.folder / "run.json", strict_json.pretty({**self.status, **changes}))
+
+
+def _few(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Of many metrics, those of the side that counts most; all of them are in metrics.json."""
+    for sides in (("mean/test/", "deviation/test/"), ("test/",), ("validation/",)):
+        chosen = {name: value for name, value in metrics.items() if name.startswith(sides)}
+        if len(metrics) > _MANY and chosen:
+            return chosen
+    return metrics
