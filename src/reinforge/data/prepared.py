@@ -13,30 +13,36 @@ import torch
 from reinforge.core.batch import Batch
 from reinforge.core.seeds import derive
 from reinforge.data.cleaning.clean import Cleaned, clean, mend_words, outlying
-from reinforge.data.cleaning.leaks import alone
 from reinforge.data.cleaning.options import CleanOptions
 from reinforge.data.cleaning.report import Change
 from reinforge.data.extension import filled, with_labels, with_targets
-from reinforge.data.images import to_base64
 from reinforge.data.infer import infer
-from reinforge.data.operations.labels import coder, fit_label_sets, fit_labels
-from reinforge.data.options import GivenSplit, Split, TableOptions, TimeSplit
+from reinforge.data.options import GivenSplit, TableOptions, TimeSplit
 from reinforge.data.pipeline import Pipeline, complete
+from reinforge.data.preparing import (
+    EXAMPLES,
+    classes_of,
+    doubts,
+    examples,
+    extra,
+    helpers_of,
+    leaks,
+    may_be_numbers,
+    merged_spellings,
+    spelt,
+    with_target_labels,
+)
 from reinforge.data.readers import read
-from reinforge.data.split import Indices, columns_of, split
+from reinforge.data.split import Indices, split
 from reinforge.data.store.folder import Stored, is_store, open_store, writing
 from reinforge.data.table import Table
-from reinforge.data.values import Codes, Column, Encoded, Nulls, label, loosely, read_codes, read_numbers, take
+from reinforge.data.values import Codes, Column, Nulls, read_numbers, take
 from reinforge.errors import DataError, RecipeError
 from reinforge.messages import _
 from reinforge.registry import REGISTRY, Options
-from reinforge.schema.fields import Category, Field, Image, Labels, Number, sources
+from reinforge.schema.fields import Number, sources
 from reinforge.schema.schema import Schema
 from reinforge.schema.signature import Signature
-
-EXAMPLES = 16
-LOOKED_AT = 20_000  # training rows in which leaks are looked for
-EXAMPLE_CHARACTERS = 8 << 20  # of all examples together
 
 
 @dataclass(frozen=True)
@@ -116,17 +122,17 @@ def prepare_table(
         sheet=options.sheet, query=options.query,
     )  # fmt: skip
     notes = list(table.notes)
-    helpers = _helpers(options.split, options)
+    helpers = helpers_of(options.split, options)
     fresh = pipeline is None
-    mended = mend_words(table, _may_be_numbers(table, options, helpers), Nulls.of(options.nulls), options.clean)
+    mended = mend_words(table, may_be_numbers(table, options, helpers), Nulls.of(options.nulls), options.clean)
     table = mended.table
     if pipeline is None:
         schema, found = infer(table, options, helpers)
         notes += found
-        schema = _spelling(schema, options)
+        schema = spelt(schema, options)
     else:
         schema = with_targets(pipeline.schema, table, options, notes) if extend else pipeline.schema
-        notes += _extra(table, schema, (*options.drop, *helpers))
+        notes += extra(table, schema, (*options.drop, *helpers))
     cleaned = _cleaned(table, schema, options.clean)
     table, changes = cleaned.table, [*mended.changes, *cleaned.changes]
     kept = mended.rows[cleaned.rows]
@@ -141,10 +147,10 @@ def prepare_table(
     if len(table) == 0:
         raise DataError("no row has its targets", where=table.origin.at())
     if pipeline is None or extend:
-        schema = _with_target_labels(schema, columns)
+        schema = with_target_labels(schema, columns)
     if extend:
         schema = with_labels(schema, columns, "target", notes)
-    classes = _classes(columns, schema)
+    classes = classes_of(columns, schema)
     rows = split(table, options.split, derive(seed, "split"), classes, together)
     if isinstance(options.split, TimeSplit | GivenSplit) and (left := len(table) - sum(map(len, _sides(rows)))):
         changes.append(Change("apart", found=left, dropped=left))
@@ -171,13 +177,13 @@ def prepare_table(
     if train is None:
         raise DataError("no row is left for training", where=table.origin.at())
     if fresh:
-        notes += _doubts(pipeline, train, classes, rows)
-        notes += _leaks(columns, rows.train, pipeline.schema)
-    changes += _merged(columns, pipeline.schema)
+        notes += doubts(pipeline, train, classes, rows)
+        notes += leaks(columns, rows.train, pipeline.schema)
+    changes += merged_spellings(columns, pipeline.schema)
     notes += [change.text() for change in changes]
     unseen = next((side for side in (rows.validation, rows.test, rows.train) if len(side)), rows.train)
     some = unseen[np.unique(np.linspace(0, len(unseen) - 1, EXAMPLES).astype(np.int64))]
-    examples = _examples(table, some, columns, schema)
+    shown = examples(table, some, columns, schema)
     return Prepared(
         pipeline,
         train,
@@ -185,7 +191,7 @@ def prepare_table(
         test,
         Indices(*(kept[side] for side in _sides(rows))),
         table.take(rows.train),
-        examples,
+        shown,
         tuple(notes),
         table.digest,
         next((table.take(side) for side in (rows.test, rows.validation) if len(side)), None),
@@ -268,7 +274,7 @@ def apply(pipeline: Pipeline, source: object, *, targets: bool = True, base: Pat
     """A fitted pipeline on new data (a file, a frame, a `Table`), with their targets or without. Raises DataError."""
     schema = pipeline.schema
     table = read(source, base=base, absent=schema.absent)
-    notes = _extra(table, schema, ())
+    notes = extra(table, schema, ())
     columns = table.plain(schema, targets=targets)
     kept = np.arange(len(table))
     if targets:
@@ -287,69 +293,8 @@ def given_in_python(options: Options, **context: object) -> NoReturn:
     raise DataError("the batches were given in Python", where="data", remedy="Pass them: train(..., data=batches).")
 
 
-def _examples(
-    table: Table, some: Codes, columns: Mapping[str, Column], schema: Schema
-) -> tuple[dict[str, object], ...]:
-    """Some raw rows as JSON can hold them, images in base64; as many as are not too large together, at least one."""
-    rows = table.rows(some.tolist(), [name for f in schema.inputs for name in sources(f)])
-    size = 0
-    kept: list[dict[str, object]] = []
-    for place, row in zip(some.tolist(), rows):
-        for f in schema.inputs:
-            if isinstance(f, Image) and f.name in row:
-                image: Any = take(columns[f.name], np.array([place]))[0]  # type: ignore[index]
-                row[f.name] = image if image is None or isinstance(image, str) else to_base64(image)
-        size += sum(len(value) for value in row.values() if isinstance(value, str))
-        if kept and size > EXAMPLE_CHARACTERS:
-            break
-        kept.append(row)
-    return tuple(kept)
-
-
 def _sides(rows: Indices) -> tuple[Codes, Codes, Codes]:
     return rows.train, rows.validation, rows.test
-
-
-def _helpers(options: Split, table: TableOptions) -> tuple[str, ...]:
-    """Columns that serve the split and are no inputs, unless the recipe names them as such."""
-    return tuple(name for name in columns_of(options) if name not in {*(table.inputs or ()), *table.targets})
-
-
-def _spelling(schema: Schema, options: TableOptions) -> Schema:
-    """Labels are spelt loosely where all are to be, unless a field says otherwise."""
-    if options.clean.spelling == "keep":
-        return schema
-    stated = {name for name, f in (*options.fields.items(), *options.targets.items()) if f.spelling is not None}
-    fields = (
-        f.model_copy(update={"spelling": "loose"}) if isinstance(f, Category | Labels) and f.name not in stated else f
-        for f in schema.fields
-    )
-    return schema.model_copy(update={"fields": tuple(fields)})
-
-
-def _merged(columns: Mapping[str, Column], schema: Schema) -> list[Change]:
-    """What loose spelling merged: how many other spellings of labels there were, in how many rows."""
-    nulls, found = Nulls.of(schema.nulls), []
-    for f in schema.fields:
-        column = columns.get(f.name)
-        if not isinstance(f, Category) or f.spelling == "exact" or not isinstance(column, Encoded):
-            continue
-        known = {loosely(text): text for text in f.labels}
-        texts = [label(value, nulls) for value in column.values]
-        others = {text: known[loosely(text)] for text in texts if text and known.get(loosely(text), text) != text}
-        if others:
-            cells = int(np.isin(column.codes, [place for place, text in enumerate(texts) if text in others]).sum())
-            example = next(iter(others))
-            detail = _("for example {one} as {other}").format(one=repr(example), other=repr(others[example]))
-            found.append(Change("spelling", f.name, found=len(others), cells=cells, detail=detail))
-    return found
-
-
-def _may_be_numbers(table: Table, options: TableOptions, helpers: tuple[str, ...]) -> list[str]:
-    """Columns that serve as numbers, as far as the recipe doesn't say otherwise."""
-    stated = {name: f.kind for name, f in (*options.fields.items(), *options.targets.items())}
-    used = options.inputs or tuple(name for name in table.columns if name not in {*options.drop, *helpers})
-    return [name for name in (*used, *options.targets) if stated.get(name) in (None, "number")]
 
 
 def _cleaned(table: Table, schema: Schema, options: CleanOptions) -> Cleaned:
@@ -373,58 +318,3 @@ def _without_outliers(
     gone = outlying(np.array(numbers).T, reach)
     found = [Change("outliers", found=len(gone), dropped=len(gone))] if len(gone) else []
     return replace(rows, train=np.delete(rows.train, gone)), found
-
-
-def _leaks(columns: Mapping[str, Column], rows: Codes, schema: Schema) -> list[str]:
-    """A note for each column that predicts a target almost alone, told from some of the training rows."""
-    some = rows[np.unique(np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).astype(np.int64))]
-    found = alone({name: take(column, some) for name, column in columns.items()}, schema)
-    text = _("column {column!r} predicts {target!r} almost alone ({score:.1%} of the way from chance to certainty): "
-             "is it known before the target is?")  # fmt: skip
-    return [text.format(column=a.column, target=a.target, score=a.score) for a in found if a.suspicious]
-
-
-def _extra(table: Table, schema: Schema, known: tuple[str, ...]) -> list[str]:
-    names = {name for f in schema.fields for name in sources(f)} | set(known)
-    extra = [name for name in table.columns if name not in names]
-    return [f"columns the model doesn't know are ignored: {', '.join(extra)}"] if extra else []
-
-
-def _with_target_labels(schema: Schema, columns: dict[str, Column]) -> Schema:
-    """Classes come from all rows: which there are is part of the task, not a statistic that could leak."""
-    nulls = Nulls.of(schema.nulls)
-    fields: list[Field] = []
-    for f in schema.fields:
-        if isinstance(f, Category) and f.role == "target":
-            f = fit_labels(f, columns[f.name], nulls)
-        elif isinstance(f, Labels) and f.role == "target" and not f.columns:
-            f = fit_label_sets(f, columns[f.name], nulls)
-        fields.append(f)
-    return schema.model_copy(update={"fields": tuple(fields)})
-
-
-def _classes(columns: dict[str, Column], schema: Schema) -> Codes | None:
-    """(n,) codes of the first target that is a category; -1 where it is missing."""
-    first = next((f for f in schema.targets if isinstance(f, Category)), None)
-    if first is None or first.name not in columns:
-        return None
-    return read_codes(columns[first.name], first.name, coder(first, Nulls.of(schema.nulls)))
-
-
-def _doubts(pipeline: Pipeline, train: Batch, classes: Codes | None, rows: Indices) -> list[str]:
-    """What a careful reader would ask about the fitted training data."""
-    notes: list[str] = []
-    inputs = train["inputs"]
-    numbers = inputs.get("numbers") if isinstance(inputs, Mapping) else None
-    if isinstance(numbers, torch.Tensor):
-        same = (numbers == numbers[:1]).all(0).tolist()
-        notes += [
-            f"{f.name!r} is constant in training" for f, constant in zip(pipeline.schema.numbers, same) if constant
-        ]
-    first = next((f for f in pipeline.schema.targets if isinstance(f, Category)), None)
-    if first is not None and classes is not None:
-        absent = sorted(set(range(len(first.labels))) - set(classes[rows.train].tolist()))
-        if absent:
-            listing = ", ".join(repr(first.labels[code]) for code in absent)
-            notes.append(f"no training row has target {first.name!r} as {listing}")
-    return notes
