@@ -71,7 +71,7 @@ def _rows(values: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str,
             yield from _rows(value, f"{prefix}{key}.")
         elif isinstance(value, float):
             yield f"{prefix}{key}", f"{value:.6g}"
-        elif value and isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        elif isinstance(value, (list, tuple)) and value and all(isinstance(item, str) for item in value):
             # Sentences, such as notes: a line each.
             yield from ((f"{prefix}{key}" if index == 0 else "", item) for index, item in enumerate(value))
         elif value is not None:
