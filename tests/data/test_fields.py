@@ -31,7 +31,8 @@ NULLS = Nulls.of(("", "NA"))
 
 
 def fit(*fields, columns, **schema):
-    return Pipeline.fit(columns, Schema(fields=fields, **schema))
+    characters = {f.name: CharacterOptions() for f in fields if isinstance(f, Text)}
+    return Pipeline.fit(columns, Schema(fields=fields, **schema), tokenizers=characters)
 
 
 def numbers(pipeline, columns):
@@ -372,7 +373,7 @@ def test_spans(form):
     assert batch["valid"]["s"].tolist() == [True, True, False, False]
     assert pipeline.complete(columns).all()
     dropping = Schema(fields=(pipeline.schema.fields[0], span.model_copy(update={"missing": "drop"})))
-    assert Pipeline.fit(columns, dropping).complete(columns).tolist() == [True, True, False, True]
+    assert Pipeline(dropping, pipeline.blocks, pipeline.targets).complete(columns).tolist() == [True, True, False, True]
 
 
 @pytest.mark.parametrize(

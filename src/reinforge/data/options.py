@@ -153,7 +153,7 @@ class FieldOptions(Options):
     unit: Literal["d", "s", "ms", "us"] | None = Field(None, description="Date: what numbers count since 1970.")
     length: PositiveInt | None = Field(None, description="Text: tokens that are read at most; by default 256.")
     tokenizer: Annotated[Options, OneOf("tokenizer")] | None = Field(
-        None, description="Text: how it becomes tokens, fitted on the training rows; by default characters."
+        None, description="Text: how it becomes tokens, fitted on the training rows; by default words."
     )
     size: tuple[PositiveInt, PositiveInt] | None = Field(None, description="Image: height and width in pixels.")
     channels: Literal[1, 3] | None = Field(None, description="Image: 1 for grey, 3 for colours.")
@@ -195,6 +195,10 @@ class TableOptions(Options):
     drop: tuple[str, ...] = Field((), description="Columns to leave out.")
     fields: dict[str, FieldOptions] = Field({}, description="What overrules the inferred fields of input columns.")
     split: Split = Field(StratifiedSplit(), description="How rows are held back for validation and test.")
+    stream: PositiveInt | None = Field(
+        None, description="Read the table in pieces of so many rows, for one that is larger than memory; `prepare` "
+        "writes a folder, which `path` then takes.",
+    )  # fmt: skip
     clean: CleanOptions = Field(CleanOptions(), description="What is mended or left out before learning.")
     nulls: tuple[str, ...] = Field(NULLS, description='Texts that mean "missing".')
     absent: Literal["error", "null"] = Field(
@@ -243,6 +247,25 @@ class CharacterOptions(Options):
     """One token per character of the training text; every other character is the unknown one."""
 
     kind: Literal["character"] = "character"
+
+
+@register("tokenizer", "reinforge.data.tokenizers:fit_words")
+class WordOptions(Options):
+    """One token per word, sign or Chinese character that the training texts have often; every other is the unknown."""
+
+    kind: Literal["word"] = "word"
+    size: int = Field(20_000, ge=2, description="Tokens at most, the unknown one among them.")
+    least: PositiveInt = Field(2, description="How often the training texts must have a word.")
+    lower: bool = Field(True, description="Capital letters are read as small ones.")
+
+
+@register("tokenizer", "reinforge.data.tokenizers:fit_byte_pairs")
+class BytePairOptions(Options):
+    """Frequent pieces of words, down to single bytes: nothing is unknown."""
+
+    kind: Literal["byte-pair"] = "byte-pair"
+    size: int = Field(8_192, ge=257, description="Tokens at most, with the 256 bytes and the empty one among them.")
+    least: PositiveInt = Field(2, description="How often the training texts must have a pair of pieces.")
 
 
 @register("data", "reinforge.data.text:prepare_text")

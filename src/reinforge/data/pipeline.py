@@ -30,7 +30,7 @@ from reinforge.data.blocks import (
 from reinforge.data.columns import Columns, column, length
 from reinforge.data.operations import labels
 from reinforge.data.operations.numbers import Array, Arrays
-from reinforge.data.options import CharacterOptions
+from reinforge.data.options import WordOptions
 from reinforge.data.targets import NumbersTarget, Target, fit_target, load_target, present
 from reinforge.data.values import MEMORY, Nulls, Origin, read_list, text
 from reinforge.errors import DataError, IntegrityError
@@ -81,7 +81,7 @@ class Pipeline:
     ) -> Pipeline:
         """Learn labels, tokenizers, fill values and scales from these (training) rows.
 
-        `tokenizers`: options by text field, one token per character by default. Raises DataError with row and column.
+        `tokenizers`: options by text field, one token per word by default. Raises DataError with row and column.
         """
         unfit = [f for f in schema.fields if isinstance(f, Box | Discrete | Continuous)]
         if unfit or not schema.inputs:
@@ -275,7 +275,7 @@ def _fit_tokens(
     there = [found for found in read_list(values, f.name, lambda v: text(v, nulls), origin) if found]
     if not there:
         raise DataError("no training row has a text", where=f"column {f.name!r}", remedy="Drop the column.")
-    tokenizer = REGISTRY.build("tokenizer", tokenizers.get(f.name) or CharacterOptions(), there)
+    tokenizer = REGISTRY.build("tokenizer", tokenizers.get(f.name) or WordOptions(), there)
     return TokensBlock(f.model_copy(update={"vocabulary": tokenizer.size}), schema, tokenizer)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from reinforge.core.batch import Batch
 from reinforge.core.ragged import Ragged
 from reinforge.data.options import CharacterOptions, TextOptions
+from reinforge.data.tokenizers import BytePairTokenizer, WordTokenizer
 from reinforge.errors import DataError, IntegrityError
 from reinforge.registry import REGISTRY
 from reinforge.schema.fields import Text
@@ -106,7 +107,11 @@ def fit_characters(options: CharacterOptions, texts: Iterable[str]) -> Character
 
 
 # The closed set that a bundle may name.
-STORED: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {"character": CharacterTokenizer.from_json}
+STORED: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {
+    "character": CharacterTokenizer.from_json,
+    "word": WordTokenizer.from_json,
+    "byte-pair": BytePairTokenizer.from_json,
+}
 
 
 @dataclass(frozen=True)

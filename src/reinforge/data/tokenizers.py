@@ -1,0 +1,170 @@
+"""Tokenizers of words and of pieces of words, fitted to training texts. Token 0 is what stands for the unknown."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reinforge.data.options import BytePairOptions, WordOptions
+from reinforge.errors import DataError, IntegrityError
+
+UNKNOWN_TEXT = "\N{REPLACEMENT CHARACTER}"
+# Scripts without spaces between words: a character is a word.
+_SINGLE = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_WORD = re.compile(rf"[{_SINGLE}]|[^\W_{_SINGLE}]+(?:['\u2019][^\W_{_SINGLE}]+)*|[^\w\s]|_")
+_WHERE = "pipeline tokenizer"
+
+
+class WordTokenizer:
+    """One id per word, sign or Chinese character, the most frequent first from 1; 0 stands for every other."""
+
+    def __init__(self, words: Sequence[str], lower: bool) -> None:
+        self.words, self.lower = tuple(words), lower
+        self._ids = {word: place for place, word in enumerate(self.words, 1)}
+
+    @property
+    def size(self) -> int:
+        """Words, and the unknown one."""
+        return len(self.words) + 1
+
+    def encode(self, text: str) -> Tensor:
+        """(words,) int32."""
+        return torch.tensor([self._ids.get(word, 0) for word in split(text, self.lower)], dtype=torch.int32)
+
+    def decode(self, ids: Tensor | Sequence[int]) -> str:
+        """The words of (n,) ids, with spaces between them. Raises DataError for an id outside the vocabulary."""
+        texts = (UNKNOWN_TEXT, *self.words)
+        return " ".join(texts[place] for place in _checked(ids, self.size))
+
+    def offsets(self, text: str) -> Tensor:
+        """(words, 2) int64: where each starts and ends in the text."""
+        return torch.tensor([match.span() for match in _WORD.finditer(text)], dtype=torch.int64).reshape(-1, 2)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able; `from_json` gives an equal tokenizer."""
+        return {"kind": "word", "version": 1, "lower": self.lower, "words": list(self.words)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> WordTokenizer:
+        """Read and check what `to_json` wrote. Raises IntegrityError."""
+        if set(value) != {"kind", "version", "lower", "words"} or value["version"] != 1:
+            raise IntegrityError("it must be version 1 of a word tokenizer", where=_WHERE)
+        words, lower = value["words"], value["lower"]
+        if not _texts(words) or len(set(words)) != len(words) or not isinstance(lower, bool):
+            raise IntegrityError("its words must be texts, each once", where=_WHERE)
+        return cls(words, lower)
+
+
+class BytePairTokenizer:
+    """Frequent pieces of words, down to single bytes: no text is unknown, and every one comes back as it was.
+
+    Token 0 stands for no text. Byte-level byte-pair encoding: Sennrich et al., "Neural Machine Translation of Rare
+    Words with Subword Units" (2016); Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
+    """
+
+    def __init__(self, vocabulary: Sequence[str], merges: Sequence[tuple[str, str]]) -> None:
+        self.vocabulary, self.merges = tuple(vocabulary), tuple(merges)
+
+    @property
+    def size(self) -> int:
+        """Pieces, and the empty one."""
+        return len(self.vocabulary)
+
+    def encode(self, text: str) -> Tensor:
+        """(pieces,) int32."""
+        return torch.tensor(self._library.encode(_storable(text)).ids, dtype=torch.int32)
+
+    def decode(self, ids: Tensor | Sequence[int]) -> str:
+        """The text of (n,) ids. Raises DataError for an id outside the vocabulary."""
+        text: str = self._library.decode([place for place in _checked(ids, self.size) if place])
+        return text
+
+    def offsets(self, text: str) -> Tensor:
+        """(pieces, 2) int64: where each starts and ends in the text, without spaces before it."""
+        places = self._library.encode(_storable(text)).offsets
+        return torch.tensor(places, dtype=torch.int64).reshape(-1, 2)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able; `from_json` gives an equal tokenizer."""
+        pieces, merges = list(self.vocabulary), [list(pair) for pair in self.merges]
+        return {"kind": "byte-pair", "version": 1, "vocabulary": pieces, "merges": merges}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> BytePairTokenizer:
+        """Read and check what `to_json` wrote. Raises IntegrityError."""
+        if set(value) != {"kind", "version", "vocabulary", "merges"} or value["version"] != 1:
+            raise IntegrityError("it must be version 1 of a byte-pair tokenizer", where=_WHERE)
+        pieces, merges = value["vocabulary"], value["merges"]
+        if not _texts(pieces) or not pieces or len(set(pieces)) != len(pieces):
+            raise IntegrityError("its pieces must be texts, each once", where=_WHERE)
+        known = set(pieces)
+        if not isinstance(merges, list) or not all(
+            _texts(pair) and len(pair) == 2 and {*pair, "".join(pair)} <= known for pair in merges
+        ):
+            raise IntegrityError("its merges must be pairs of pieces", where=_WHERE)
+        return cls(pieces, [(first, second) for first, second in merges])
+
+    @cached_property
+    def _library(self) -> Any:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+        places = {piece: place for place, piece in enumerate(self.vocabulary)}
+        built = Tokenizer(models.BPE(vocab=places, merges=list(self.merges)))
+        built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        built.post_processor = processors.ByteLevel(trim_offsets=True)
+        built.decoder = decoders.ByteLevel()
+        return built
+
+
+def fit_words(options: WordOptions, texts: Iterable[str]) -> WordTokenizer:
+    """A tokenizer of the most frequent words of these (training) texts; of equal ones the first in the alphabet."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(split(text, options.lower))
+    often = sorted((-count, word) for word, count in counts.items() if count >= options.least)
+    return WordTokenizer([word for _count, word in often[: options.size - 1]], options.lower)
+
+
+def fit_byte_pairs(options: BytePairOptions, texts: Iterable[str]) -> BytePairTokenizer:
+    """A tokenizer whose pieces are merged as often as these (training) texts have them side by side."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=options.size, min_frequency=options.least, special_tokens=["<empty>"], show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )  # fmt: skip
+    trained.train_from_iterator((_storable(text) for text in texts), trainer)
+    places = trained.get_vocab()
+    merges = json.loads(trained.to_str())["model"]["merges"]
+    return BytePairTokenizer(sorted(places, key=places.__getitem__), [(first, second) for first, second in merges])
+
+
+def split(text: str, lower: bool) -> list[str]:
+    """The words of a text, in order."""
+    words = _WORD.findall(text)
+    return [word.lower() for word in words] if lower else words
+
+
+def _checked(ids: Tensor | Sequence[int], size: int) -> list[int]:
+    places: list[int] = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+    if places and not 0 <= min(places) <= max(places) < size:
+        raise DataError(f"ids must lie in [0, {size})", where="tokenizer")
+    return places
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+
+
+def _storable(text: str) -> str:
+    """Without halves of surrogate pairs, which UTF-8 can't say; of the same length."""
+    return re.sub("[\ud800-\udfff]", UNKNOWN_TEXT, text)

@@ -1,0 +1,147 @@
+"""Tokenizers: there and back, against scikit-learn and brute force, stored, and refused."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import CountVectorizer
+
+from reinforge.data.options import BytePairOptions, CharacterOptions, WordOptions
+from reinforge.data.text import STORED
+from reinforge.data.tokenizers import BytePairTokenizer, split
+from reinforge.errors import DataError, IntegrityError
+from reinforge.registry import REGISTRY
+
+TEXTS = [
+    "The cat sat on the mat.",
+    "the dog's bed; the CAT'S mat, and the cat",
+    "酒店很好，早餐也很好！ very good",
+    "a_b 12 12.5 naïve ΣΑΣ",
+]
+KINDS = [CharacterOptions(), WordOptions(least=1), BytePairOptions(size=300)]
+
+
+@pytest.fixture(params=KINDS, ids=lambda options: options.kind)
+def tokenizer(request):
+    return REGISTRY.build("tokenizer", request.param, TEXTS)
+
+
+def test_words_against_scikit_learn():
+    """Where words are letters between spaces, both count the same."""
+    texts = ["the cat sat on the mat", "the dog sat", "a cat"]
+    vectorizer = CountVectorizer(token_pattern=r"\S+")
+    expected = vectorizer.fit_transform(texts).toarray()
+    tokenizer = REGISTRY.build("tokenizer", WordOptions(least=1), texts)
+    assert set(tokenizer.words) == set(vectorizer.get_feature_names_out())
+    order = [tokenizer.words.index(word) + 1 for word in vectorizer.get_feature_names_out()]
+    for text, row in zip(texts, expected):
+        assert np.array_equal(np.bincount(tokenizer.encode(text), minlength=tokenizer.size)[order], row)
+
+
+def test_what_a_word_is():
+    assert split("The dog's 早餐 isn’t_12.5!", True) == ["the", "dog's", "早", "餐", "isn’t", "_", "12", ".", "5", "!"]
+    assert split("ABC好", False) == ["ABC", "好"]
+
+
+def test_frequent_words_come_first_and_rare_ones_are_unknown():
+    tokenizer = REGISTRY.build("tokenizer", WordOptions(size=3), ["b b a a a c c d", "d e"])
+    assert tokenizer.words == ("a", "b")
+    assert tokenizer.encode("A b c e").tolist() == [1, 2, 0, 0]
+
+
+def test_pairs_against_brute_force():
+    """The first merges are the most frequent pairs, counted anew after each."""
+    texts = ["low low low lower lower newest newest newest newest widest"]
+    tokenizer = REGISTRY.build("tokenizer", BytePairOptions(size=257 + 6, least=1), texts)
+    words = Counter(["low", "Ġlow", "Ġlow", "Ġlower", "Ġlower", *["Ġnewest"] * 4, "Ġwidest"])
+    pieces = {word: list(word) for word in words}
+    for first, second in tokenizer.merges:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, count in words.items():
+            for pair in zip(pieces[word], pieces[word][1:]):
+                pairs[pair] += count
+        assert pairs[first, second] == max(pairs.values())
+        for word in words:
+            merged, rest = [], pieces[word]
+            while rest:
+                hit = tuple(rest[:2]) == (first, second)
+                merged.append("".join(rest[: 1 + hit]))
+                rest = rest[1 + hit :]
+            pieces[word] = merged
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=80, deadline=None)
+def test_byte_pairs_give_every_text_back(text):
+    tokenizer = PIECES
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert 0 not in ids
+
+
+PIECES = REGISTRY.build("tokenizer", KINDS[2], TEXTS)
+
+
+@given(st.text(st.sampled_from("abc tT'’ .,_12é好早\n😀ß"), max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_offsets_say_where_tokens_stand(text):
+    for options in KINDS:
+        tokenizer = BUILT[options.kind]
+        places, ids = tokenizer.offsets(text).tolist(), tokenizer.encode(text)
+        assert len(places) == len(ids)
+        assert all(0 <= start <= end <= len(text) for start, end in places)
+        assert places == sorted(places)
+        read = {place for start, end in places for place in range(start, end)}
+        assert all(place in read or character.isspace() for place, character in enumerate(text))
+
+
+BUILT = {options.kind: REGISTRY.build("tokenizer", options, TEXTS) for options in KINDS}
+
+
+def test_stored_and_loaded_is_the_same(tokenizer):
+    stored = json.loads(json.dumps(tokenizer.to_json()))
+    loaded = STORED[stored["kind"]](stored)
+    assert loaded.to_json() == tokenizer.to_json()
+    for text in (*TEXTS, "unseen words", ""):
+        assert loaded.encode(text).tolist() == tokenizer.encode(text).tolist()
+        assert 0 <= min(tokenizer.encode(text).tolist(), default=0) < tokenizer.size
+    with pytest.raises(DataError, match="ids must lie"):
+        tokenizer.decode([tokenizer.size])
+
+
+def test_training_again_gives_the_same(tokenizer):
+    again = REGISTRY.build("tokenizer", next(o for o in KINDS if o.kind == tokenizer.to_json()["kind"]), TEXTS)
+    assert again.to_json() == tokenizer.to_json()
+
+
+def test_half_a_surrogate_pair_is_read():
+    assert len(PIECES.encode("a\ud83d")) == len(PIECES.offsets("a\ud83d"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("word", {"version": 2}),
+        ("word", {"words": ["a", "a"]}),
+        ("word", {"words": [1]}),
+        ("word", {"lower": 1}),
+        ("word", {"more": 1}),
+        ("byte-pair", {"version": 2}),
+        ("byte-pair", {"vocabulary": []}),
+        ("byte-pair", {"vocabulary": ["a", "a"]}),
+        ("byte-pair", {"merges": [["a"]]}),
+        ("byte-pair", {"merges": [["none of", "them"]]}),
+        ("byte-pair", {"merges": "ab"}),
+    ],
+)
+def test_altered_tokenizers_are_refused(kind, change):
+    with pytest.raises(IntegrityError):
+        STORED[kind](BUILT[kind].to_json() | change)
+
+
+def test_pieces_are_not_special_words():
+    assert isinstance(PIECES, BytePairTokenizer)
+    assert 0 not in PIECES.encode("<empty>")
