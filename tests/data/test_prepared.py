@@ -433,3 +433,40 @@ def test_every_fold_is_fitted_to_its_own_training_rows():
         assert expected.schema == prepared.schema
         for name, array in expected.arrays().items():
             assert np.array_equal(array, prepared.pipeline.arrays()[name], equal_nan=True)
+
+
+def test_fields_of_several_columns():
+    columns = {
+        "a": [0, 1] * 20, "b": [1, 0] * 20, "u": [0.5, 1.5] * 20, "v": [2.5, 1.5] * 20,
+        "x": [0.1 * i for i in range(40)],
+        "t": ["some text to read", "more text to read"] * 20, "start": [0, 5] * 20, "end": [4, 9] * 20,
+    }  # fmt: skip
+    chosen = {
+        "targets": {"p": {"columns": ["u", "v"]}, "s": {"of": "t", "columns": ["start", "end"]}},
+        "fields": {"flags": {"columns": ["a", "b"]}, "t": {"kind": "text"}},
+        "split": {"kind": "random"},
+    }
+    prepared = prepare(TableOptions.model_validate(chosen), data=columns)
+    assert kinds(prepared.schema) == {"x": "number", "t": "text", "flags": "labels", "p": "vector", "s": "span"}
+    assert prepared.train["inputs"]["flags"].sum(1).tolist() == [1.0] * batches.rows(prepared.train)
+    assert prepared.train["targets"]["p"].shape[1] == 2
+    with pytest.raises(RecipeError, match="no column 'w'"):
+        prepare(TableOptions.model_validate(chosen | {"targets": {"p": {"columns": ["u", "w"]}}}), data=columns)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "problem"),
+    [
+        ({"targets": {"y": {"kind": "date"}}}, "a date can't be a target"),
+        ({"targets": {"y": {"kind": "text"}}}, "a text can't be a target"),
+        ({"fields": {"x": {"kind": "vector", "columns": ["x"]}}}, "a vector can't be an input"),
+        ({"fields": {"x": {"kind": "number", "tail": 0.7, "outliers": "clip"}}}, "less than 0.5"),
+        ({"fields": {"x": {"kind": "category", "tokenizer": "word"}}}, "a category has no option 'tokenizer'"),
+        ({"targets": {"y": {"of": "x"}}}, "which is no text field"),
+        ({"fields": {"x": {"kind": "image", "parts": ["year"]}}}, "image has no option 'parts'"),
+        ({"fields": {"x": {"size": [8, 8]}}}, "taken for a category; state"),
+    ],
+)
+def test_options_that_do_not_fit(chosen, problem):
+    with pytest.raises((RecipeError, DataError), match=problem):
+        prepare(options(**chosen), data={"x": ["a", "b"] * 20, "y": [0.5, 1.5] * 20})

@@ -60,9 +60,10 @@ def infer(table: Table, options: TableOptions, helpers: tuple[str, ...] = ()) ->
     chosen = options.inputs or [name for name in table.columns if name not in left_out]
     for name in [*chosen, *(name for name in made if name in options.fields and name not in chosen)]:
         overrule = options.fields.get(name, FieldOptions())
-        guess = guess_of(table, name, nulls) if overrule.kind is None else Guess(overrule.kind)
+        kind = overrule.kind or ("labels" if overrule.columns else None)
+        guess = guess_of(table, name, nulls) if kind is None else Guess(kind)
         if guess.kind == "nothing" and (options.inputs is not None or name in options.fields):
-            guess = Guess("number" if _look(table.columns[name], nulls)[1] else "category")
+            guess = Guess("number" if _look(table.columns[name], nulls)[1] else "category", guess.why)
         if guess.note:
             notes.append(f"{name!r}: {guess.note}")
         if guess.kind == "nothing":
@@ -73,7 +74,10 @@ def infer(table: Table, options: TableOptions, helpers: tuple[str, ...] = ()) ->
         raise DataError("no column is left to predict from", where=table.origin.at(), remedy="; ".join(notes) or None)
     for name, overrule in options.targets.items():
         fields.append(target_field(table, name, overrule, nulls, notes))
-    return Schema(fields=tuple(fields), nulls=options.nulls, absent=options.absent), tuple(notes)
+    try:
+        return Schema(fields=tuple(fields), nulls=options.nulls, absent=options.absent), tuple(notes)
+    except ValidationError as error:
+        raise RecipeError(error.errors()[0]["msg"].removeprefix("Value error, "), where="data") from error
 
 
 def target_field(table: Table, name: str, overrule: FieldOptions, nulls: Nulls, notes: list[str]) -> Field:
@@ -120,10 +124,10 @@ def guess_of(table: Table, name: str, nulls: Nulls) -> Guess:
 
 
 def _target(table: Table, name: str, overrule: FieldOptions, nulls: Nulls, notes: list[str]) -> Guess:
-    if overrule.columns:
-        return Guess("vector")
     if overrule.of:
         return Guess("span")
+    if overrule.columns:
+        return Guess("vector")
     if overrule.count:
         return Guess("number")
     series = table.columns[name]
@@ -223,7 +227,11 @@ def _field(name: str, role: Role, guess: Guess, overrule: FieldOptions, where: s
     if overrule.tokenizer is not None and kind != "text":
         foreign.insert(0, "tokenizer")
     if foreign:
-        raise RecipeError(f"a {kind} has no option {foreign[0]!r}", where=f"{where}.{foreign[0]}")
+        taken = f"It is taken for a {kind}{f' ({guess.why})' if guess.why else ''}; state another `kind`, or mend it."
+        raise RecipeError(
+            f"a {kind} has no option {foreign[0]!r}", where=f"{where}.{foreign[0]}",
+            remedy=None if overrule.kind else taken,
+        )  # fmt: skip
     try:
         return _FIELD.validate_python(values | said)
     except ValidationError as error:
