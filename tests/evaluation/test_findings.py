@@ -174,7 +174,7 @@ def test_every_form_has_findings_a_page_and_comes_back_from_json(form: str) -> N
     assert "nan" not in re.findall(r'(?:d|cx|cy|x|y|width|height)="([^"]*)"', html.split("<main>")[1])
     assert not re.search(r'="[^"]*\bnan\b[^"]*"', html)
     if form in ("number", "count"):
-        assert "Said against true" in text
+        assert "Predicted against true" in text
 
 
 def test_two_outputs_stand_under_their_names() -> None:

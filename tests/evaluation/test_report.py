@@ -231,4 +231,4 @@ def test_numbers_are_shown_as_people_read_them() -> None:
     assert [size(b) for b in (512, 3.4 * 2**20, 2**50)] == ["512 B", "3.4 MiB", "1.02e+03 TiB"]
     assert [shown(v) for v in (0, 500, 20_000, 1_500_000)] == ["0", "500", "20k", "1.5M"]
     assert [measured(v) for v in (0.98765, 40.2345, 1.6e-5, None)] == ["0.988", "40.23", "1.6e-05", "–"]
-    assert [span(2e-9, 0.09), span(0.2, 0.31), span(None, 1.0)] == ["0.000 – 0.090", "0.200 – 0.310", ""]
+    assert [span(2e-9, 0.09), span(0.2, 0.31), span(None, 1.0)] == ["0.000 to 0.090", "0.200 to 0.310", ""]

@@ -130,7 +130,7 @@ def _in_units(name: str, said: Tensor, output: Output, units: Units | None) -> T
 
 def _design(signature: Signature, batch: Batch) -> tuple[Array, Array, list[bool]] | None:
     """(rows, columns) for linear models, with a column per category, and for trees, with their codes; which of the
-    trees' columns are categories. None where an input is no table's."""
+    trees' columns are categories. None where no input is a table's or an image."""
     inputs = batches.section(batch, "inputs")
     linear: list[Array] = []
     trees: list[Array] = []
@@ -150,8 +150,7 @@ def _design(signature: Signature, batch: Batch) -> tuple[Array, Array, list[bool
             linear.append(numbers)
             trees.append(numbers)
             categorical += [False] * numbers.shape[1]
-        else:
-            return None
+        # Tokens are left out: texts have a baseline of their own.
     if not linear or not trees:
         return None
     return np.concatenate(linear, 1), np.concatenate(trees, 1), categorical

@@ -57,6 +57,7 @@ def worst(
     inputs = batches.section(batch, "inputs")
     pictures = [f.name for f in schema.inputs if isinstance(f, Image)]
     texts = [f.name for f in schema.inputs if not isinstance(f, (Image, Vector)) and f.name in table.columns]
+    numeric = {f.name for f in schema.inputs if isinstance(f, Number)}
     found = []
     for index in order:
         if not bool(told.wrong[index]):
@@ -68,7 +69,7 @@ def worst(
                 row=int(numbers[row]), said=told.said(index), truth=told.truth(index),
                 cost=_finite(float(told.cost[index])),
                 sure=None if told.sure is None else _finite(float(told.sure[index])),
-                inputs={name: _short(value) for name, value in shown.items()},
+                inputs={name: _rounded(value) if name in numeric else _short(value) for name, value in shown.items()},
                 images={name: picture(inputs[name][row]) for name in pictures if name in inputs},
             )
         )  # fmt: skip
@@ -200,6 +201,14 @@ def _groups(schema: Schema, table: Table, rows: Array) -> Iterator[tuple[str, st
 def _short(value: object) -> str:
     text = "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
     return text if len(text) <= _TEXT else text[: _TEXT - 1] + "…"
+
+
+def _rounded(value: object) -> str:
+    """A number as files write it, with as many digits as tell rows apart."""
+    try:
+        return _short(value) if value is None else f"{float(str(value)):.6g}"
+    except ValueError:
+        return _short(value)
 
 
 def _finite(value: float) -> float:

@@ -11,6 +11,8 @@ from reinforge.messages import _
 
 _MOST_INPUTS = 8
 _SHORT = 240
+# What fits into a line of a card.
+_LINE = 26
 
 
 def worst(found: Found) -> str:
@@ -31,7 +33,8 @@ def _example(each: Example) -> str:
     known = _("{p} sure").format(p=f"{each.sure:.0%}") if each.sure is not None else ""
     sure = f" <small>{escape(known)}</small>" if known else ""
     inputs = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(_cut(value))}</dd></div>"
+        f"<div{' class=long' if len(name) + len(value) > _LINE else ''}><dt>{escape(name)}</dt>"
+        f"<dd>{escape(_cut(value))}</dd></div>"
         for name, value in list(each.inputs.items())[:_MOST_INPUTS]
     )
     more, truth = len(each.inputs) - _MOST_INPUTS, _("truth")

@@ -44,7 +44,8 @@ def span(low: float | None, high: float | None) -> str:
         return ""
     # What is nothing beside the other end is shown as nothing.
     nothing = max(abs(low), abs(high)) / 1000
-    return " – ".join(measured(0.0 if abs(end) < nothing else end) for end in (low, high))
+    ends = [measured(0.0 if abs(end) < nothing else end) for end in (low, high)]
+    return _("{low} to {high}").format(low=ends[0], high=ends[1])
 
 
 def duration(seconds: float) -> str:

@@ -20,7 +20,8 @@ _DEEP = 0.55
 
 def verdict(findings: Findings) -> str:
     """What to remember of the whole page: each output's headline metric, beside the baselines'."""
-    return "\n".join(_verdict(found, findings) for found in findings.outputs)
+    told = "\n".join(_verdict(found, findings) for found in findings.outputs)
+    return f'<div class="verdicts">{told}</div>' if len(findings.outputs) > 1 else told
 
 
 def results(findings: Findings) -> str:
@@ -176,7 +177,7 @@ def _reading(found: Found) -> str:
         text = _("Logits are divided by {t}, the temperature of the least log loss.")
         told.append(text.format(t=number(reading.temperature)))
     if reading.threshold is not None and len(found.labels) == 2:
-        text = _("{label} is decided from a probability of {p} on, for {criterion}.")
+        text = _("{label} is predicted from a probability of {p} on, for {criterion}.")
         told.append(
             text.format(
                 label=found.labels[1], p=number(reading.threshold), criterion=_(CRITERIA.get(reading.criterion, ""))
@@ -199,7 +200,7 @@ def _confusion(found: Found) -> str:
     if not found.confusion:
         if not found.confused:
             return ""
-        header = [_("truth"), _("decided"), _("rows")]
+        header = [_("truth"), _("predicted"), _("rows")]
         return (
             f'<div class="narrow">{table(header, [[a, b, number(n)] for a, b, n in found.confused], left=(0, 1))}</div>'
         )
@@ -221,8 +222,8 @@ def _confusion(found: Found) -> str:
             cells.append(f'<td {style} title="{escape(told)}">{rows:,}{part}</td>')
         label = f'<th scope="row" title="{escape(names[code])}">{escape(cut(names[code], 18))}</th>'
         lines.append(f"<tr>{label}{''.join(cells)}</tr>")
-    truth, decided = _("truth"), _("decided")
-    corner = f'<th class="corner"><span>{escape(truth)} ↓</span> <span>{escape(decided)} →</span></th>'
+    truth, predicted = _("truth"), _("predicted")
+    corner = f'<th class="corner"><span>{escape(truth)} ↓</span> <span>{escape(predicted)} →</span></th>'
     return (
         f'<div class="scroll"><table class="matrix size-{min(size, 12)}"><thead><tr>{corner}{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
@@ -230,7 +231,7 @@ def _confusion(found: Found) -> str:
 
 
 def _classes(found: Found) -> str:
-    header = [_("class") if found.form != "labels" else _("label"), _("rows"), _("decided")]
+    header = [_("class") if found.form != "labels" else _("label"), _("rows"), _("predicted")]
     header += [_("precision"), _("recall"), "F1"]
     known = any(each.low is not None for each in found.classes)
     header += [_("95% interval")] if known else []
@@ -296,10 +297,10 @@ def _scatter(found: Found) -> str:
     low, high = min(values), max(values)
     room = (high - low) * 0.03
     ends = (low - room, high + room)
-    plot = Plot(ends, ends, x_name=_("true {name}").format(name=cut(found.name)), y_name=_("said"), height=280)
+    plot = Plot(ends, ends, x_name=_("true {name}").format(name=cut(found.name)), y_name=_("predicted"), height=280)
     plot.dashed((ends[0], ends[0]), (ends[1], ends[1]))
     plot.dots(found.scatter, 0, radius=2.4, opacity=0.5)
-    return figure(_("Said against true"), plot.render(), unit=_("dashed: exactly right"))
+    return figure(_("Predicted against true"), plot.render(), unit=_("dashed: exactly right"))
 
 
 def _errors(found: Found) -> str:
@@ -308,7 +309,7 @@ def _errors(found: Found) -> str:
     half, most = found.error_width / 2, max(rows for _middle, rows in found.errors)
     first, last = found.errors[0][0] - half, found.errors[-1][0] + half
     plot = Plot(
-        (first, last), (0, most * 1.04), x_name=_("error of {name} (said - true)").format(name=cut(found.name)),
+        (first, last), (0, most * 1.04), x_name=_("error of {name} (predicted − true)").format(name=cut(found.name)),
         y_name=_("rows"), height=280,
     )  # fmt: skip
     plot.bars([(middle - half, middle + half, rows) for middle, rows in found.errors])

@@ -62,6 +62,12 @@ a { color: var(--accent); }
 .verdict .compared { padding-left: 0.7rem; border-left: 3px solid var(--line-strong); margin-top: 0.6rem; }
 .verdict .compared.good { border-color: var(--good); }
 .verdict .compared.bad { border-color: var(--bad); }
+.verdicts {
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0.9rem;
+  margin-top: 1.5rem;
+}
+.verdicts .verdict { grid-template-columns: 1fr; margin: 0; align-items: start; }
+.verdicts .value { font-size: 2.2rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 0.95rem; }
 th, td { text-align: left; padding: 0.35rem 1rem 0.35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -125,7 +131,9 @@ figcaption h4 { overflow-wrap: anywhere; }
 .example dl div {
   display: flex; gap: 0.6rem; justify-content: space-between; border-top: 1px solid var(--line); padding: 0.15rem 0;
 }
-.example dt { color: var(--ink-soft); flex: 0 1 auto; }
+.example dl div.long { display: block; }
+.example .long dd { text-align: left; }
+.example dt { color: var(--ink-soft); flex: none; max-width: 55%; }
 .example dd { margin: 0; text-align: right; flex: 0 1 auto; }
 .example .place { color: var(--ink-soft); font-size: 0.75rem; margin-top: 0.5rem; }
 .slices td.bar { width: 8rem; min-width: 5rem; vertical-align: middle; }

@@ -10,7 +10,7 @@ from reinforge.evaluation.report import Page, render
 from reinforge.messages import _
 from reinforge.recipe import dump
 from reinforge.storage.files import write_atomic
-from reinforge.workflow.measured import read_findings
+from reinforge.workflow.measured import FINDINGS, read_findings
 from reinforge.workflow.run import Run
 
 NAME = "report.html"
@@ -40,7 +40,12 @@ def _use(run: Run) -> list[tuple[str, str]]:
     if not run.bundle_path.is_dir():
         return []
     bundle = shlex.quote(str(run.bundle_path))
+    told = []
+    if (run.folder / FINDINGS).is_file() and not run.status.get("in_memory"):
+        recipe = shlex.quote(str(run.folder / "recipe.yaml"))
+        told.append((_("look at the data, column by column"), f"reinforge prepare {recipe} -o data-card.html"))
     return [
+        *told,
         (_("predict the rows of a file"), f"reinforge predict {bundle} --data FILE"),
         (_("measure it on labelled data of your own"), f"reinforge evaluate {bundle} --data FILE"),
         (_("answer over HTTP"), f"reinforge serve {bundle}"),
