@@ -199,3 +199,15 @@ def test_a_frozen_normalisation_keeps_its_statistics_until_it_learns() -> None:
     assert one.run().metrics == {"mean": 0.0}
     two = engine(Normed(), updates=12, start=start, evaluator=Looking())
     assert two.run().metrics["mean"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_equals_eager_through_an_unfreezing(precision: str) -> None:
+    learn: dict[str, Any] = {"optimizer": SGDOptions(), "lr": 0.01, "precision": precision, "layer_decay": 0.5}
+    eager, compiled = (engine(Half(), start=LATER, learn={**learn, "compile": c}) for c in ("off", "on"))
+    start = eager.updater.steps[0].arena.masters.clone()
+    eager.run()
+    compiled.run()
+    one, two = eager.updater.steps[0].arena.masters, compiled.updater.steps[0].arena.masters
+    assert (one - two).norm() < (1e-5 if precision == "fp32" else 0.02) * (one - start).norm()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from reinforge.core.contracts import Clock
@@ -21,7 +22,12 @@ from reinforge.engine.options import (
     RMSpropOptions,
     SGDOptions,
 )
+from reinforge.engine.updating import default_optimizer
+from reinforge.objectives.options import PPOOptions
+from reinforge.objectives.ppo import PPO
+from reinforge.recipe.sections import Learn
 from reinforge.registry import REGISTRY
+from reinforge.schema.signature import Signature
 from tests.engine.problems import Rows, Squares, engine, network, rows
 
 CASES: list[tuple[OptimizerOptions, type[torch.optim.Optimizer], dict[str, Any]]] = [
@@ -56,6 +62,8 @@ def by_hand(model: nn.Module, optimizer: torch.optim.Optimizer, updates: int, ba
         loss.backward()
         if "clip" in more:
             nn.utils.clip_grad_norm_(model.parameters(), more["clip"])
+        if "clip_value" in more:
+            nn.utils.clip_grad_value_(model.parameters(), more["clip_value"])
         optimizer.step()
         if "scheduler" in more:
             more["scheduler"].step()
@@ -140,7 +148,7 @@ def _tensors(state: dict[str, Any]) -> list[torch.Tensor]:
     return [value.clone() for value in state.values() if isinstance(value, torch.Tensor)]
 
 
-@pytest.mark.parametrize("penalty", [{"l1": 0.05}, {"l2": 0.05}, {"clip": 0.01}])
+@pytest.mark.parametrize("penalty", [{"l1": 0.05}, {"l2": 0.05}, {"clip": 0.01}, {"clip_value": 0.3}])
 def test_penalties_and_clipping(penalty: dict[str, float]) -> None:
     one = engine(network(), learn={"optimizer": SGDOptions(), "lr": 0.05, **penalty})
     one.run()
@@ -177,3 +185,22 @@ def test_bf16_keeps_fp32_masters() -> None:
 class _Half(Squares):
     def loss(self, learner: Any, batch: Any, counts: Any) -> Any:
         return super().loss(learner, {**batch, "x": batch["x"].bfloat16()}, counts)
+
+
+def test_an_objective_states_its_default() -> None:
+    class Stating(Squares):
+        default_optimizer: ClassVar[dict[str, object]] = {"kind": "adam", "eps": 1e-3}
+
+    for objective, learn in ((Stating(), {}), (Squares(), {"optimizer": AdamOptions(eps=1e-3)})):
+        one = engine(network(), objective=objective, learn={"lr": 0.01, **learn})
+        one.run()
+        two = network()
+        by_hand(two, torch.optim.Adam(two.parameters(), 0.01, eps=1e-3), 20)
+        assert_close(one.learner.model, two)  # type: ignore[arg-type]
+    assert isinstance(engine(network()).updater.options, AdamWOptions)
+    assert default_optimizer(PPO(PPOOptions(), Signature(inputs={}, outputs={}))) == AdamOptions(eps=1e-5)
+
+
+def test_both_ways_to_clip_are_refused() -> None:
+    with pytest.raises(ValidationError, match="clip or clip_value, not both"):
+        Learn(clip=1.0, clip_value=1.0)

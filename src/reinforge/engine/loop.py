@@ -311,6 +311,8 @@ class Engine:
             row[f"{s.step.name}/lr"] = s.lr * self._factor()
             if s.scale is not None:
                 row[f"{s.step.name}/loss_scale"] = float(s.scale.scale)
+        if self.average is not None:
+            row["averaged_weights"] = self.average.taken
         row["updates_per_second"] = rate
         row["skipped_updates"] = self.updater.skipped
         self._write(row)

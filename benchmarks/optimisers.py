@@ -1,0 +1,175 @@
+"""All optimisers on three shipped recipes, and schedules and averages on the last of them, each at the best of a few
+learning rates.
+
+    python -m benchmarks.optimisers [--recipes linear-regression penguins char-lm]
+
+Runs are short (PLANS), so that speed of learning shows. Each tries several multiples of its usual rate; the one whose
+mean validation loss over seeds is least is reported, with the lowest and the highest. Data, batch and clipping are the
+recipe's own, patience and goals left out; char-lm has a smaller model, 2 layers of 64. "bytes" is the optimiser's state
+per weight, "us" the median time of one update, the model's passes included. The peer of a row is AdamW, the default, or
+the constant rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from reinforge.core import seeds
+from reinforge.engine.loop import Engine
+from reinforge.errors import TrainingDiverged
+from reinforge.recipe.sections import Learn, Stop
+from reinforge.registry import REGISTRY
+from reinforge.workflow.tasks.assemble import assemble
+from reinforge.workflow.train import resolve
+
+
+class Plan(NamedTuple):
+    """How a recipe is run: for how long, with how many seeds, at which multiples of the usual rates, and what else is
+    changed of it."""
+
+    updates: int
+    seeds: int
+    factors: tuple[float, ...]
+    overrides: tuple[str, ...] = ()
+    changes: Mapping[str, Any] = MappingProxyType({})
+
+
+PLANS = {
+    "linear-regression": Plan(100, 5, (1.0, 3.0, 10.0, 30.0, 100.0)),
+    "penguins": Plan(40, 5, (1 / 3, 1.0, 3.0, 10.0, 30.0)),
+    "char-lm": Plan(
+        250,
+        2,
+        (1 / 3, 1.0, 3.0),
+        ("model.layers=2", "model.width=64"),
+        {"schedule": {"kind": "cosine", "warmup": 25, "floor": 0.1}},
+    ),
+}
+# The rate that each is usually begun with.
+RATES = {
+    "sgd": 0.1, "momentum": 0.03, "rmsprop": 1e-3, "adagrad": 0.03, "adadelta": 3.0, "adam": 3e-3, "adamw": 3e-3,
+    "nadam": 3e-3, "radam": 3e-3, "muon": 3e-3,
+}  # fmt: skip
+SETTINGS: dict[str, dict[str, Any]] = {"momentum": {"kind": "sgd", "momentum": 0.9, "nesterov": True}}
+COURSES: dict[str, dict[str, Any]] = {
+    "constant": {},
+    "linear": {"schedule": {"kind": "linear"}},
+    "cosine, warm-up": {"schedule": {"kind": "cosine", "warmup": 25}},
+    "step": {"schedule": {"kind": "step"}},
+    "one-cycle": {"schedule": {"kind": "one-cycle"}},
+    "adaptive": {"schedule": {"kind": "adaptive", "window": 10}},
+    "constant, ema": {"average": {"kind": "ema", "decay": 0.97}},
+    "constant, swa": {"average": {"kind": "swa", "unit": "updates", "start": 125}},
+}
+
+
+class Trial(NamedTuple):
+    loss: float
+    seconds: float
+    bytes: float
+
+
+class Row(NamedTuple):
+    name: str
+    rate: float
+    trials: list[Trial]
+
+    @property
+    def loss(self) -> float:
+        return statistics.fmean(trial.loss if trial.loss == trial.loss else math.inf for trial in self.trials)
+
+
+def train(recipe: str, changes: Mapping[str, Any], seed: int) -> Trial:
+    """One run: its validation loss, seconds per update and bytes of state per weight."""
+    resolved = resolve(recipe, [f"seed={seed}", *PLANS[recipe].overrides])
+    stop = Stop(updates=PLANS[recipe].updates)
+    learn = Learn.model_validate({**resolved.learn.model_dump(), **changes, "stop": stop, "compile": "off"})
+    seeds.seed_everything(seed, "model")
+    task = assemble(resolved)
+    engine = Engine(task.objective, task.model, task.source, learn=learn, seed=seed, evaluator=task.evaluator)
+    try:
+        finished = engine.run()
+    except TrainingDiverged:
+        return Trial(math.inf, math.nan, math.nan)
+    state = [
+        value for s in engine.updater.steps for o in s.optimizers for value in tensors(o.state_dict()) if value.ndim
+    ]
+    weights = sum(s.arena.full_gradients.numel() for s in engine.updater.steps)
+    return Trial(
+        finished.metrics["loss"], finished.clock.seconds / finished.clock.updates,
+        sum(value.nbytes for value in state) / weights,
+    )  # fmt: skip
+
+
+def tensors(state: Any) -> list[Tensor]:
+    """All tensors in a state tree."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [t for value in state.values() for t in tensors(value)] if isinstance(state, dict) else []
+
+
+def best(recipe: str, name: str, rate: float, changes: Mapping[str, Any]) -> Row:
+    """The row of the best rate."""
+    plan = PLANS[recipe]
+    tried = []
+    for factor in plan.factors:
+        lr = rate * factor
+        trials = [train(recipe, {**plan.changes, **changes, "lr": lr}, seed) for seed in range(plan.seeds)]
+        tried.append(Row(name, lr, trials))
+    found = min(tried, key=lambda row: row.loss)
+    print(f"{recipe} {name}: {found.loss:.4g} at {found.rate:.2g}", file=sys.stderr)
+    return found
+
+
+def table(recipe: str, rows: list[Row], default: str) -> list[dict[str, Any]]:
+    """Print the rows, best first, and return them for the last line."""
+    peer = next(row for row in rows if row.name == default)
+    print(f"\n{recipe}, {PLANS[recipe].updates} updates, {PLANS[recipe].seeds} seeds")
+    print(f"{'':16} {'rate':>8} {'validation loss':>16} {'lowest':>9} {'highest':>9} {'us':>7} {'bytes':>6}")
+    for row in sorted(rows, key=lambda row: row.loss):
+        losses = [trial.loss for trial in row.trials]
+        micro = statistics.median(trial.seconds for trial in row.trials) * 1e6
+        print(
+            f"{row.name:16} {row.rate:8.2g} {row.loss:16.4g} {min(losses):9.4g} {max(losses):9.4g} {micro:7.0f} "
+            f"{row.trials[0].bytes:6.1f}"
+        )
+    return [
+        {"name": f"{recipe}/{row.name}", "ratio": round(row.loss / peer.loss, 4), "ours": round(row.loss, 6),
+         "peer": round(peer.loss, 6), "unit": "validation loss"}
+        for row in rows if row is not peer
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", nargs="+", choices=list(PLANS), default=list(PLANS))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    missing = {component.name for component in REGISTRY.all("optimizer")} - set(RATES)
+    assert not missing, f"give the usual rate of {missing}"
+    print("python -m benchmarks.optimisers " + " ".join(sys.argv[1:]))
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, one thread")
+    found = []
+    for recipe in given.recipes:
+        optimizers = {name: {"optimizer": SETTINGS.get(name, {"kind": name})} for name in RATES}
+        rows = [best(recipe, name, RATES[name], changes) for name, changes in optimizers.items()]
+        found += table(recipe, rows, "adamw")
+    recipe, adamw = given.recipes[-1], {"optimizer": {"kind": "adamw"}, "schedule": None}
+    courses = [best(recipe, name, RATES["adamw"], {**adamw, **changes}) for name, changes in COURSES.items()]
+    found += table(recipe, courses, "constant")
+    print(json.dumps({"name": "optimisers", "rows": found}))
+
+
+if __name__ == "__main__":
+    main()
