@@ -117,6 +117,11 @@ def prepare_table(
                 _("prepared data can't extend a bundle"), where="start.extend", remedy=_("Give the raw data instead.")
             )
         return _from_store(open_store(store), options, pipeline)
+    if options.stream is not None and data is None:
+        raise RecipeError(
+            _("a table in pieces is prepared before it is learned from"), where="data.stream",
+            remedy=_("Prepare it: reinforge prepare RECIPE -o FOLDER; then train with data.path=FOLDER."),
+        )  # fmt: skip
     table = read(
         source, base=base, delimiter=options.delimiter, encoding=options.encoding, absent=options.absent,
         sheet=options.sheet, query=options.query,
@@ -212,21 +217,26 @@ def save(
             batch = batches_of[name]
             if batch is not None:
                 writer.batch(name, batch, torch.from_numpy(rows))
-        told = {
-            "digest": prepared.digest, "notes": list(prepared.notes), "examples": list(prepared.examples),
-            "changes": [change.summary() for change in prepared.changes],
-            "options": options.model_dump(mode="json", exclude={"path"}),
-        }  # fmt: skip
+        told = kept_about(prepared, options)
         writer.finish(prepared.pipeline, prepared.training, prepared.held, {**told, **about})
         for name, text in texts.items():
             writer.staging.text(name, text)
+
+
+def kept_about(prepared: Prepared, options: Options) -> dict[str, object]:
+    """What a prepared folder keeps beside tensors and raw rows."""
+    return {
+        "digest": prepared.digest, "notes": list(prepared.notes), "examples": list(prepared.examples),
+        "changes": [change.summary() for change in prepared.changes],
+        "options": options.model_dump(mode="json", exclude={"path", "stream"}),
+    }  # fmt: skip
 
 
 def _from_store(stored: Stored, options: TableOptions, pipeline: Pipeline | None) -> Prepared:
     """What was prepared before. Raises RecipeError where the recipe asks for other data, or a bundle for another
     pipeline. What the recipe leaves at its default is as it was prepared."""
     was = stored.about.get("options", {})
-    asked = options.model_dump(mode="json", exclude={"path"})
+    asked = options.model_dump(mode="json", exclude={"path", "stream"})
     default = TableOptions(targets={name: {} for name in options.targets}).model_dump(mode="json")
     for key, value in asked.items():
         same = value == was.get(key) or (

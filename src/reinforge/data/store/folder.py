@@ -83,7 +83,7 @@ class Writer:
     def batch(self, name: str, batch: Batch, rows: Tensor) -> None:
         """A side that is in memory, and its row numbers in the raw table."""
         leaves = dict(flat(batch))
-        columns = [_column(key, leaf) for key, leaf in leaves.items()]
+        columns = [column_of(key, leaf) for key, leaf in leaves.items()]
         with self.side(name, columns, len(rows)) as places:
             for key, leaf in leaves.items():
                 if isinstance(leaf, Ragged):
@@ -93,6 +93,10 @@ class Writer:
                 else:
                     places[key][:] = leaf.cpu().numpy()
         self.rows[name] = rows
+
+    def opened(self, name: str) -> Batch:
+        """A side that was sealed, mapped."""
+        return _mapped(self.staging.path / f"{name}.arrow", self.layout[name])
 
     def finish(self, pipeline: Pipeline, training: Table, held: Table | None, about: Mapping[str, Any]) -> None:
         """Everything beside the sides: raw training rows, raw rows that were held back, and what JSON can hold."""
@@ -178,7 +182,8 @@ def _raw(path: Path, digest: str, base: Path | None) -> Table:
     return Table({name: frame[name] for name in frame.columns}, Origin(str(path)), digest, (), base)
 
 
-def _column(name: str, leaf: Leaf) -> Column:
+def column_of(name: str, leaf: Leaf) -> Column:
+    """How a leaf of a batch is stored."""
     values = leaf.values if isinstance(leaf, Ragged) else leaf
     total = int(leaf.offsets[-1] - leaf.offsets[0]) if isinstance(leaf, Ragged) else None
     return Column(name, str(values.dtype).removeprefix("torch."), tuple(values.shape[1:]), total)
