@@ -15,7 +15,7 @@ from reinforge.evaluation.svg import COLOURS, Plot, cut
 from reinforge.messages import _
 
 # Colours of a matrix deepen with the share of the row; from here on its text is light.
-_DEEP = 0.55
+_DEEP = 0.62
 
 
 def verdict(findings: Findings) -> str:
