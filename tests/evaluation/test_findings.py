@@ -30,7 +30,7 @@ from reinforge.models.options import ComposedOptions
 from reinforge.objectives.options import SupervisedOptions
 from reinforge.objectives.supervised import Supervised
 from reinforge.schema.derive import signature as signature_of
-from reinforge.schema.fields import Category, Image, Number
+from reinforge.schema.fields import Category, Image, Labels, Number, Text
 from reinforge.schema.schema import Schema
 from tests.evaluation.test_report import HOSTILE, parsed
 
@@ -229,3 +229,49 @@ def page(findings: Findings) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REINFORGE_LANG", "en")
         return render(Page(recipes.load("penguins"), "", status, [], findings=findings))
+
+
+def test_texts_have_a_baseline_of_character_n_grams() -> None:
+    """On what only its characters tell; of margins no probabilities are measured."""
+    g = np.random.default_rng(0)
+    label = g.integers(0, 2, ROWS)
+    texts = [f"{'好' if y else '坏'}{g.integers(0, 999)}" for y in label]
+    (evaluator, judgement), schema, held = world(SPECIES)
+    schema = schema.model_copy(update={"fields": (*schema.fields, Text(name="words"))})
+    table = Table({**held.table.columns, "words": pl.Series(texts)})
+    evaluator.data["targets"]["y"] = torch.from_numpy(label)
+    judgement = evaluator.judge(Supervised(SupervisedOptions(), evaluator.signature).build(learner()))
+    held = Held(evaluator.data, table, range(ROWS), evaluator.data, table)
+    (each,) = examine(evaluator, judgement, schema, held, Asked(replicates=20)).outputs
+    grams = next(b for b in each.baselines if b.name == "character n-grams")
+    reached = {m.name: m.value for m in grams.measures}
+    assert reached["accuracy"] == 1.0
+    assert not {"log-loss", "brier", "calibration-error"} & set(reached)
+
+
+def learner() -> Composed:
+    torch.manual_seed(0)
+    return Composed(ComposedOptions(), signature_of(world(SPECIES)[1]))
+
+
+def test_labels_have_a_threshold_and_a_score_each() -> None:
+    target = Labels(name="y", role="target", labels=("p", "q"), missing="error", unseen="error")
+    schema = Schema(fields=(Number(name="x"), target))
+    signature = signature_of(schema)
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(ROWS, 1, generator=g)
+    holds = torch.cat([x + torch.randn(ROWS, 1, generator=g) > 0, x < 0.5], 1).float()
+    batch: dict[str, Any] = {"inputs": {"numbers": x}, "targets": {"y": holds}, "valid": {}}
+    torch.manual_seed(0)
+    objective = Supervised(SupervisedOptions(), signature)
+    evaluator = SupervisedEvaluator(objective, signature, batch)
+    judgement = evaluator.judge(objective.build(Composed(ComposedOptions(), signature)))
+    table = Table({"x": pl.Series(x[:, 0].tolist())})
+    readings = {"y": Reading(thresholds=(0.4, 0.6))}
+    asked = Asked(replicates=30, readings=readings, criterion="f1")
+    findings = examine(evaluator, judgement, schema, Held(batch, table, range(ROWS), batch, table), asked)
+    (each,) = findings.outputs
+    decided = judgement.outputs["y"].output.sigmoid().numpy() >= np.array([0.4, 0.6])
+    assert [c.f1 for c in each.classes] == pytest.approx([f1_score(holds[:, i], decided[:, i]) for i in (0, 1)])
+    assert {b.name for b in each.baselines} == {"always the same", "linear", "trees"}
+    assert "p 0.4, q 0.6" in parsed(page(findings)).text
