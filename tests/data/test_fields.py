@@ -58,6 +58,11 @@ def test_robust_scaling_of_mostly_one_value_only_shifts():
     assert numbers(fit(Number(name="x", scale="robust"), columns={"x": x}), {"x": x})[:, 0].tolist() == [0] * 9 + [97]
 
 
+def test_quartiles_that_are_as_good_as_equal_only_shift():
+    x = np.array([0.0, 0.0, 0.0, 1.0, 3e-259])
+    assert numbers(fit(Number(name="x", scale="robust"), columns={"x": x}), {"x": x})[:, 0].tolist() == [0, 0, 0, 1, 0]
+
+
 def test_log_against_scikit_learn():
     x = RNG.lognormal(3, 2, 300) * RNG.choice([-1, 1], 300)
     log = FunctionTransformer(lambda v: np.sign(v) * np.log1p(np.abs(v))).fit_transform(x[:, None])

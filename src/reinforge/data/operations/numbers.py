@@ -231,7 +231,8 @@ class Scale:
                     shift[index], spread, rounding = least, most - least, 0.0
                 elif field.scale == "robust":
                     first, shift[index], third = (float(q) for q in np.quantile(there, (0.25, 0.5, 0.75)))
-                    spread, rounding = third - first, 0.0
+                    # Quartiles that lie as good as together say nothing of a column that reaches far beyond them.
+                    spread, rounding = third - first, 10 * float(np.finfo(np.float64).eps) * max(abs(least), abs(most))
                 else:
                     shift[index], spread = float(np.mean(there)), float(np.std(there))
                     # Rounding alone leaves a deviation of this order in a column that is as good as constant.
