@@ -7,7 +7,7 @@ Runs are short (PLANS), so that speed of learning shows. Each tries several mult
 mean validation loss over seeds is least is reported, with the lowest and the highest. Data, batch and clipping are the
 recipe's own, patience and goals left out; char-lm has a smaller model, 2 layers of 64. "bytes" is the optimiser's state
 per weight, "us" the median time of one update, the model's passes included. The peer of a row is AdamW, the default, or
-the constant rate.
+the constant rate. Last, what an update costs by the size of a table, with dense and with sparse gradients.
 """
 
 from __future__ import annotations
@@ -28,8 +28,12 @@ from torch import Tensor
 from reinforge.core import seeds
 from reinforge.engine.loop import Engine
 from reinforge.errors import TrainingDiverged
+from reinforge.models.options import ComposedOptions, EmbeddingOptions, IdentityOptions
+from reinforge.objectives.options import SupervisedOptions
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.registry import REGISTRY
+from reinforge.schema.signature import Input, Output, Signature
+from reinforge.sources.options import LoaderOptions
 from reinforge.workflow.tasks.assemble import assemble
 from reinforge.workflow.train import resolve
 
@@ -151,6 +155,44 @@ def table(recipe: str, rows: list[Row], default: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def lookups(rows: int, sparse: bool, updates: int) -> float:
+    """Seconds of so many updates, of 256 rows, of a linear model over a category of `rows` values, 16 numbers each."""
+    signature = Signature(
+        inputs={"categories": Input(form="categories", sizes=(rows,))}, outputs={"y": Output(form="number", size=1)}
+    )
+    encoders = {"categories": EmbeddingOptions(size=16, sparse=sparse)}
+    model = REGISTRY.build("model", ComposedOptions(encoders=encoders, body=IdentityOptions()), signature)
+    g = torch.Generator().manual_seed(0)
+    data = {
+        "inputs": {"categories": torch.randint(rows, (5120, 1), generator=g)},
+        "targets": {"y": torch.randn(5120, 1, generator=g)},
+    }
+    source = REGISTRY.build("source", LoaderOptions(), data, batch=256, seed=0)
+    objective = REGISTRY.build("objective", SupervisedOptions(), signature)
+    learn = Learn(batch=256, stop=Stop(updates=updates), compile="off")
+    return Engine(objective, model, source, learn=learn).run().clock.seconds
+
+
+def per_update(rows: int, sparse: bool) -> float:
+    """Microseconds of an update after the first few, in which moments are made."""
+    few, many = (min(lookups(rows, sparse, updates) for _ in range(3)) for updates in (5, 35))
+    return (many - few) / 30 * 1e6
+
+
+def table_sizes() -> list[dict[str, Any]]:
+    """Print and return what an update costs by the size of a table, with dense and with sparse gradients."""
+    print(f"\n{'table rows':>12} {'dense us':>10} {'sparse us':>10}")
+    found = []
+    for rows in (1_000, 10_000, 100_000, 1_000_000):
+        dense, sparse = per_update(rows, False), per_update(rows, True)
+        print(f"{rows:12,} {dense:10.0f} {sparse:10.0f}")
+        found.append(
+            {"name": f"table/{rows}", "ratio": round(sparse / dense, 3), "ours": round(sparse, 1),
+             "peer": round(dense, 1), "unit": "us/update"}
+        )  # fmt: skip
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="+", choices=list(PLANS), default=list(PLANS))
@@ -168,6 +210,7 @@ def main() -> None:
     recipe, adamw = given.recipes[-1], {"optimizer": {"kind": "adamw"}, "schedule": None}
     courses = [best(recipe, name, RATES["adamw"], {**adamw, **changes}) for name, changes in COURSES.items()]
     found += table(recipe, courses, "constant")
+    found += table_sizes()
     print(json.dumps({"name": "optimisers", "rows": found}))
 
 
