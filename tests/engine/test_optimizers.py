@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from reinforge.core.contracts import Clock
+from reinforge.engine.arena import Arena
+from reinforge.engine.groups import Group
 from reinforge.engine.options import (
     AdadeltaOptions,
     AdagradOptions,
@@ -204,3 +206,35 @@ def test_an_objective_states_its_default() -> None:
 def test_both_ways_to_clip_are_refused() -> None:
     with pytest.raises(ValidationError, match="clip or clip_value, not both"):
         Learn(clip=1.0, clip_value=1.0)
+
+
+@pytest.mark.parametrize(("options", "torch_class", "settings"), CASES)
+def test_equals_torch_to_the_bit_on_the_same_gradients(
+    options: OptimizerOptions, torch_class: Any, settings: dict[str, Any]
+) -> None:
+    """Adam and AdamW equal torch's fused form; others the default one."""
+    parameters = [nn.Parameter(torch.randn(*shape, generator=draws())) for shape in ((5, 7), (9,), (33, 3))]
+    copies = [nn.Parameter(p.detach().clone()) for p in parameters]
+    arena = Arena({p: Group(decays=p.ndim > 1) for p in parameters})
+    own = REGISTRY.build("optimizer", options, arena.slices(), 0.01)
+    settings = dict(settings)
+    decay = settings.pop("weight_decay", 0.0)
+    if torch_class in (torch.optim.Adam, torch.optim.AdamW):
+        settings["fused"] = True
+    groups = [
+        {"params": copies[::2], "weight_decay": decay},
+        {"params": copies[1:2], "weight_decay": 0.0},
+    ]
+    reference, generator = torch_class(groups, lr=0.01, **settings), draws()
+    for _ in range(50):
+        for mine, theirs in zip(parameters, copies):
+            theirs.grad = torch.randn(theirs.shape, generator=generator)
+            assert mine.grad is not None
+            mine.grad.copy_(theirs.grad)
+        own.step(0.01)
+        reference.step()
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(parameters, copies))
+
+
+def draws() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
