@@ -30,7 +30,6 @@ from reinforge.errors import ComponentError, DataError, PathError, RecipeError, 
 from reinforge.messages import _
 from reinforge.models.grow import grow
 from reinforge.recipe.recipe import Recipe
-from reinforge.recipe.sections import Evaluate
 from reinforge.recipe.user_code import load_user_code
 from reinforge.storage.files import require_space, storage_errors, write_atomic
 from reinforge.storage.folder import held
@@ -221,16 +220,16 @@ def _matches_nothing(pattern: str, names: Sequence[str]) -> RecipeError:
 
 def with_defaults(recipe: Recipe, task: Task) -> Recipe:
     """The recipe with what it left to the task: when to evaluate, and by which metric to choose."""
-    evaluate = recipe.evaluate
-    if task.monitor is None or evaluate.monitor is not None:
+    if task.monitor is None:
         return recipe
-    name, mode = task.monitor
-    every = evaluate.every
-    if every is None and recipe.learn.stop.epochs:
+    evaluate = recipe.evaluate
+    changes: dict[str, object] = {}
+    if evaluate.monitor is None:
+        changes["monitor"], changes["mode"] = task.monitor
+    if evaluate.every is None and recipe.learn.stop.epochs:
         # A validation per epoch; for very many epochs, two hundred in all.
-        every = max(1.0, recipe.learn.stop.epochs / 200)
-    changed = Evaluate(**{**evaluate.model_dump(), "monitor": name, "mode": mode, "every": every})
-    return recipe.model_copy(update={"evaluate": changed})
+        changes |= {"every": max(1.0, recipe.learn.stop.epochs / 200), "unit": "epochs"}
+    return recipe.model_copy(update={"evaluate": evaluate.model_copy(update=changes)})
 
 
 def _finish(
