@@ -190,6 +190,12 @@ def test_pandas_missing_values():
     assert table.columns["c"].to_list() == [True, None]
 
 
+@pytest.mark.parametrize("value", ["text", b"bytes", 1, 1.5, None, True])
+def test_a_row_taken_for_columns_is_refused(value):
+    with pytest.raises(DataError, match=r"(?s)column 'a'.*a single value.*\[row\]"):
+        read({"a": value, "b": value})
+
+
 def test_mixed_values_in_memory_become_the_text_that_a_file_would_hold():
     table = read({"a": [1, "x", 2.5, True, None]})
     assert texts(table) == {"a": ["1", "x", "2.5", "true", None]}

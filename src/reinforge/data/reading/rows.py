@@ -91,6 +91,14 @@ def columns_of_memory(data: object, absent: Absent = "error") -> Columns:
     if isinstance(data, Mapping):
         names = [str(name) for name in data]
         unique_names(names, "data")
+        for name, values in data.items():
+            # A text is a sequence too, of its characters: a row taken for columns would pass without a word.
+            if values is None or isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+                raise DataError(
+                    f"a single value ({type(values).__name__}) is no column",
+                    where=MEMORY.at(column=str(name)),
+                    remedy="For one row, pass a list of it: [row]; for columns, lists of values.",
+                )
         columns = {str(name): column_of(str(name), values) for name, values in data.items()}
         lengths = {name: len(series) for name, series in columns.items()}
         if len(set(lengths.values())) > 1:
