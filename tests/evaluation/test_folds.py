@@ -33,3 +33,11 @@ def test_what_a_fold_does_not_define_is_left_out() -> None:
     assert set(found) == {"a"}
     alone = spread([{"a": 1.0}])["a"]
     assert (alone.deviation, alone.low) == (None, None)
+
+
+def test_no_interval_goes_beyond_what_a_metric_can_be() -> None:
+    found = spread([{"test/accuracy": 0.99, "test/log-loss": 0.01}, {"test/accuracy": 0.90, "test/log-loss": 0.3}])
+    assert found["test/accuracy"].high == 1.0
+    assert found["test/accuracy"].low is not None
+    assert found["test/accuracy"].low < 0.9
+    assert found["test/log-loss"].low == 0.0

@@ -7,13 +7,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from reinforge.registry import REGISTRY
+
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Spread:
     """A metric over the folds: each fold's value (None where it wasn't defined), their mean, their deviation (n - 1 in
-    the denominator), and an interval for the mean; None with fewer than two values."""
+    the denominator), and an interval for the mean, cut off at what the metric can be; None of fewer than two."""
 
     values: tuple[float | None, ...]
     mean: float
@@ -36,8 +38,17 @@ def spread(folds: Sequence[Mapping[str, float | None]]) -> dict[str, Spread]:
             found[name] = Spread(values, mean, None, None, None)
             continue
         deviation, half = statistics.stdev(known), half_width(known)
-        found[name] = Spread(values, mean, deviation, mean - half, mean + half)
+        least, most = bounds(name)
+        found[name] = Spread(values, mean, deviation, max(least, mean - half), min(most, mean + half))
     return found
+
+
+def bounds(name: str) -> tuple[float, float]:
+    """What a metric can be: of the built-in ones those that should be high are at most 1, the others at least 0."""
+    kind = name.rpartition("/")[2]
+    component = next((each for each in REGISTRY.all("metric") if each.name == kind), None)
+    best = getattr(component.load(), "best", None) if component is not None else None
+    return (0.0 if best == "low" else -math.inf), (1.0 if best == "high" else math.inf)
 
 
 def half_width(values: Sequence[float]) -> float:
