@@ -133,7 +133,7 @@ figcaption h4 { overflow-wrap: anywhere; }
 }
 .example dl div.long { display: block; }
 .example .long dd { text-align: left; }
-.example dt { color: var(--ink-soft); flex: none; max-width: 55%; }
+.example dt { color: var(--ink-soft); flex: none; max-width: 68%; }
 .example dd { margin: 0; text-align: right; flex: 0 1 auto; }
 .example .place { color: var(--ink-soft); font-size: 0.75rem; margin-top: 0.5rem; }
 .slices td.bar { width: 8rem; min-width: 5rem; vertical-align: middle; }
@@ -179,6 +179,6 @@ footer { margin-top: 3rem; color: var(--ink-soft); font-size: 0.85rem; }
   .charts { grid-template-columns: 1fr 1fr; }
   pre { border: 0; padding: 0; }
   .matrix td, .bar span, .key::before { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  h2 { break-after: avoid; }
+  h2, h3 { break-after: avoid; }
 }
 """.strip()
