@@ -42,6 +42,7 @@ KINDS = {
     "data": "What to learn from.",
     "model": "The network.",
     "encoder": "One input block to features, in a composed model.",
+    "fusion": "The features of several inputs to one row, in a composed model.",
     "body": "Features to features, in a composed model.",
     "head": "Features to one output, in a composed model.",
     "loss": "Output and target to one number a row.",

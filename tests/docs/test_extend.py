@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from reinforge import recipe as recipes
 from reinforge.registry import REGISTRY
@@ -54,6 +57,37 @@ def test_a_recipe_trains_with_components_of_ones_own(mine: Path, tmp_path: Path)
     assert plain.metrics["train/loss"] != jittered.metrics["train/loss"]
     run = train(mine / "corridor.yaml", output=tmp_path / "corridor")
     assert run.metrics["final/return"] == 1.0
+
+
+def test_layers_of_ones_own(mine: Path) -> None:
+    names = runpy.run_path(str(mine / "mine.py"))
+    assert names["check"]()
+    assert REGISTRY.find("body", "settle").options.__name__ == "SettleOptions"
+    torch.manual_seed(0)
+    body = names["Settle"](names["SettleOptions"](tolerance=1e-3), 3)
+    with torch.no_grad():
+        body.enter.bias.zero_()
+    x = torch.cat([torch.zeros(1, 3), torch.randn(4, 3) * 3])
+    calls: list[int] = []
+    body.again.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    rows, _ = body(x)
+    # Fewer and fewer rows go on moving, and a row's result is its own.
+    assert calls[0] == 5
+    assert calls == sorted(calls, reverse=True)
+    assert calls[-1] < 5
+    torch.testing.assert_close(body(x[2:3])[0], rows[2:3])
+    encoder = names["Ranks"](names["RanksOptions"](), names["Input"](form="numbers", shape=(2,)))
+    seen = torch.rand(1000, 2)
+    encoder.observe(seen)
+    torch.testing.assert_close(encoder(seen), seen, atol=0.1, rtol=0)
+    # It is told which rows those are by the training itself.
+    overrides = ["model.encoders.numbers=ranks", "learn.stop.epochs=1"]
+    run = train(mine / "mine.yaml", use=[mine / "mine.py"], overrides=overrides, output=mine / "ranks")
+    assert run.bundle_path is not None
+    weights = load_file(run.bundle_path / "weights.safetensors")
+    assert any(
+        name.endswith("numbers.edges") and bool(value.diff(dim=0).gt(0).all()) for name, value in weights.items()
+    )
 
 
 def test_without_the_file_the_error_tells_what_is_missing(mine: Path) -> None:
