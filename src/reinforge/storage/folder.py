@@ -135,6 +135,28 @@ def _lock(path: Path) -> int | None:
     return descriptor
 
 
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process as long as the block lasts; the system lets go of it for a process that dies.
+
+    Raises PathError where another holds it. Does nothing on file systems without locks.
+    """
+    try:
+        lock = _lock(folder)
+    except BlockingIOError:
+        raise PathError(
+            _("another process is training in this folder"), where=str(folder),
+            remedy=_("Wait for it, or end it; or choose another folder."),
+        ) from None  # fmt: skip
+    except OSError:
+        lock = None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def sweep(folder: Path) -> None:
     """Remove what writers that died left behind in `folder`. What a living one writes stays."""
     for path in (*folder.glob(f"{_TEMPORARY}*"), *folder.glob(f"{_DISCARDED}*")):
