@@ -172,3 +172,13 @@ def test_resumes_exactly(at: int, kind: str, tmp_path: Path) -> None:
     second.load_state_dict(store.load(tmp_path / f"{at:012d}"))
     second.run()
     assert not list(differences(whole.state_dict(), second.state_dict()))
+
+
+def test_a_schedule_counts_what_the_stop_limits() -> None:
+    """Cosine over 4 epochs, without a unit: half the rate after 2 of them, whatever the updates."""
+    factor = REGISTRY.build("schedule", CosineOptions(), Stop(epochs=4))
+    assert factor(Clock(updates=1000, epochs=2.0)) == pytest.approx(0.5)
+    by_updates = REGISTRY.build("schedule", CosineOptions(unit="updates", horizon=2000), Stop(epochs=4))
+    assert by_updates(Clock(updates=1000, epochs=3.0)) == pytest.approx(0.5)
+    with pytest.raises(RecipeError, match="how many"):
+        REGISTRY.build("schedule", CosineOptions(), Stop(seconds=10))

@@ -158,7 +158,9 @@ class SparseSGDOptions(Options):
 class ScheduleOptions(Options):
     """What all schedules share: what they count, and where they end."""
 
-    unit: Unit = Field("updates", description="What the horizon and all other lengths count.")
+    unit: Unit | None = Field(
+        None, description="What the horizon and all other lengths count; by default what learn.stop limits."
+    )
     horizon: PositiveFloat | None = Field(
         None, description="Where the schedule ends; without it, the stop of the same unit."
     )

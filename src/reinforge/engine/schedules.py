@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from reinforge.engine.options import (
     WarmedOptions,
 )
 from reinforge.errors import RecipeError
-from reinforge.recipe.sections import Stop
+from reinforge.recipe.sections import Stop, Unit
 
 
 class Schedule(Protocol):
@@ -66,8 +66,8 @@ class Plateau(Course):
 
     watches: Literal["nothing", "metric", "loss"] = "metric"
 
-    def __init__(self, options: PlateauOptions) -> None:
-        super().__init__(_warmed(options, lambda _: self.rate, 0.0))
+    def __init__(self, options: PlateauOptions, stop: Stop) -> None:
+        super().__init__(_warmed(options, stop, lambda _: self.rate, 0.0))
         self.options = options
         self.rate, self.best = 1.0, math.inf
         self.without, self.resting = 0, 0
@@ -99,8 +99,8 @@ class Adaptive(Course):
 
     watches: Literal["nothing", "metric", "loss"] = "loss"
 
-    def __init__(self, options: AdaptiveOptions) -> None:
-        super().__init__(_warmed(options, lambda _: self.rate, 0.0))
+    def __init__(self, options: AdaptiveOptions, stop: Stop) -> None:
+        super().__init__(_warmed(options, stop, lambda _: self.rate, 0.0))
         self.options = options
         self.rate, self.before = 1.0, math.inf
         self.sum: Tensor | None = None
@@ -133,21 +133,29 @@ class Adaptive(Course):
         self.sum = None if state["sum"] is None else state["sum"].clone()
 
 
+def unit_of(options: ScheduleOptions, stop: Stop) -> Unit:
+    """What the schedule counts: what it says, else the first that the stop limits, else updates."""
+    return options.unit or next((unit for unit in get_args(Unit) if getattr(stop, unit) is not None), "updates")
+
+
 def horizon_of(options: ScheduleOptions, stop: Stop) -> float:
     """The schedule's horizon in its own unit: its own, or that of the stop. Raises RecipeError where neither says."""
-    value = options.horizon if options.horizon is not None else getattr(stop, options.unit)
+    unit = unit_of(options, stop)
+    value = options.horizon if options.horizon is not None else getattr(stop, unit)
     if value is None:
         raise RecipeError(
-            f"the schedule counts {options.unit}, but neither it nor the stop says how many",
+            f"the schedule counts {unit}, but neither it nor the stop says how many",
             where="learn.schedule",
-            remedy=f"Give learn.schedule.horizon, or learn.stop.{options.unit}.",
+            remedy=f"Give learn.schedule.horizon, or learn.stop.{unit}.",
         )
     return float(value)
 
 
-def _warmed(options: WarmedOptions, course: Callable[[float], float], horizon: float) -> Callable[[Clock], float]:
+def _warmed(
+    options: WarmedOptions, stop: Stop, course: Callable[[float], float], horizon: float
+) -> Callable[[Clock], float]:
     """`course` of x, 0 to 1 from the end of the warm-up to the horizon."""
-    warmup, unit = options.warmup, options.unit
+    warmup, unit = options.warmup, unit_of(options, stop)
     span = max(horizon - warmup, 1e-12)
 
     def factor(clock: Clock) -> float:
@@ -162,17 +170,17 @@ def _warmed(options: WarmedOptions, course: Callable[[float], float], horizon: f
 
 def constant(options: ConstantOptions, stop: Stop) -> Schedule:
     """1 after the warm-up; needs no horizon."""
-    return Course(_warmed(options, lambda _: 1.0, 0.0))
+    return Course(_warmed(options, stop, lambda _: 1.0, 0.0))
 
 
 def linear(options: LinearOptions, stop: Stop) -> Schedule:
     """1 - (1 - floor) x, x from 0 to 1 over the horizon."""
-    return Course(_warmed(options, lambda x: 1 - (1 - options.floor) * x, horizon_of(options, stop)))
+    return Course(_warmed(options, stop, lambda x: 1 - (1 - options.floor) * x, horizon_of(options, stop)))
 
 
 def cosine(options: CosineOptions, stop: Stop) -> Schedule:
     """floor + (1 - floor) (1 + cos(pi x)) / 2, x from 0 to 1 over the horizon."""
-    return Course(_warmed(options, lambda x: _half_cosine(1.0, options.floor, x), horizon_of(options, stop)))
+    return Course(_warmed(options, stop, lambda x: _half_cosine(1.0, options.floor, x), horizon_of(options, stop)))
 
 
 def step(options: StepOptions, stop: Stop) -> Schedule:
@@ -185,22 +193,24 @@ def step(options: StepOptions, stop: Stop) -> Schedule:
         third = horizon_of(options, stop) / 3
         drops = (third, 2 * third)
 
+    unit = unit_of(options, stop)
+
     def factor(clock: Clock) -> float:
-        at = float(getattr(clock, options.unit))
+        at = float(getattr(clock, unit))
         # Units other than updates come as sums of parts: a drop is not to be missed by rounding.
         passed = sum(at >= drop - 1e-9 for drop in drops) if every is None else math.floor(at / every + 1e-9)
         return warmed(clock) * float(options.factor**passed)
 
-    warmed = _warmed(options, lambda _: 1.0, 0.0)
+    warmed = _warmed(options, stop, lambda _: 1.0, 0.0)
     return Course(factor)
 
 
 def one_cycle(options: OneCycleOptions, stop: Stop) -> Schedule:
     """From start to 1 over the first `rise` of the horizon, then down to floor."""
-    horizon, rise = horizon_of(options, stop), options.rise
+    horizon, rise, unit = horizon_of(options, stop), options.rise, unit_of(options, stop)
 
     def factor(clock: Clock) -> float:
-        x = min(float(getattr(clock, options.unit)) / horizon, 1.0)
+        x = min(float(getattr(clock, unit)) / horizon, 1.0)
         if x < rise:
             return _half_cosine(options.start, 1.0, x / rise)
         return _half_cosine(1.0, options.floor, (x - rise) / (1 - rise))
@@ -210,12 +220,12 @@ def one_cycle(options: OneCycleOptions, stop: Stop) -> Schedule:
 
 def plateau(options: PlateauOptions, stop: Stop) -> Schedule:
     """`Plateau`; needs no horizon."""
-    return Plateau(options)
+    return Plateau(options, stop)
 
 
 def adaptive(options: AdaptiveOptions, stop: Stop) -> Schedule:
     """`Adaptive`; needs no horizon."""
-    return Adaptive(options)
+    return Adaptive(options, stop)
 
 
 def _half_cosine(begin: float, end: float, x: float) -> float:
