@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from torch import nn
 
 import reinforge
 from reinforge.errors import ComponentError, DataError, PathError, RecipeError, ReinforgeError
+from reinforge.storage.folder import held
 from reinforge.workflow.rehearsal import rehearse
 from reinforge.workflow.run import Run
 from reinforge.workflow.train import train
@@ -154,6 +156,37 @@ def test_what_fails_before_anything_is_learned_leaves_no_folder(line: Run, tmp_p
 def test_a_runs_folder_stands_for_its_bundle(line: Run, tmp_path: Path) -> None:
     run = train(LINEAR, start=line.folder, output=tmp_path / "run")
     assert run.bundle.parents == (line.bundle.digest,)
+
+
+def test_one_process_at_a_time_trains_in_a_folder(line: Run, tmp_path: Path) -> None:
+    """Two would prune each other's checkpoints and mix their logs."""
+    folder = tmp_path / "run"
+    shutil.copytree(line.folder, folder)
+    Run(folder).write_status(state="interrupted")
+    with held(folder), pytest.raises(PathError, match="another process is training in this folder"):
+        train(resume=folder)
+    assert (folder / "checkpoints").is_dir()
+    train(resume=folder)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with held(empty):
+        with pytest.raises(PathError, match="another process"):
+            train(LINEAR, output=empty)
+        assert empty.is_dir(), "what another process began is not removed"
+
+
+def test_what_was_logged_before_the_first_checkpoint_is_not_logged_twice(tmp_path: Path) -> None:
+    run = train(LINEAR, ["log.updates=20", "log.csv=true"], output=tmp_path / "run")
+    whole = [row["updates"] for row in run.log()]
+    table = len((run.folder / "log.csv").read_text().splitlines())
+    for name in ("checkpoints", "bundle"):
+        shutil.rmtree(run.folder / name)
+    with (run.folder / "log.jsonl").open("a") as file:
+        file.write('{"updates": 12')
+    run.write_status(state="running")
+    again = train(resume=run.folder)
+    assert [row["updates"] for row in again.log()] == whole
+    assert len((run.folder / "log.csv").read_text().splitlines()) == table
 
 
 def test_another_kind_of_bundle_is_refused(line: Run, tmp_path: Path) -> None:
