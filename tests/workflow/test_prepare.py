@@ -16,6 +16,7 @@ from reinforge.errors import DataError, RecipeError
 from reinforge.workflow.columns import aligned
 from reinforge.workflow.prepare import Preparation, prepare
 from reinforge.workflow.recipes import recipes
+from reinforge.workflow.train import train
 
 
 @pytest.fixture(autouse=True)
@@ -133,3 +134,27 @@ def test_columns_are_aligned_as_a_terminal_shows_them() -> None:
     assert aligned([("企鹅", "1"), ("ab", "22")], indent="") == ["企鹅  1", "ab    22"]
     assert aligned([]) == []
     assert np.char.str_len(aligned([("a", "b"), ("long", "c", "d")])).max() == len("    long  c  d")
+
+
+def test_a_table_in_pieces_is_prepared_to_a_folder_and_learned_from(tmp_path: Path) -> None:
+    rows = "".join(f"{i % 13},{'ab'[i % 13 > 6]},{i * 7919 % 1000}\n" for i in range(600))
+    (tmp_path / "t.csv").write_text("x,y,z\n" + rows)
+    recipe = {
+        "data": {"kind": "table", "path": str(tmp_path / "t.csv"), "targets": ["y"], "stream": 100},
+        "model": "composed", "objective": "supervised", "learn": {"stop": {"epochs": 1}},
+    }  # fmt: skip
+    for output in (None, tmp_path / "card.html"):
+        with pytest.raises(RecipeError, match="written to a folder"):
+            prepare(recipe, output=output)
+    with pytest.raises(RecipeError, match="prepared before"):
+        train(recipe, output=tmp_path / "no")
+    found = prepare(recipe, output=tmp_path / "ready")
+    assert sum(found.sides.values()) == 600
+    assert "y" in (tmp_path / "ready" / "data-card.html").read_text("utf-8")
+    whole = prepare({**recipe, "data": {**recipe["data"], "stream": None}})
+    assert found.summary()["classes"] == whole.summary()["classes"]
+    run = train(
+        {**recipe, "data": {"kind": "table", "path": str(tmp_path / "ready"), "targets": ["y"]}}, output=tmp_path / "r"
+    )
+    assert run.finished
+    assert run.bundle_path.exists()

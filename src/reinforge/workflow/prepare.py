@@ -14,9 +14,10 @@ import torch
 
 from reinforge.core.batch import section
 from reinforge.core.seeds import derive
-from reinforge.data.options import TextOptions
+from reinforge.data.options import TableOptions, TextOptions
 from reinforge.data.prepared import Prepared, save
 from reinforge.data.profile import profile
+from reinforge.data.streaming import stream
 from reinforge.data.text import TextData, prepare_text
 from reinforge.environments.build import build, is_native
 from reinforge.environments.options import EnvironmentOptions
@@ -129,6 +130,8 @@ def prepare(
     shown = progress or Silent()
     whole = load(recipe, overrides, use=use)
     shown.update(0, 1, _("reading"))
+    if isinstance(whole.data, TableOptions) and whole.data.stream is not None and data is None:
+        return _streamed(whole, whole.data, output)
     found = _prepared(whole, data)
     shown.update(1, 1, _("read"))
     if output is None:
@@ -142,6 +145,22 @@ def prepare(
     else:
         _write_table(found, whole, target)
     return found
+
+
+def _streamed(recipe: Recipe, options: TableOptions, output: str | Path | None) -> Preparation:
+    """A table in pieces, written to a new folder. Raises RecipeError where `output` is none."""
+    if output is None or Path(output).suffix.lower() in (".json", ".md", ".html", ".htm"):
+        raise RecipeError(
+            _("a table in pieces is written to a folder"),
+            where="data.stream",
+            remedy=_("Name one: reinforge prepare RECIPE -o FOLDER."),
+        )
+
+    def page(prepared: Prepared) -> dict[str, str]:
+        return {"data-card.html": data_card(_table(recipe, prepared))}
+
+    prepared = stream(options, Path(output), seed=recipe.seed, page=page)
+    return Preparation(**{**vars(_table(recipe, prepared)), "output": Path(output)})
 
 
 def _write_table(found: Preparation, recipe: Recipe, target: Path) -> None:
