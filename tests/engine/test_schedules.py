@@ -83,7 +83,7 @@ def test_warm_up_rises_to_the_rate_and_never_starts_at_zero() -> None:
 def test_a_schedule_without_horizon_is_refused() -> None:
     for options in (LinearOptions(), OneCycleOptions(), StepOptions()):
         with pytest.raises(RecipeError, match="schedule"):
-            REGISTRY.build("schedule", options, Stop(epochs=3))
+            REGISTRY.build("schedule", options, Stop(seconds=3))
     assert REGISTRY.build("schedule", LinearOptions(unit="epochs"), Stop(epochs=4))(Clock(epochs=1)) == 0.75
     with pytest.raises(RecipeError, match="not both"):
         REGISTRY.build("schedule", StepOptions(every=3, at=(4,)), Stop(epochs=3))

@@ -135,7 +135,8 @@ class Adaptive(Course):
 
 def unit_of(options: ScheduleOptions, stop: Stop) -> Unit:
     """What the schedule counts: what it says, else the first that the stop limits, else updates."""
-    return options.unit or next((unit for unit in get_args(Unit) if getattr(stop, unit) is not None), "updates")
+    limited: list[Unit] = [unit for unit in get_args(Unit) if getattr(stop, unit) is not None]
+    return options.unit or (limited or ["updates"])[0]
 
 
 def horizon_of(options: ScheduleOptions, stop: Stop) -> float:

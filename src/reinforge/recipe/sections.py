@@ -125,8 +125,8 @@ class Evaluate(Options):
     )
     threshold: Literal["f1", "balanced-accuracy", "accuracy", "none"] = Field(
         "f1",
-        description="What the threshold of two classes, or of each label, is set for on validation rows: the mean F1 of "
-        "both classes or a label's own, ...; none leaves it at one half.",
+        description="What the threshold of two classes, or of each label, is set for on validation rows: the mean F1 "
+        "of both classes or a label's own, ...; none leaves it at one half.",
     )
     baselines: bool = Field(
         True, description="Compare with quick models of scikit-learn (extra `data`) on the same rows, after training."
