@@ -1,7 +1,7 @@
-"""All optimisers on three shipped recipes, and schedules and averages on the last of them, each at the best of a few
+"""All optimisers on four shipped recipes, and schedules and averages on the last of them, each at the best of a few
 learning rates.
 
-    python -m benchmarks.optimisers [--recipes linear-regression penguins char-lm]
+    python -m benchmarks.optimisers [--recipes linear-regression penguins digits char-lm]
 
 Runs are short (PLANS), so that speed of learning shows. Each tries several multiples of its usual rate; the one whose
 mean validation loss over seeds is least is reported, with the lowest and the highest. Data, batch and clipping are the
@@ -52,12 +52,13 @@ class Plan(NamedTuple):
 PLANS = {
     "linear-regression": Plan(100, 5, (1.0, 3.0, 10.0, 30.0, 100.0)),
     "penguins": Plan(40, 5, (1 / 3, 1.0, 3.0, 10.0, 30.0)),
+    "digits": Plan(60, 2, (1 / 3, 1.0, 3.0)),
     "char-lm": Plan(
         250,
         2,
         (1 / 3, 1.0, 3.0),
         ("model.layers=2", "model.width=64"),
-        {"schedule": {"kind": "cosine", "warmup": 25, "floor": 0.1}},
+        {"schedule": {"kind": "cosine", "warmup": 20, "floor": 0.1}},
     ),
 }
 # The rate that each is usually begun with.
@@ -69,12 +70,12 @@ SETTINGS: dict[str, dict[str, Any]] = {"momentum": {"kind": "sgd", "momentum": 0
 COURSES: dict[str, dict[str, Any]] = {
     "constant": {},
     "linear": {"schedule": {"kind": "linear"}},
-    "cosine, warm-up": {"schedule": {"kind": "cosine", "warmup": 25}},
+    "cosine, warm-up": {"schedule": {"kind": "cosine", "warmup": 20}},
     "step": {"schedule": {"kind": "step"}},
     "one-cycle": {"schedule": {"kind": "one-cycle"}},
     "adaptive": {"schedule": {"kind": "adaptive", "window": 10}},
     "constant, ema": {"average": {"kind": "ema", "decay": 0.97}},
-    "constant, swa": {"average": {"kind": "swa", "unit": "updates", "start": 125}},
+    "constant, swa": {"average": {"kind": "swa", "unit": "updates", "start": 100}},
 }
 
 
