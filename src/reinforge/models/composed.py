@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NoReturn
 
+import torch
 from torch import Tensor, nn
 
 from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
-from reinforge.models.fusion import Part
+from reinforge.models.fusion import Concat, Part
 from reinforge.models.heads import Head, build_head
 from reinforge.models.named import Named
 from reinforge.models.options import ComposedOptions, GivenOptions
@@ -49,10 +50,13 @@ class Composed(nn.Module):
             if name in about or (self.fusion.sequences and part.token_features is not None)
         ]
 
+        # Small networks are made of calls: the common way goes without those of the fusion.
+        self.plain = not self.reads and isinstance(self.fusion, Concat)
+
     def forward(self, inputs: Batch, state: Batch | None = None) -> tuple[dict[str, Tensor], Batch | None]:
-        if not self.reads and not self.fusion.masks:
+        if self.plain:
             parts = [encoder(inputs[name]) for name, encoder in self.encoders.items()]
-            features, state = self.body(self.fusion(parts, ()), state)
+            features, state = self.body(parts[0] if len(parts) == 1 else torch.cat(parts, -1), state)
             return {name: head(features) for name, head in self.heads.items()}, state
         sequences = {name: self.encoders[name].sequence(inputs[name]) for name in self.reads}  # type: ignore[operator]
         parts, masks = self._parts(inputs, sequences)
