@@ -18,7 +18,8 @@ from reinforge.schema.schema import Schema
 BINS = 24
 TOP = 10
 MOST_CLASSES = 6
-MOST_CORRELATED = 16
+# Of so many columns, those that tell most about the target, every pair is looked at, and so many are shown.
+COMPARED, MOST_CORRELATED = 200, 16
 # Positive numbers whose largest is so many medians are shown by their logarithm.
 LONG_TAILED = 20
 
@@ -80,8 +81,12 @@ def profile(table: Table, schema: Schema) -> Profile:
             found.append(_numeric(f, days(column, f, nulls), names, codes, unit="date"))
         else:
             found.append(_labelled(f, column, nulls, names, codes))
-    correlated, matrix = _correlations(numbers)
-    return Profile(len(table), tuple(found), names, correlated, matrix, alone(columns, schema))
+    scores = alone(columns, schema)
+    best = list(dict.fromkeys(each.column for each in scores))
+    ordered = sorted(numbers, key=lambda name: best.index(name) if name in best[:COMPARED] else len(best))
+    chosen = set(ordered[:COMPARED])
+    correlated, matrix = _correlations({name: values for name, values in numbers.items() if name in chosen})
+    return Profile(len(table), tuple(found), names, correlated, matrix, scores)
 
 
 def _classes(columns: Mapping[str, Column], schema: Schema, nulls: Nulls) -> tuple[tuple[str, ...], Codes | None]:

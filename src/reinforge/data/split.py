@@ -76,20 +76,31 @@ def stratified_split(
     """
     count = len(classes)
     first, group, sizes = _groups(count, together)
-    shuffled = generator.permutation(len(first))
-    by_class = shuffled[np.argsort(classes[first[shuffled]], kind="stable")]
-    ordered = classes[first[by_class]]
-    ends = np.cumsum(sizes[by_class])
-    begin = ends - sizes[by_class]
-    starts = begin[np.searchsorted(ordered, ordered, side="left")]
-    totals = ends[np.searchsorted(ordered, ordered, side="right") - 1] - starts
-    position = (begin - starts + sizes[by_class] / 2) / totals
-    order = by_class[np.lexsort((generator.random_sample(len(first)), position))]
+    order = _evenly(classes[first], sizes, generator)
     middles = np.cumsum(sizes[order]) - sizes[order] / 2
-    side = np.empty(len(first), dtype=np.int64)
+    side = np.empty(len(first), dtype=np.int8)
     side[order] = np.searchsorted([round(count * test), round(count * (test + validation))], middles, side="right")
     of_row = side[group]
     return Indices(*(np.flatnonzero(of_row == wanted) for wanted in (2, 1, 0)))
+
+
+def _evenly(classes: Codes, sizes: Codes, generator: np.random.RandomState) -> Codes:
+    """(g,) an order of groups of these sizes in which every class, shuffled, is spread over the whole of it."""
+    order = generator.permutation(len(classes))
+    order = order[np.argsort(classes[order], kind="stable")]
+    ordered = classes[order]
+    borders = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    lengths = np.diff(borders, prepend=0, append=len(order))
+    del ordered
+    position = np.cumsum(sizes[order], dtype=np.float64)
+    ends = position[np.append(borders, len(order)) - 1] if len(order) else position
+    starts = np.append(0.0, ends[:-1])
+    # A group lies where its middle does. In place: these arrays may be as long as a table that doesn't fit in memory.
+    position -= sizes[order] / 2
+    position -= np.repeat(starts, lengths)
+    position /= np.repeat(ends - starts, lengths)
+    found: Codes = order[np.lexsort((generator.random_sample(len(order)), position))]
+    return found
 
 
 def stratified_folds(classes: Codes, folds: int, seed: int, together: Codes | None = None) -> Codes:

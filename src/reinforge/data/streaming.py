@@ -205,9 +205,8 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
                 counts[f.name].update(counted(f, piece.columns[f.name], nulls))
         if first is not None:
             # Provisional codes, in the order in which labels come.
-            classes.append(read_codes(
-                piece.columns[first.name], first.name, lambda value: texts.setdefault(value, len(texts)),
-            ))  # fmt: skip
+            found = read_codes(piece.columns[first.name], first.name, lambda value: texts.setdefault(value, len(texts)))
+            classes.append(found.astype(np.int32))
     if not raw or not sum(map(len, raw)):
         raise DataError(_("cleaning leaves no row"), where="data.clean", remedy=_("Loosen its policies."))
     schema = schema.model_copy(update={"fields": tuple(_with_labels(f, counts, nulls) for f in schema.fields)})
@@ -215,17 +214,18 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
     told = list(changes.values())
     again = _repeats(np.concatenate(whole))
     del whole
-    found = int(again.sum())
-    if found and options.clean.duplicates == "drop":
-        told.append(Change("duplicates", found=found, dropped=found))
-    elif found:
-        told.append(Change("duplicates", found=found))
+    if repeated := int(again.sum()):
+        dropped = repeated if options.clean.duplicates == "drop" else 0
+        told.append(Change("duplicates", found=repeated, dropped=dropped))
     drop = again if options.clean.duplicates == "drop" else np.zeros(len(kept), np.bool_)
     together = None
     if copies:
-        groups = np.unique(np.concatenate(alike)[~drop], return_inverse=True)[1].reshape(-1)
-        together = kept_together(groups, options.clean, told)
-        together = None if together is None else together[kept[~drop]]
+        inputs = np.concatenate(alike)[~drop]
+        if _repeats(inputs).any():
+            groups = np.unique(inputs, return_inverse=True)[1].reshape(-1)
+            together = kept_together(groups, options.clean, told)
+            together = None if together is None else together[kept[~drop]]
+        del inputs
     del alike
     alive = kept & ~drop
     gone = int((~kept & ~drop).sum())
@@ -236,6 +236,7 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
     if first is not None:
         final = next(f for f in schema.targets if f.name == first.name and isinstance(f, Category))
         codes = _final(texts, final, nulls)[np.concatenate(classes)[alive]]
+    del classes
     some = Table(
         {name: pl.concat(parts).filter(pl.Series(alive)) for name, parts in helping.items()}
         or {"": pl.Series(np.zeros(int(alive.sum()), np.int8))}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from reinforge.data.cleaning.keys import comparable, of_columns
+from reinforge.data.cleaning.keys import codes, comparable, comparables
 from reinforge.data.cleaning.options import CleanOptions
 from reinforge.data.cleaning.report import Change
 from reinforge.data.cleaning.similar import near
@@ -84,19 +84,25 @@ def clean(
     targets = [name for name in targets if name in table.columns]
     mended = mend(table, inputs, targets, bounds, nulls, options)
     table, rows, changes = mended.table, mended.rows, list(mended.changes)
+    where = np.arange(len(table))  # the rows that are left, among those of `values`
 
     def keep(policy: str, kept: np.ndarray[tuple[int], np.dtype[np.bool_]], detail: str = "") -> None:
-        nonlocal table, rows
+        nonlocal table, rows, where
         gone = int((~kept).sum())
         if gone:
             changes.append(Change(policy, found=gone, dropped=gone, detail=detail))
             index = np.flatnonzero(kept)
-            table, rows = table.take(index), rows[index]
-        if len(table) == 0:
-            raise DataError(_("cleaning leaves no row"), where="data.clean", remedy=_("Loosen its policies."))
+            table, rows, where = table.take(index), rows[index], where[index]
+        _refuse_nothing(table)
 
-    keep("noise", np.ones(len(table), np.bool_))
-    whole = of_columns(table, [*inputs, *targets], nulls)
+    _refuse_nothing(table)
+    values = comparables(table, [*inputs, *targets], nulls)
+
+    def equal(names: Sequence[str]) -> Codes:
+        whole = len(where) == len(next(iter(values.values()), where))
+        return codes([values[name] if whole else values[name].gather(where) for name in names], len(where))
+
+    whole = equal([*inputs, *targets])
     again = whole != np.arange(len(table))
     if options.duplicates == "drop":
         keep("duplicates", ~again, _example(table, again, whole))
@@ -113,8 +119,8 @@ def clean(
             detail = _example(table, again, same_target)
             changes.append(Change("near", found=int(again.sum()), detail=detail))
     else:
-        groups = of_columns(table, inputs, nulls)
-    conflicting, later = _conflicts(groups, of_columns(table, targets, nulls))
+        groups = equal(inputs)
+    conflicting, later = _conflicts(groups, equal(targets))
     if conflicting.any():
         if options.conflicts == "keep":
             changes.append(Change("conflicts", found=int(conflicting.sum()), detail=_example(table, later, groups)))
@@ -124,6 +130,11 @@ def clean(
             if len(table) < before:
                 groups = groups[~(later if options.conflicts == "first" else conflicting)]
     return Cleaned(table, rows, kept_together(groups, options, changes), tuple(changes))
+
+
+def _refuse_nothing(table: Table) -> None:
+    if len(table) == 0:
+        raise DataError(_("cleaning leaves no row"), where="data.clean", remedy=_("Loosen its policies."))
 
 
 def outlying(block: np.ndarray[tuple[int, int], np.dtype[np.float64]], reach: float) -> Codes:
