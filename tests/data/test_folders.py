@@ -12,7 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from reinforge.data.folders import holds_images, read_image_folder
+from reinforge.data.options import FieldOptions, TableOptions
 from reinforge.data.pixel_tables import images_of_rows, read_pixel_file
+from reinforge.data.prepared import prepare_table
 from reinforge.data.readers import read
 from reinforge.data.table import Table
 from reinforge.errors import DataError
@@ -123,3 +125,14 @@ def test_pixel_files(tmp_path: Path) -> None:
 def test_what_is_no_table_of_pixels(columns: dict[str, list[object]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         images_of_rows(Table({name: pl.Series(name, values) for name, values in columns.items()}))
+
+
+def test_a_folder_is_prepared_with_its_animations_noted(tmp_path: Path) -> None:
+    grow(tmp_path, *[f"{label}/{n}.png" for label in ("cat", "dog") for n in range(10)])
+    frames = [Image.new("L", (4, 4), grey) for grey in (7, 200)]
+    frames[0].save(tmp_path / "cat" / "moving.gif", save_all=True, append_images=frames[1:])
+    options = TableOptions(path=str(tmp_path), targets={"label": FieldOptions()})
+    prepared = prepare_table(options)
+    assert prepared.signature.inputs["image"].form == "image"
+    (note,) = [note for note in prepared.notes if "several frames" in note]
+    assert "moving.gif" in note

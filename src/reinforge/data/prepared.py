@@ -16,6 +16,7 @@ from reinforge.data.cleaning.clean import Cleaned, clean, mend_words, outlying
 from reinforge.data.cleaning.options import CleanOptions
 from reinforge.data.cleaning.report import Change
 from reinforge.data.extension import filled, with_labels, with_targets
+from reinforge.data.images import animations
 from reinforge.data.infer import infer
 from reinforge.data.options import GivenSplit, TableOptions, TimeSplit
 from reinforge.data.pipeline import Pipeline, complete
@@ -36,11 +37,11 @@ from reinforge.data.readers import read
 from reinforge.data.split import Indices, split
 from reinforge.data.store.folder import Stored, is_store, open_store, writing
 from reinforge.data.table import Table
-from reinforge.data.values import Codes, Column, Nulls, read_numbers, take
+from reinforge.data.values import Codes, Column, Encoded, Nulls, read_numbers, take
 from reinforge.errors import DataError, RecipeError
 from reinforge.messages import _
 from reinforge.registry import REGISTRY, Options
-from reinforge.schema.fields import Number, sources
+from reinforge.schema.fields import Image, Number, sources
 from reinforge.schema.schema import Schema
 from reinforge.schema.signature import Signature
 
@@ -181,6 +182,10 @@ def prepare_table(
     )
     if train is None:
         raise DataError("no row is left for training", where=table.origin.at())
+    for f in schema.inputs:
+        values = columns.get(f.name)
+        if isinstance(f, Image) and values is not None:
+            notes += animations(values.values if isinstance(values, Encoded) else values, f.name)
     if fresh:
         notes += doubts(pipeline, train, classes, rows)
         notes += leaks(columns, rows.train, pipeline.schema)
