@@ -39,7 +39,7 @@ from reinforge.data.reading.several import join
 from reinforge.data.split import Indices, columns_of, split
 from reinforge.data.store.arrow import Column as Place
 from reinforge.data.store.folder import RAW_ROWS, SIDES, Writer, column_of, flat, writing
-from reinforge.data.table import Table
+from reinforge.data.table import Table, plain_column
 from reinforge.data.targets import NumbersTarget, numbers_of
 from reinforge.data.values import Codes, Column, Nulls, Unreadable, read_codes
 from reinforge.errors import DataError, RecipeError
@@ -59,10 +59,9 @@ Page = Callable[[Prepared], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Piece:
-    """A cleaned piece: rows `raw` of the table as it was read, with their columns for the pipeline."""
+    """A cleaned piece: rows `raw` of the table as it was read."""
 
     table: Table
-    columns: dict[str, Column]
     raw: Codes
     changes: tuple[Change, ...]
 
@@ -173,7 +172,7 @@ def _pieces(chunks: Chunks, schema: Schema, options: TableOptions) -> Iterator[P
         words = mend_words(table, numbers, nulls, options.clean)
         mended = mend(words.table, inputs, targets, bounds, nulls, options.clean)
         raw = start + words.rows[mended.rows]
-        yield Piece(mended.table, mended.table.plain(schema), raw, (*words.changes, *mended.changes))
+        yield Piece(mended.table, raw, (*words.changes, *mended.changes))
         start += len(table)
 
 
@@ -194,7 +193,8 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
         if not len(piece.table):
             continue
         raw.append(piece.raw)
-        there.append(complete(piece.columns, schema, piece.table.origin))
+        columns = piece.table.plain(schema)
+        there.append(complete(columns, schema, piece.table.origin))
         if copies:
             alike.append(_hashes(piece.table, schema, schema.inputs))
         whole.append(_hashes(piece.table, schema, schema.fields))
@@ -202,10 +202,10 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
             helping[name].append(piece.table.column(name))
         for f in schema.targets:
             if f.name in counts and isinstance(f, Category | Labels):
-                counts[f.name].update(counted(f, piece.columns[f.name], nulls))
+                counts[f.name].update(counted(f, columns[f.name], nulls))
         if first is not None:
             # Provisional codes, in the order in which labels come.
-            found = read_codes(piece.columns[first.name], first.name, lambda value: texts.setdefault(value, len(texts)))
+            found = read_codes(columns[first.name], first.name, lambda value: texts.setdefault(value, len(texts)))
             classes.append(found.astype(np.int32))
     if not raw or not sum(map(len, raw)):
         raise DataError(_("cleaning leaves no row"), where="data.clean", remedy=_("Loosen its policies."))
@@ -264,11 +264,10 @@ def _fit(chunks: Chunks, surveyed: Surveyed, options: TableOptions) -> tuple[Pip
     kept: dict[int, list[Table]] = {side: [] for side in chosen}
     for piece, sides, start in _divided(chunks, surveyed, options):
         train = np.flatnonzero(sides == 0)
-        whole = len(train) == len(piece.table)
         for f in surveyed.schema.inputs:
             if len(train) and f.name in counts and isinstance(f, Category | Labels):
-                column = piece.columns if whole else piece.table.take(train).plain(surveyed.schema, targets=False)
-                counts[f.name].update(counted(f, column[f.name], nulls))
+                column = plain_column(piece.table.columns[f.name].gather(train), f, nulls)
+                counts[f.name].update(counted(f, column, nulls))
         for side, rows in chosen.items():
             low, high = np.searchsorted(rows, (start, start + len(sides)))
             if high > low:
@@ -363,8 +362,7 @@ def _divided(chunks: Chunks, surveyed: Surveyed, options: TableOptions) -> Itera
         if not len(alive):
             continue
         table = piece.table if len(alive) == len(piece.table) else piece.table.take(alive)
-        columns = piece.columns if table is piece.table else table.plain(surveyed.schema)
-        yield Piece(table, columns, piece.raw[alive], ()), surveyed.sides[start : start + len(alive)], start
+        yield Piece(table, piece.raw[alive], ()), surveyed.sides[start : start + len(alive)], start
         start += len(alive)
 
 
