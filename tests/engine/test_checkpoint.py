@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from reinforge.core.sealed import Sealed
+from reinforge.engine import checkpoint
 from reinforge.engine.checkpoint import CheckpointStore
 from reinforge.errors import CheckpointError, ComponentError, IntegrityError, StorageError
 
@@ -117,6 +119,55 @@ def test_a_damaged_one_is_refused_and_the_previous_is_used(tmp_path, caplog, how
     fresh.save(state(3), updates=3)
     assert not second.exists()
     assert [consistent(fresh.load(p)) for p in fresh.paths()] == [2, 3]
+
+
+def test_the_one_before_stays_until_the_new_one_was_read_back(tmp_path, monkeypatch):
+    """A disk that writes something else than it was given must not cost the good checkpoint."""
+    store = CheckpointStore(tmp_path, keep=1)
+    first = store.save(state(1), updates=1)
+    write = checkpoint.Staging.write
+
+    def corrupting(staging, name, chunks):
+        record = write(staging, name, chunks)
+        if name == "learner.safetensors":
+            content = bytearray((staging.path / name).read_bytes())
+            content[-5] ^= 1
+            (staging.path / name).write_bytes(content)
+        return record
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Staging, "write", corrupting)
+        with pytest.raises(StorageError, match="digest"):
+            store.save(state(2), updates=2)
+    assert first.is_dir()
+    assert consistent(CheckpointStore(tmp_path).latest()) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to name what is synced")
+def test_everything_is_on_the_disk_before_the_checkpoint_has_its_name(tmp_path, monkeypatch):
+    """What a crash of the whole machine leaves is what was synced: files, then folders, then the rename, then its
+    folder."""
+    told = []
+    rename, sync = os.rename, os.fsync
+
+    def renamed(source, target, **keywords):
+        if str(target).endswith("000000000001"):
+            told.append(("rename", sorted(p.name for p in Path(source).rglob("*") if p.is_file())))
+        rename(source, target, **keywords)
+
+    def synced(descriptor):
+        told.append(("sync", os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "fsync", synced)
+    CheckpointStore(tmp_path / "checkpoints").save(state(1), updates=1)
+    place = next(i for i, (what, _) in enumerate(told) if what == "rename")
+    before, after = [name for _, name in told[:place]], [name for _, name in told[place + 1 :]]
+    assert set(told[place][1]) <= set(before)
+    assert "sealed" in before
+    assert any(name.startswith(".tmp-") for name in before)
+    assert "checkpoints" in after
 
 
 def test_what_can_not_be_read_now_is_not_damaged(tmp_path, monkeypatch):

@@ -150,6 +150,13 @@ def test_advantages_by_group() -> None:
     assert found[2:].tolist() == [0.0] * 4
     assert found[0] == pytest.approx(0.5 / (math.sqrt(0.5) + 1e-4))
     assert advantages(reward, group, "none")[0][:2].tolist() == [0.5, -0.5]
+    # The mean of equal rewards need not be that reward in binary, and what remains must not be learned from.
+    equal = torch.full((6,), 0.1, dtype=torch.float64)
+    assert float(equal.sum() / 6) != float(equal[0])
+    for scale in ("group", "none"):
+        found, flat = advantages(equal, torch.zeros(6, dtype=torch.int64), scale)
+        assert flat.all()
+        assert found.tolist() == [0.0] * 6
 
 
 def test_all_truncated_is_masked_and_warned() -> None:

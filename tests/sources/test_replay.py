@@ -209,6 +209,25 @@ def test_new_transitions_get_the_highest_priority_and_dead_ones_none() -> None:
     assert leaves[newest % buffer.length] == pytest.approx((5.0 + 1e-6) ** 0.6)
 
 
+def test_errors_of_transitions_that_were_pushed_out_change_nothing() -> None:
+    """They come an update late: a leaf set then would let the dead be drawn, or give the new another's priority."""
+    options = ReplayOptions(capacity=50, learning_starts=0, priorities=PrioritiesOptions())
+    source = ReplaySource(options, environment=CARTPOLE, seed=0, batch=8)
+    source.publish(_learner(QNetworkOptions(sizes=(8,)), DQNOptions(), CARTPOLE), Clock())
+    experience = source.next(Clock())
+    assert isinstance(experience, Experience)
+    assert source.priorities is not None
+    source.feedback(experience, _outcome(torch.full((8,), 5.0)))
+    buffer, leaves, stay = source.buffer, source.priorities.tree.leaves, np.zeros(source.collector.count, np.int64)
+    while buffer.oldest <= 8:
+        before = source.collector.observation
+        numbers = buffer.add(before, stay, source.collector.step(source._policy, stay))  # type: ignore[arg-type]
+        source.priorities.add(numbers)
+    expected = leaves.copy()
+    source.feedback(experience, _outcome(torch.full((8,), 5.0)))
+    assert np.array_equal(leaves, expected)
+
+
 def test_errors_are_applied_one_update_later_whatever_happens_between() -> None:
     priorities, buffer = _priorities()
     generator = np.random.default_rng(0)
