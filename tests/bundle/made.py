@@ -53,6 +53,13 @@ def table_form():
     return TableForm(Pipeline.fit(table.plain(schema), schema)), table
 
 
+RECIPE = {
+    "data": {"kind": "table", "targets": ["species", "price"]},
+    "model": {"kind": "composed"},
+    "objective": {"kind": "supervised"},
+}
+
+
 def table_bundle(path, **keywords):
     form, table = table_form()
     torch.manual_seed(0)
@@ -66,7 +73,7 @@ def table_bundle(path, **keywords):
         signature=signature,
         form=form,
         reference=sketch(table, form.schema),
-        provenance={"name": "made", "metrics": {"accuracy": 0.5}},
+        provenance={"name": "made", "metrics": {"accuracy": 0.5}, "recipe": RECIPE},
         **keywords,
     )
 

@@ -112,7 +112,7 @@ def _find(source: str | FilePath) -> FilePath:
         return path
     if path.is_dir():
         raise RecipeError(_("it is a folder, not a recipe"), where=str(path))
-    near = difflib.get_close_matches(path.stem, names, 1)
+    near = difflib.get_close_matches(path.stem, names, 1, cutoff=0.75)
     known = _("Known: {names}.").format(names=", ".join(names) or _("none"))
     remedy = _("Did you mean {name!r}?").format(name=near[0]) if near else known
     if path.suffix in SUFFIXES or len(path.parts) > 1:
