@@ -35,20 +35,24 @@ figcaption h4 { overflow-wrap: anywhere; }
 .wrap th:last-child, .wrap td:last-child { padding-left: 1.25rem; }
 .columns tbody th { min-width: 8rem; overflow-wrap: anywhere; }
 .columns td { white-space: nowrap; }
-.matrix { width: auto; font-size: 0.8rem; }
-.matrix th, .matrix td { padding: 0; border: 0; }
-.matrix th[scope="row"] {
+.related { width: auto; font-size: 0.8rem; }
+.related th, .related td { padding: 0; border: 0; vertical-align: middle; }
+.related th[scope="row"] {
   padding-right: 0.7rem; text-align: right; font-weight: 400; max-width: 11rem; overflow: hidden;
   text-overflow: ellipsis; white-space: nowrap;
 }
-.matrix thead th { height: 8.5rem; vertical-align: bottom; font-weight: 400; color: var(--ink); border: 0; }
-.matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 8.2rem; overflow: hidden;
+.related thead th {
+  height: 10.5rem; vertical-align: bottom; text-align: center; font-weight: 400; color: var(--ink); border: 0;
+}
+.related thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 10.2rem; overflow: hidden;
   text-overflow: ellipsis; white-space: nowrap; padding-top: 0.3rem; }
-.matrix td { width: 2.35rem; height: 1.9rem; text-align: center; vertical-align: middle; position: relative; }
-.matrix td::before { content: ""; position: absolute; inset: 1px; border-radius: 0.2rem; background: var(--tone);
+.related td {
+  width: 2.5rem; min-width: 2.5rem; height: 1.9rem; text-align: center; vertical-align: middle; position: relative;
+}
+.related td::before { content: ""; position: absolute; inset: 1px; border-radius: 0.2rem; background: var(--tone);
   opacity: var(--strength); }
-.matrix td span { position: relative; }
-@media print { .labels .bar, .matrix td::before { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
+.related td span { position: relative; }
+@media print { .labels .bar, .related td::before { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
 
@@ -109,7 +113,7 @@ def correlations(names: Sequence[str], matrix: Sequence[Sequence[float]]) -> str
     for row, name in enumerate(names):
         cells = "".join(_cell(matrix[row][column], row == column) for column in range(len(names)))
         body.append(f'<tr><th scope="row" title="{escape(name)}">{escape(name)}</th>{cells}</tr>')
-    return f'<table class="matrix"><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    return f'<table class="related"><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
 
 
 def _labels(unit: str, lines: Sequence[str]) -> str:
