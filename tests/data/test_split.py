@@ -205,7 +205,7 @@ COPIES = st.lists(st.integers(0, 40), min_size=60, max_size=150)
     ),
     st.integers(0, 99),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_copies_never_straddle_a_split(copies, options, seed):
     copies = np.array(copies)
     generator = np.random.default_rng(seed)

@@ -125,7 +125,7 @@ def test_beyond_the_sample_means_are_of_all_rows(tmp_path: Path, monkeypatch: py
     ),
     st.lists(st.integers(0, 60), max_size=4),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_moments_by_numpy(block, cuts):
     found = Moments(3)
     for part in np.split(block, sorted(min(cut, len(block)) for cut in cuts)):
@@ -145,7 +145,7 @@ def test_moments_by_numpy(block, cuts):
     ),
     st.integers(1, 20),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_refined_steps_are_those_of_all_rows(block, size):
     block[0] = 1.0
     fields = (

@@ -29,7 +29,7 @@ def same(row):
 
 
 @given(st.lists(ROW, min_size=1, max_size=40))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_duplicates_and_conflicts_by_force(rows):
     firsts = [i for i, row in enumerate(rows) if (same(row), row[2]) not in [(same(r), r[2]) for r in rows[:i]]]
     found = cleaned(rows, CleanOptions(duplicates="drop"))

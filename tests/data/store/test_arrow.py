@@ -27,7 +27,7 @@ def layouts(draw: st.DrawFn) -> tuple[list[Column], int]:
 
 
 @given(layouts(), st.integers(0, 99))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_other_libraries_read_what_was_written(
     tmp_path_factory: pytest.TempPathFactory, layout: tuple[list[Column], int], seed: int
 ) -> None:
