@@ -290,7 +290,9 @@ def test_sets_of_labels_against_scikit_learn():
 
 
 @pytest.mark.parametrize(
-    "value", [["b", "a"], ("a", "b"), '["a", "b"]', "a,b", " b , a,, a", {"a", "b"}, np.array(["b", "a"])], ids=repr
+    "value",
+    [["b", "a"], ("a", "b"), '["a", "b"]', "a,b", " b , a,, a", {"a", "b"}, np.array(["b", "a"])],
+    ids=["list", "tuple", "json", "text", "loose", "set", "array"],
 )
 def test_one_set_many_spellings(value):
     pipeline = fit(Labels(name="s"), columns={"s": ["a,b,c", "c"]})

@@ -61,8 +61,9 @@ def test_the_readmes_example_runs(tmp_path: Path) -> None:
     # The READMEs name files of one's own; the penguins stand in for them.
     from reinforge.data.reading.places import files_of
 
+    penguins = files_of("package:palmerpenguins/data/penguins.csv", Path(), ())[0][0].read_bytes()
     for name in ("birds.csv", "new-birds.csv"):
-        (tmp_path / name).write_text(files_of("package:palmerpenguins/data/penguins.csv", Path(), ())[0][0].read_text("utf-8"), "utf-8")
+        (tmp_path / name).write_bytes(penguins)
     scripts = {script for page in ROOT.glob("README*.md") for script in blocks(page, "python")}
     assert len(scripts) == 1
     for script in scripts:
