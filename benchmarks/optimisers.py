@@ -5,9 +5,9 @@ learning rates.
 
 Runs are short (PLANS), so that speed of learning shows. Each tries several multiples of its usual rate; the one whose
 mean validation loss over seeds is least is reported, with the lowest and the highest. Data, batch and clipping are the
-recipe's own, patience and goals left out; char-lm has a smaller model, 2 layers of 64. "bytes" is the optimiser's state
-per weight, "us" the median time of one update, the model's passes included. The peer of a row is AdamW, the default, or
-the constant rate. Last, what an update costs by the size of a table, with dense and with sparse gradients.
+recipe's own, patience and goals left out; char-lm has a smaller model, 2 layers of 64. The peer of a row is AdamW, the
+default, or the constant rate. Last, what a step costs in processor time and memory, and what an update costs by the
+size of a table, with dense and with sparse gradients.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ import math
 import platform
 import statistics
 import sys
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reinforge.core import seeds
+from reinforge.engine.arena import Arena
+from reinforge.engine.groups import Group
 from reinforge.engine.loop import Engine
 from reinforge.errors import TrainingDiverged
 from reinforge.models.options import ComposedOptions, EmbeddingOptions, IdentityOptions
@@ -79,24 +82,18 @@ COURSES: dict[str, dict[str, Any]] = {
 }
 
 
-class Trial(NamedTuple):
-    loss: float
-    seconds: float
-    bytes: float
-
-
 class Row(NamedTuple):
     name: str
     rate: float
-    trials: list[Trial]
+    losses: list[float]
 
     @property
     def loss(self) -> float:
-        return statistics.fmean(trial.loss if trial.loss == trial.loss else math.inf for trial in self.trials)
+        return statistics.fmean(loss if loss == loss else math.inf for loss in self.losses)
 
 
-def train(recipe: str, changes: Mapping[str, Any], seed: int) -> Trial:
-    """One run: its validation loss, seconds per update and bytes of state per weight."""
+def train(recipe: str, changes: Mapping[str, Any], seed: int) -> float:
+    """The validation loss after one run."""
     resolved = resolve(recipe, [f"seed={seed}", *PLANS[recipe].overrides])
     stop = Stop(updates=PLANS[recipe].updates)
     learn = Learn.model_validate({**resolved.learn.model_dump(), **changes, "stop": stop, "compile": "off"})
@@ -104,17 +101,9 @@ def train(recipe: str, changes: Mapping[str, Any], seed: int) -> Trial:
     task = assemble(resolved)
     engine = Engine(task.objective, task.model, task.source, learn=learn, seed=seed, evaluator=task.evaluator)
     try:
-        finished = engine.run()
+        return engine.run().metrics["loss"]
     except TrainingDiverged:
-        return Trial(math.inf, math.nan, math.nan)
-    state = [
-        value for s in engine.updater.steps for o in s.optimizers for value in tensors(o.state_dict()) if value.ndim
-    ]
-    weights = sum(s.arena.full_gradients.numel() for s in engine.updater.steps)
-    return Trial(
-        finished.metrics["loss"], finished.clock.seconds / finished.clock.updates,
-        sum(value.nbytes for value in state) / weights,
-    )  # fmt: skip
+        return math.inf
 
 
 def tensors(state: Any) -> list[Tensor]:
@@ -130,8 +119,8 @@ def best(recipe: str, name: str, rate: float, changes: Mapping[str, Any]) -> Row
     tried = []
     for factor in plan.factors:
         lr = rate * factor
-        trials = [train(recipe, {**plan.changes, **changes, "lr": lr}, seed) for seed in range(plan.seeds)]
-        tried.append(Row(name, lr, trials))
+        losses = [train(recipe, {**plan.changes, **changes, "lr": lr}, seed) for seed in range(plan.seeds)]
+        tried.append(Row(name, lr, losses))
     found = min(tried, key=lambda row: row.loss)
     print(f"{recipe} {name}: {found.loss:.4g} at {found.rate:.2g}", file=sys.stderr)
     return found
@@ -141,18 +130,39 @@ def table(recipe: str, rows: list[Row], default: str) -> list[dict[str, Any]]:
     """Print the rows, best first, and return them for the last line."""
     peer = next(row for row in rows if row.name == default)
     print(f"\n{recipe}, {PLANS[recipe].updates} updates, {PLANS[recipe].seeds} seeds")
-    print(f"{'':16} {'rate':>8} {'validation loss':>16} {'lowest':>9} {'highest':>9} {'us':>7} {'bytes':>6}")
+    print(f"{'':16} {'rate':>8} {'validation loss':>16} {'lowest':>9} {'highest':>9}")
     for row in sorted(rows, key=lambda row: row.loss):
-        losses = [trial.loss for trial in row.trials]
-        micro = statistics.median(trial.seconds for trial in row.trials) * 1e6
-        print(
-            f"{row.name:16} {row.rate:8.2g} {row.loss:16.4g} {min(losses):9.4g} {max(losses):9.4g} {micro:7.0f} "
-            f"{row.trials[0].bytes:6.1f}"
-        )
+        print(f"{row.name:16} {row.rate:8.2g} {row.loss:16.4g} {min(row.losses):9.4g} {max(row.losses):9.4g}")
     return [
         {"name": f"{recipe}/{row.name}", "ratio": round(row.loss / peer.loss, 4), "ours": round(row.loss, 6),
          "peer": round(peer.loss, 6), "unit": "validation loss"}
         for row in rows if row is not peer
+    ]  # fmt: skip
+
+
+def costs() -> list[dict[str, Any]]:
+    """Print and return what a step of each costs for a million weights, in one matrix."""
+    print(f"\n{'a million weights':16} {'ms':>8} {'bytes/weight':>13}")
+    found = {}
+    for name in RATES:
+        setting = SETTINGS.get(name, {"kind": name})
+        options: Any = REGISTRY.find("optimizer", setting["kind"]).options.model_validate(setting)
+        matrix = nn.Parameter(torch.randn(1000, 1000) / 30)
+        arena = Arena({matrix: Group(whole=options.takes_whole("hidden", 2))})
+        optimizer = REGISTRY.build("optimizer", options, arena.slices(), 1e-3)
+        arena.gradients.normal_()
+        times = []
+        for _ in range(30):
+            began = time.thread_time()
+            optimizer.step(1e-3)
+            times.append(time.thread_time() - began)
+        held = sum(value.nbytes for value in tensors(optimizer.state_dict()) if value.ndim) / arena.masters.numel()
+        found[name] = min(times) * 1e3
+        print(f"{name:17} {found[name]:8.2f} {held:13.1f}")
+    return [
+        {"name": f"step/{name}", "ratio": round(cost / found["adamw"], 3), "ours": round(cost, 3),
+         "peer": round(found["adamw"], 3), "unit": "ms"}
+        for name, cost in found.items() if name != "adamw"
     ]  # fmt: skip
 
 
@@ -211,6 +221,7 @@ def main() -> None:
     recipe, adamw = given.recipes[-1], {"optimizer": {"kind": "adamw"}, "schedule": None}
     courses = [best(recipe, name, RATES["adamw"], {**adamw, **changes}) for name, changes in COURSES.items()]
     found += table(recipe, courses, "constant")
+    found += costs()
     found += table_sizes()
     print(json.dumps({"name": "optimisers", "rows": found}))
 
