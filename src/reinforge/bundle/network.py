@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reinforge.bundle.bounds import bounded
 from reinforge.core.seeds import undisturbed
 from reinforge.errors import BundleError, ComponentError
-from reinforge.models.composed import Wrapped
+from reinforge.models.composed import Composed, Wrapped
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Signature
 from reinforge.storage.strict_json import Json
@@ -36,7 +36,7 @@ class Blueprint:
         """`options`: of the registered model, or the name under which callers of `load` pass a factory."""
         if isinstance(options, str):
             return cls(signature, None, options, isinstance(model, Wrapped))
-        return cls(signature, options)
+        return cls(signature, model.described if isinstance(model, Composed) else options)
 
     def to_json(self, shared: Mapping[str, str]) -> Json:
         """`shared`: weights that are another weight, by name."""

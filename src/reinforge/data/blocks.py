@@ -219,7 +219,7 @@ class TokensBlock:
 
     def encode(self, value: str) -> Tensor:
         """(n,) int64 tokens of one text, cut off at `length`."""
-        tokens = self.tokenizer.encode(value)[: self.field.length].long()
+        tokens = self.tokenizer.encode(value, self.field.length).long()
         return tokens if len(tokens) else torch.zeros(1, dtype=torch.int64)
 
     def to_json(self) -> dict[str, Any]:

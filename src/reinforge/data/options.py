@@ -268,6 +268,16 @@ class BytePairOptions(Options):
     least: PositiveInt = Field(2, description="How often the training texts must have a pair of pieces.")
 
 
+@register("tokenizer", "reinforge.data.tokenizers:load_pretrained")
+class PretrainedTokenizerOptions(Options):
+    """The tokenizer of a pretrained network, as it is, with the marks it puts around a text."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    source: str = Field(
+        description="A folder with tokenizer.json, package:NAME/PATH for one in an installed package, or a hub id."
+    )
+
+
 @register("data", "reinforge.data.text:prepare_text")
 class TextOptions(Options):
     """One long text, split by position: the end of it is for validation."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from reinforge.data.reading import columnar, database, delimited, spreadsheet, texts
+from reinforge.data.reading import columnar, database, delimited, spreadsheet, texts, unpacking
 from reinforge.data.reading.delimited import read_delimited
 from reinforge.data.reading.encodings import AUTO, decode, noted
 from reinforge.data.reading.how import Absent, How
@@ -111,7 +111,8 @@ def digest(columns: Mapping[str, pl.Series]) -> str:
 
 
 def _file(path: Path, name: str, how: How) -> Table:
-    suffix = path.suffix.lower()
+    packed = unpacking.UNPACK.get(path.suffix.lower())
+    suffix = (Path(path.stem) if packed else path).suffix.lower()
     if suffix not in SUFFIXES and how.delimiter is None:
         raise DataError(
             _("can't tell what kind of table this is by its name (suffix {suffix!r})").format(suffix=suffix),
@@ -125,7 +126,7 @@ def _file(path: Path, name: str, how: How) -> Table:
             return spreadsheet.read_spreadsheet(path, name, how)
         if suffix in texts.SUFFIXES and how.delimiter is None:
             return texts.read_lines(path, name, how)
-        raw = path.read_bytes()
+        raw = unpacking.unpack(path, name) if packed else path.read_bytes()
     except OSError as error:
         raise DataError(
             _("there is no such file")

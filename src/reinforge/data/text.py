@@ -20,7 +20,7 @@ from torch import Tensor
 from reinforge.core.batch import Batch
 from reinforge.core.ragged import Ragged
 from reinforge.data.options import CharacterOptions, TextOptions
-from reinforge.data.tokenizers import BytePairTokenizer, WordTokenizer
+from reinforge.data.tokenizers import BytePairTokenizer, PretrainedTokenizer, WordTokenizer
 from reinforge.errors import DataError, IntegrityError
 from reinforge.registry import REGISTRY
 from reinforge.schema.fields import Text
@@ -38,13 +38,13 @@ class Tokenizer(Protocol):
     @property
     def size(self) -> int: ...
 
-    def encode(self, text: str) -> Tensor:
-        """(n,) int32."""
+    def encode(self, text: str, limit: int | None = None) -> Tensor:
+        """(n,) int32, `limit` of them at most."""
         ...
 
     def decode(self, ids: Tensor | Sequence[int]) -> str: ...
 
-    def offsets(self, text: str) -> Tensor:
+    def offsets(self, text: str, limit: int | None = None) -> Tensor:
         """(n, 2) int64: where each of `encode`'s tokens starts and ends in the text, in characters, ends exclusive."""
         ...
 
@@ -70,9 +70,9 @@ class CharacterTokenizer:
         """Characters, and the unknown one."""
         return len(self._texts)
 
-    def encode(self, text: str) -> Tensor:
-        """(characters,) int32."""
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    def encode(self, text: str, limit: int | None = None) -> Tensor:
+        """(characters,) int32, the first `limit`."""
+        points = np.frombuffer(text[:limit].encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         return torch.from_numpy(self._ids[np.minimum(points, len(self._ids) - 1)])
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
@@ -82,9 +82,9 @@ class CharacterTokenizer:
             raise DataError(f"ids must lie in [0, {self.size})", where="tokenizer")
         return "".join([self._texts[number] for number in numbers])
 
-    def offsets(self, text: str) -> Tensor:
+    def offsets(self, text: str, limit: int | None = None) -> Tensor:
         """(characters, 2) int64: each character is a token."""
-        starts = torch.arange(len(text))
+        starts = torch.arange(len(text[:limit]))
         return torch.stack([starts, starts + 1], 1)
 
     def to_json(self) -> dict[str, Any]:
@@ -111,6 +111,7 @@ STORED: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {
     "character": CharacterTokenizer.from_json,
     "word": WordTokenizer.from_json,
     "byte-pair": BytePairTokenizer.from_json,
+    "pretrained": PretrainedTokenizer.from_json,
 }
 
 

@@ -1,4 +1,5 @@
-"""Tokenizers of words and of pieces of words, fitted to training texts. Token 0 is what stands for the unknown."""
+"""Tokenizers of words and of pieces of words, fitted to training texts, where token 0 stands for the unknown; and those
+that come with a pretrained network."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reinforge.data.options import BytePairOptions, WordOptions
+from reinforge.data.options import BytePairOptions, PretrainedTokenizerOptions, WordOptions
 from reinforge.errors import DataError, IntegrityError
+from reinforge.storage.model_folder import TOKENIZER, model_folder, read_json
 
 UNKNOWN_TEXT = "\N{REPLACEMENT CHARACTER}"
 # Scripts without spaces between words: a character is a word.
@@ -34,18 +36,18 @@ class WordTokenizer:
         """Words, and the unknown one."""
         return len(self.words) + 1
 
-    def encode(self, text: str) -> Tensor:
-        """(words,) int32."""
-        return torch.tensor([self._ids.get(word, 0) for word in split(text, self.lower)], dtype=torch.int32)
+    def encode(self, text: str, limit: int | None = None) -> Tensor:
+        """(words,) int32, the first `limit`."""
+        return torch.tensor([self._ids.get(word, 0) for word in split(text, self.lower)[:limit]], dtype=torch.int32)
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
         """The words of (n,) ids, with spaces between them. Raises DataError for an id outside the vocabulary."""
         texts = (UNKNOWN_TEXT, *self.words)
         return " ".join(texts[place] for place in _checked(ids, self.size))
 
-    def offsets(self, text: str) -> Tensor:
+    def offsets(self, text: str, limit: int | None = None) -> Tensor:
         """(words, 2) int64: where each starts and ends in the text."""
-        return torch.tensor([match.span() for match in _WORD.finditer(text)], dtype=torch.int64).reshape(-1, 2)
+        return torch.tensor([match.span() for match in _WORD.finditer(text)][:limit], dtype=torch.int64).reshape(-1, 2)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; `from_json` gives an equal tokenizer."""
@@ -77,18 +79,18 @@ class BytePairTokenizer:
         """Pieces, and the empty one."""
         return len(self.vocabulary)
 
-    def encode(self, text: str) -> Tensor:
-        """(pieces,) int32."""
-        return torch.tensor(self._library.encode(_storable(text)).ids, dtype=torch.int32)
+    def encode(self, text: str, limit: int | None = None) -> Tensor:
+        """(pieces,) int32, the first `limit`."""
+        return torch.tensor(self._library.encode(_storable(text)).ids[:limit], dtype=torch.int32)
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
         """The text of (n,) ids. Raises DataError for an id outside the vocabulary."""
         text: str = self._library.decode([place for place in _checked(ids, self.size) if place])
         return text
 
-    def offsets(self, text: str) -> Tensor:
+    def offsets(self, text: str, limit: int | None = None) -> Tensor:
         """(pieces, 2) int64: where each starts and ends in the text, without spaces before it."""
-        places = self._library.encode(_storable(text)).offsets
+        places = self._library.encode(_storable(text)).offsets[:limit]
         return torch.tensor(places, dtype=torch.int64).reshape(-1, 2)
 
     def to_json(self) -> dict[str, Any]:
@@ -121,6 +123,73 @@ class BytePairTokenizer:
         built.post_processor = processors.ByteLevel(trim_offsets=True)
         built.decoder = decoders.ByteLevel()
         return built
+
+
+class PretrainedTokenizer:
+    """The tokenizer of a pretrained network, as its tokenizer.json describes it, with the marks it puts around a text.
+
+    Marks (such as BERT's [CLS] and [SEP]) stay where a text is cut off, and begin and end at 0 in `offsets`.
+    """
+
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            self._library = Tokenizer.from_str(json.dumps(description))
+        except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower
+            raise IntegrityError(f"it is no tokenizer: {str(error)[:200]}", where=_WHERE) from None
+        # How a text is cut off and filled up is not the tokenizer's matter here.
+        self._library.no_padding()
+        self._library.no_truncation()
+        self.size: int = max(self._library.get_vocab().values(), default=-1) + 1
+        if not self.size:
+            raise IntegrityError("it has no vocabulary", where=_WHERE)
+
+    def encode(self, text: str, limit: int | None = None) -> Tensor:
+        """(pieces and marks,) int32, `limit` of them at most."""
+        return torch.tensor(self._encoded(text, limit).ids, dtype=torch.int32)
+
+    def decode(self, ids: Tensor | Sequence[int]) -> str:
+        """The text of (n,) ids, without marks. Raises DataError for an id outside the vocabulary."""
+        text: str = self._library.decode(_checked(ids, self.size))
+        return text
+
+    def offsets(self, text: str, limit: int | None = None) -> Tensor:
+        """(pieces and marks, 2) int64: where each starts and ends in the text."""
+        return torch.tensor(self._encoded(text, limit).offsets, dtype=torch.int64).reshape(-1, 2)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able; `from_json` gives an equal tokenizer."""
+        return {"kind": "pretrained", "version": 1, "tokenizer": json.loads(self._library.to_str())}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> PretrainedTokenizer:
+        """Read and check what `to_json` wrote. Raises IntegrityError."""
+        if set(value) != {"kind", "version", "tokenizer"} or value["version"] != 1:
+            raise IntegrityError("it must be version 1 of a pretrained tokenizer", where=_WHERE)
+        if not isinstance(value["tokenizer"], dict):
+            raise IntegrityError("its description must be an object", where=_WHERE)
+        return cls(value["tokenizer"])
+
+    def _encoded(self, text: str, limit: int | None) -> Any:
+        whole = self._library.encode(_storable(text))
+        if limit is None or len(whole) <= limit:
+            return whole
+        marks = self._library.num_special_tokens_to_add(False)
+        cut = self._library.encode(_storable(text), add_special_tokens=False)
+        cut.truncate(max(limit - marks, 0))
+        cut = self._library.post_process(cut)
+        cut.truncate(limit)
+        return cut
+
+
+def load_pretrained(options: PretrainedTokenizerOptions, texts: Iterable[str]) -> PretrainedTokenizer:
+    """The tokenizer that a pretrained network was trained with; nothing is fitted.
+
+    Raises ComponentError where it can't be had.
+    """
+    folder = model_folder(options.source, (TOKENIZER,))
+    return PretrainedTokenizer(read_json(folder, TOKENIZER, options.source))
 
 
 def fit_words(options: WordOptions, texts: Iterable[str]) -> WordTokenizer:

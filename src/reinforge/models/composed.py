@@ -33,6 +33,9 @@ class Composed(nn.Module):
         for name, block in signature.inputs.items():
             chosen = options.encoders.get(name) or REGISTRY.find("encoder", _default_encoder(block)).options()
             encoders[name] = REGISTRY.build("encoder", chosen, block)
+        # What an encoder found in files is kept, so that a bundle needs them no more.
+        found = {name: encoder.described for name, encoder in encoders.items() if hasattr(encoder, "described")}
+        self.described = options.model_copy(update={"encoders": {**options.encoders, **found}}) if found else options
         self.encoders = Named(encoders)
         parts = [Part(encoder.features, getattr(encoder, "token_features", None)) for encoder in encoders.values()]
         self.fusion = REGISTRY.build("fusion", options.fusion, parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, JsonValue, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from reinforge.recipe.component import OneOf
 from reinforge.registry import Options, register
@@ -151,6 +151,38 @@ class TransformerOptions(TokenEncoderOptions):
         if self.width % self.heads or (self.positions == "rotary" and self.width // self.heads % 2):
             even = " of an even width" if self.positions == "rotary" else ""
             raise ValueError(f"width {self.width} does not give {self.heads} heads{even}")
+        return self
+
+
+@register("encoder", "reinforge.models.pretrained:pretrained")
+class PretrainedOptions(Options):
+    """A network of `transformers` that was trained before, for texts or images (BERT, MiniLM, ViT, ResNet, ...)."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    source: str = Field(
+        description="A folder with config.json and model.safetensors, package:NAME/PATH for one in an installed "
+        "package, or a hub id, with @REVISION after it if wanted."
+    )
+    weights: bool = Field(True, description="Take its weights; otherwise the same network begins anew.")
+    pool: Literal["mean", "cls"] = Field(
+        "mean", description="How tokens or places become one row: their mean, or the first, which some train for that."
+    )
+    dropout: Rate = Field(0.0, description="Part of the features that is dropped in training; inside, its own counts.")
+    mean: tuple[float, ...] | None = Field(
+        None, description="Mean of an image's channels, from 0 to 1; by default as its files say, or 0.5."
+    )
+    deviation: tuple[float, ...] | None = Field(
+        None, description="Standard deviation of an image's channels; by default as its files say, or 0.5."
+    )
+    config: dict[str, JsonValue] | None = Field(
+        None, description="What builds the network without its files, as a bundle keeps it: its `model_type` and the "
+        "settings of that. Only without weights.",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def one_description(self) -> Self:
+        if self.config is not None and self.weights:
+            raise ValueError("a network built from `config` has no weights: add weights: false")
         return self
 
 

@@ -47,8 +47,8 @@ def characters_of(given: Answer, text: str, where: str) -> tuple[int, int]:
 
 def offsets(tokenizer: Tokenizer, text: str, length: int | None) -> NDArray[np.int64]:
     """(n, 2) where each token that is read starts and ends."""
-    found: NDArray[np.int64] = tokenizer.offsets(text).numpy().reshape(-1, 2)
-    return found[:length]
+    found: NDArray[np.int64] = tokenizer.offsets(text, length).numpy().reshape(-1, 2)
+    return found
 
 
 def tokens_of(places: NDArray[np.int64], start: int, end: int) -> tuple[int, int] | None:
