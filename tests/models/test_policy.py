@@ -127,15 +127,19 @@ def test_the_guides_network_has_the_sizes_that_the_recipe_names() -> None:
 
 
 def test_continuous_policies_give_actions_in_the_environments_units() -> None:
+    torch.manual_seed(0)
     x = {"observation": 50 * torch.randn(200, 4)}
     for policy in (
         SquashedGaussian(SquashedGaussianOptions(), CONTINUOUS),
         ActorCritic(ActorCriticOptions(), CONTINUOUS),
     ):
-        for parameter in policy.parameters():
-            torch.nn.init.normal_(parameter, std=0.5)
-        outputs, _ = policy(x)
-        action = decode(outputs, CONTINUOUS.outputs["action"])
+        actions = []
+        for _ in range(16):
+            for parameter in policy.parameters():
+                torch.nn.init.normal_(parameter, std=0.5)
+            outputs, _ = policy(x)
+            actions.append(decode(outputs, CONTINUOUS.outputs["action"]))
+        action = torch.cat(actions)
         assert (action >= policy.low).all()
         assert (action <= policy.high).all()
         assert torch.allclose(action.amax(0), policy.high, atol=1e-3), "the whole range can be reached"

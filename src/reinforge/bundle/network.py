@@ -36,7 +36,10 @@ class Blueprint:
         """`options`: of the registered model, or the name under which callers of `load` pass a factory."""
         if isinstance(options, str):
             return cls(signature, None, options, isinstance(model, Wrapped))
-        return cls(signature, model.described if isinstance(model, Composed) else options)
+        # Only of its own kind: a component that returns a composed model may do more than its options say.
+        if isinstance(model, Composed) and type(options) is type(model.described):
+            options = model.described
+        return cls(signature, options)
 
     def to_json(self, shared: Mapping[str, str]) -> Json:
         """`shared`: weights that are another weight, by name."""
