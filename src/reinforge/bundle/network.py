@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from reinforge.bundle.bounds import bounded
 from reinforge.core.seeds import undisturbed
 from reinforge.errors import BundleError, ComponentError
+from reinforge.models.classic.classic import Classic
 from reinforge.models.composed import Composed, Wrapped
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Signature
@@ -36,10 +37,9 @@ class Blueprint:
         """`options`: of the registered model, or the name under which callers of `load` pass a factory."""
         if isinstance(options, str):
             return cls(signature, None, options, isinstance(model, Wrapped))
-        # Only of its own kind: a component that returns a composed model may do more than its options say.
-        if isinstance(model, Composed) and type(options) is type(model.described):
-            options = model.described
-        return cls(signature, options)
+        # Only of its own kind: a component that returns another's model may do more than its options say.
+        described = model.described if isinstance(model, Composed | Classic) else None
+        return cls(signature, described if type(options) is type(described) else options)
 
     def to_json(self, shared: Mapping[str, str]) -> Json:
         """`shared`: weights that are another weight, by name."""
@@ -105,7 +105,8 @@ def build(
     """The network with its weights, in evaluation mode.
 
     A registered model is built within bounds that follow from the weights, so that a hostile description allocates
-    little. Raises BundleError where they differ, ComponentError for a module that the caller did not pass.
+    little. Raises BundleError where they differ, IntegrityError where they are no fitted trees, ComponentError for a
+    module that the caller did not pass.
     """
     if shared.keys() & weights.keys() or not set(shared.values()) <= weights.keys():
         raise BundleError("`shared` does not fit the weights", where=_WHERE)
@@ -120,6 +121,8 @@ def build(
                 _owner(model, name).data = complete[name].clone()
             else:
                 tensor.copy_(complete[name])
+    if isinstance(model, Classic):
+        model.check()
     return model.eval()
 
 

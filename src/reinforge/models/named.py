@@ -30,6 +30,10 @@ class Named(nn.Module):
     def __contains__(self, name: str) -> bool:
         return name in self.names
 
+    def put(self, name: str, module: nn.Module) -> None:
+        """Put a module in the place of the one of that name."""
+        self._modules[list(self._modules)[self.names.index(name)]] = module
+
     def items(self) -> Iterator[tuple[str, nn.Module]]:
         """Names and modules, in their order."""
         # From the registered modules, so that a module put in another's place is the one that is found.

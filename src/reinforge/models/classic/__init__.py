@@ -1,0 +1,1 @@
+"""Models of scikit-learn: fitted at once, then kept as plain tensors."""
