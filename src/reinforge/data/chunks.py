@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from reinforge.data.options import TableOptions
 from reinforge.data.readers import SUFFIXES, read
 from reinforge.data.reading import columnar, delimited
 from reinforge.data.reading.encodings import AUTO, decode, recognise
@@ -22,7 +23,7 @@ from reinforge.data.reading.rows import read_json
 from reinforge.data.reading.several import joined_digest
 from reinforge.data.table import Table
 from reinforge.data.values import Origin
-from reinforge.errors import DataError
+from reinforge.errors import DataError, RecipeError
 from reinforge.messages import _
 from reinforge.storage.files import file_digest
 
@@ -32,6 +33,14 @@ SAFE = frozenset({"utf-8", "gb18030", "latin-1", "cp1252", "ascii"})
 _SAMPLE = 1 << 20
 
 Load = Callable[[], Table]
+
+
+def pieces(options: TableOptions, base: Path | None) -> Chunks:
+    """The table of the options' path in pieces of `options.stream` rows. Raises RecipeError where it can't be."""
+    if not isinstance(options.path, str) or options.stream is None:
+        raise RecipeError(_("only a file or a pattern can be streamed"), where="data.path")
+    how = How(options.delimiter, options.encoding, options.absent, options.sheet, options.query)
+    return Chunks(options.path, base or Path(), how, options.stream)
 
 
 @dataclass(frozen=True)
@@ -56,10 +65,9 @@ class Chunks:
         for path, name in files:
             suffix = path.suffix.lower()
             try:
-                if suffix in columnar.SUFFIXES:
-                    yield from self._columnar(path, name)
-                else:
-                    yield from self._blocks(path, name, suffix)
+                loads = self._columnar(path, name) if suffix in columnar.SUFFIXES else self._blocks(path, name, suffix)
+                for load in loads:
+                    yield lambda load=load, base=path.parent: replace(load(), base=base)  # type: ignore[misc]
             except OSError as error:
                 raise DataError(
                     _("it can't be read: {reason}").format(reason=error.strerror), where=name,

@@ -185,8 +185,8 @@ class TableOptions(Options):
         description="A file (.csv, .tsv, .json, .jsonl, .parquet, .arrow, .xlsx, or .txt with a text a line), several "
         "(a list, or a pattern such as parts/*.csv), a folder of texts or images, what `prepare` wrote, a database "
         "(sqlite:///FILE, postgresql://USER@HOST/NAME), package:NAME/PATH for a file in an installed package, or "
-        "sklearn:NAME. `pixels:` before a file or sklearn:NAME reads rows of pixels as the images of a column `image`. "
-        "None where the data are given in Python.",
+        "sklearn:NAME, or made:NAME for one made of its digits (digit-sets, order-slips). `pixels:` before a file or "
+        "sklearn:NAME reads rows of pixels as the images of a column `image`. None where the data are given in Python.",
     )
     targets: Targets = Field(
         description="Columns to predict: a list of names, or names with what overrules their inferred fields."
@@ -195,6 +195,10 @@ class TableOptions(Options):
     drop: tuple[str, ...] = Field((), description="Columns to leave out.")
     fields: dict[str, FieldOptions] = Field({}, description="What overrules the inferred fields of input columns.")
     split: Split = Field(StratifiedSplit(), description="How rows are held back for validation and test.")
+    rows: PositiveInt | None = Field(
+        None, description="Take so many rows only, drawn at random by the run's seed before anything else: for a first "
+        "try. With `stream`, the others are never in memory together.",
+    )  # fmt: skip
     stream: PositiveInt | None = Field(
         None, description="Read the table in pieces of so many rows, for one that is larger than memory; `prepare` "
         "writes a folder, which `path` then takes.",

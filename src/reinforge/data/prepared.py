@@ -12,6 +12,8 @@ import torch
 
 from reinforge.core.batch import Batch
 from reinforge.core.seeds import derive
+from reinforge.data import sampling
+from reinforge.data.chunks import pieces
 from reinforge.data.cleaning.clean import Cleaned, clean, mend_words, outlying
 from reinforge.data.cleaning.options import CleanOptions
 from reinforge.data.cleaning.report import Change
@@ -118,15 +120,7 @@ def prepare_table(
                 _("prepared data can't extend a bundle"), where="start.extend", remedy=_("Give the raw data instead.")
             )
         return _from_store(open_store(store), options, pipeline)
-    if options.stream is not None and data is None:
-        raise RecipeError(
-            _("a table in pieces is prepared before it is learned from"), where="data.stream",
-            remedy=_("Prepare it: reinforge prepare RECIPE -o FOLDER; then train with data.path=FOLDER."),
-        )  # fmt: skip
-    table = read(
-        source, base=base, delimiter=options.delimiter, encoding=options.encoding, absent=options.absent,
-        sheet=options.sheet, query=options.query,
-    )  # fmt: skip
+    table, raw = _read(options, data, base, seed)
     notes = list(table.notes)
     helpers = helpers_of(options.split, options)
     fresh = pipeline is None
@@ -141,7 +135,7 @@ def prepare_table(
         notes += extra(table, schema, (*options.drop, *helpers))
     cleaned = _cleaned(table, schema, options.clean)
     table, changes = cleaned.table, [*mended.changes, *cleaned.changes]
-    kept = mended.rows[cleaned.rows]
+    kept = raw[mended.rows[cleaned.rows]]
     columns, together = table.plain(schema), cleaned.together
     if not fresh:
         columns = filled(columns, schema, len(table))
@@ -235,6 +229,23 @@ def kept_about(prepared: Prepared, options: Options) -> dict[str, object]:
         "changes": [change.summary() for change in prepared.changes],
         "options": options.model_dump(mode="json", exclude={"path", "stream"}),
     }  # fmt: skip
+
+
+def _read(options: TableOptions, data: object, base: Path | None, seed: int) -> tuple[Table, Codes]:
+    """The table, or as many of its rows as are asked for, and their numbers in what there was to read."""
+    if options.stream is not None and data is None:
+        if options.rows is not None:
+            return sampling.of_pieces(pieces(options, base), options.rows, seed)
+        raise RecipeError(
+            _("a table in pieces is prepared before it is learned from"), where="data.stream",
+            remedy=_("Prepare it: reinforge prepare RECIPE -o FOLDER; then train with data.path=FOLDER. Or learn from "
+                     "a sample: data.rows=100000."),
+        )  # fmt: skip
+    table = read(
+        options.path if data is None else data, base=base, delimiter=options.delimiter, encoding=options.encoding,
+        absent=options.absent, sheet=options.sheet, query=options.query,
+    )  # fmt: skip
+    return (table, np.arange(len(table))) if options.rows is None else sampling.of_table(table, options.rows, seed)
 
 
 def _from_store(stored: Stored, options: TableOptions, pipeline: Pipeline | None) -> Prepared:

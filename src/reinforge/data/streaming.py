@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from reinforge.core.ragged import Ragged
 from reinforge.core.seeds import derive
 from reinforge.data.blocks import NumbersBlock
-from reinforge.data.chunks import Chunks
-from reinforge.data.cleaning.clean import kept_together, mend, mend_words
+from reinforge.data.chunks import Chunks, pieces
+from reinforge.data.cleaning.clean import conflicts, kept_together, mend, mend_words
 from reinforge.data.cleaning.report import Change
 from reinforge.data.fitting import refined
 from reinforge.data.infer import infer
@@ -34,7 +34,6 @@ from reinforge.data.options import GivenSplit, StratifiedSplit, TableOptions, Ti
 from reinforge.data.pipeline import Pipeline, complete
 from reinforge.data.prepared import Prepared, kept_about
 from reinforge.data.preparing import EXAMPLES, doubts, examples, helpers_of, leaks, may_be_numbers, spelt
-from reinforge.data.reading.how import How
 from reinforge.data.reading.several import join
 from reinforge.data.split import Indices, columns_of, split
 from reinforge.data.store.arrow import Column as Place
@@ -87,11 +86,8 @@ def stream(
     `page` gives texts to lie beside the data. Raises DataError as `prepare_table` does, RecipeError for what needs the
     whole table at once, StorageError where the folder exists already.
     """
-    if not isinstance(options.path, str) or options.stream is None:
-        raise RecipeError(_("only a file or a pattern can be streamed"), where="data.path")
+    chunks = pieces(options, base)
     _refuse(options)
-    how = How(options.delimiter, options.encoding, options.absent, options.sheet, options.query)
-    chunks = Chunks(options.path, base or Path(), how, options.stream)
     sample = _sample(chunks)
     helpers = helpers_of(options.split, options)
     words = may_be_numbers(sample, options, helpers)
@@ -130,9 +126,7 @@ def stream(
 
 def _refuse(options: TableOptions) -> None:
     clean = options.clean
-    for key, wanted in {
-        "near": clean.near is not None, "conflicts": clean.conflicts != "keep", "outliers": clean.outliers is not None,
-    }.items():  # fmt: skip
+    for key, wanted in {"near": clean.near is not None, "outliers": clean.outliers is not None}.items():
         if wanted:
             raise RecipeError(
                 _("`{key}` needs the whole table at once").format(key=key), where=f"data.clean.{key}",
@@ -195,8 +189,7 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
         raw.append(piece.raw)
         columns = piece.table.plain(schema)
         there.append(complete(columns, schema, piece.table.origin))
-        if copies:
-            alike.append(_hashes(piece.table, schema, schema.inputs))
+        alike.append(_hashes(piece.table, schema, schema.inputs))
         whole.append(_hashes(piece.table, schema, schema.fields))
         for name in asked:
             helping[name].append(piece.table.column(name))
@@ -212,21 +205,24 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
     schema = schema.model_copy(update={"fields": tuple(_with_labels(f, counts, nulls) for f in schema.fields)})
     kept = np.concatenate(there)
     told = list(changes.values())
-    again = _repeats(np.concatenate(whole))
-    del whole
+    rows = np.concatenate(whole)
+    again = _repeats(rows)
     if repeated := int(again.sum()):
         dropped = repeated if options.clean.duplicates == "drop" else 0
         told.append(Change("duplicates", found=repeated, dropped=dropped))
     drop = again if options.clean.duplicates == "drop" else np.zeros(len(kept), np.bool_)
     together = None
-    if copies:
-        inputs = np.concatenate(alike)[~drop]
-        if _repeats(inputs).any():
-            groups = np.unique(inputs, return_inverse=True)[1].reshape(-1)
+    inputs = np.concatenate(alike)
+    del whole, alike
+    if _repeats(inputs[~drop]).any():
+        drop = drop | _conflicting(inputs, rows, drop, options.clean.conflicts, told)
+        if copies:
+            groups = np.unique(inputs[~drop], return_inverse=True)[1].reshape(-1)
             together = kept_together(groups, options.clean, told)
             together = None if together is None else together[kept[~drop]]
-        del inputs
-    del alike
+    del rows, inputs
+    if drop.all():
+        raise DataError(_("cleaning leaves no row"), where="data.clean", remedy=_("Loosen its policies."))
     alive = kept & ~drop
     gone = int((~kept & ~drop).sum())
     notes = [f"{gone} of {int((~drop).sum())} rows are dropped: their target is missing"] if gone else []
@@ -250,6 +246,21 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
     if not (sides == 0).any():
         raise DataError("no row is left for training", where=chunks.source)
     return Surveyed(schema, np.concatenate(raw)[alive], sides, alive, codes, tuple(told), tuple(notes))
+
+
+def _conflicting(
+    inputs: NDArray[np.uint64], rows: NDArray[np.uint64], drop: NDArray[np.bool_], policy: str, told: list[Change]
+) -> NDArray[np.bool_]:
+    """(n,) which rows go because others with equal inputs have other targets, by hashes of inputs and of whole rows."""
+    left = np.flatnonzero(~drop)
+    odd, later = conflicts(inputs[left], rows[left])
+    gone = {"keep": np.zeros(len(left), np.bool_), "first": later, "drop": odd}[policy]
+    if odd.any():
+        found = int((odd if policy == "keep" else gone).sum())
+        told.append(Change("conflicts", found=found, dropped=int(gone.sum())))
+    result = np.zeros(len(drop), np.bool_)
+    result[left[gone]] = True
+    return result
 
 
 def _fit(chunks: Chunks, surveyed: Surveyed, options: TableOptions) -> tuple[Pipeline, Table, Table | None]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from reinforge.data.cleaning.keys import codes, comparable, comparables
 from reinforge.data.cleaning.options import CleanOptions
@@ -120,7 +122,7 @@ def clean(
             changes.append(Change("near", found=int(again.sum()), detail=detail))
     else:
         groups = equal(inputs)
-    conflicting, later = _conflicts(groups, equal(targets))
+    conflicting, later = conflicts(groups, equal(targets))
     if conflicting.any():
         if options.conflicts == "keep":
             changes.append(Change("conflicts", found=int(conflicting.sum()), detail=_example(table, later, groups)))
@@ -210,10 +212,13 @@ def _again(groups: Codes) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     return again
 
 
-def _conflicts(
-    groups: Codes, targets: Codes
+def conflicts(
+    groups: NDArray[Any], targets: NDArray[Any]
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.bool_]], np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-    """(n,) rows of groups that hold several targets, and those of them that differ from their group's first row."""
+    """(n,) rows of groups that hold several targets, and those of them that differ from their group's first row.
+
+    `groups` and `targets`: (n,) codes or hashes, which need to tell targets apart within a group only.
+    """
     _names, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     later = targets != targets[first][inverse.reshape(-1)]
     odd = np.zeros(len(first), np.bool_)
