@@ -42,8 +42,9 @@ def read(
 ) -> Table:
     """A table from a file (by its suffix: CSV, TSV, JSON, JSON Lines, Parquet, Arrow IPC, Excel, lines of text), from
     several (a pattern such as `parts/*.csv`, a list, or a folder), from a folder of texts or images, from a database
-    (its URL), from an installed package (`package:NAME/PATH`), from scikit-learn (`sklearn:NAME`), from a table whose
-    rows are pixels (`pixels:` before any of these), or from memory (see `columns_of_memory`).
+    (its URL), from an installed package (`package:NAME/PATH`), from scikit-learn (`sklearn:NAME`), made of its digits
+    (`made:NAME`), from a table whose rows are pixels (`pixels:` before any of these), or from memory (see
+    `columns_of_memory`).
 
     Relative paths start at `base`. Raises DataError with file and line.
     """
@@ -71,6 +72,10 @@ def read(
 def _named(name: str, base: Path, how: How) -> Table:
     if name.startswith("sklearn:"):
         return _sklearn(name.removeprefix("sklearn:"))
+    if name.startswith("made:"):
+        from reinforge.data.made import made
+
+        return made(name.removeprefix("made:"), digest)
     if name.startswith("pixels:"):
         return _pixels(name.removeprefix("pixels:"), base)
     if database.is_database(name):

@@ -32,23 +32,28 @@ SIDES = {"train": mark("train"), "validation": mark("validation"), "test": mark(
 
 @dataclass(frozen=True)
 class DataCard:
-    """What the page shows. `sides`: rows by side; `classes`: by target, label and side, how many rows; `facts`: names
-    and values for its head; `profile` describes `described` training rows."""
+    """What the page shows: plain data, so that it can be kept and drawn again in another language.
+
+    `source`, `digest`: where the table came from, and its content; `sides`: rows by side; `classes`: by target, label
+    and side, how many rows; `profile` describes training rows, all or `described` of them, and `left_out` columns are
+    not in it.
+    """
 
     name: str
-    facts: Sequence[tuple[str, str]]
+    source: str
+    digest: str
     sides: Mapping[str, int]
     classes: Mapping[str, Mapping[str, Mapping[str, int]]]
     profile: Profile
     changes: Sequence[Change]
     notes: Sequence[str]
     version: str = ""
+    left_out: int = 0
 
 
 def render(card: DataCard) -> str:
     """The whole page in the language to speak now. Everything from the data is escaped."""
-    parts = [_head(card), _tiles(card), _notes(card), _sides(card), _cleaning(card), _alone(card), _columns(card)]
-    parts += [_correlations(card), _table(card)]
+    parts = [_head(card), _tiles(card), _notes(card), *_sections(card, 2)]
     body = "\n".join(part for part in parts if part)
     footer = _("Written by Reinforge {version}. Columns are described from the training rows alone.")
     return f"""<!DOCTYPE html>
@@ -73,8 +78,33 @@ def render(card: DataCard) -> str:
 """
 
 
+def embedded(card: DataCard) -> str:
+    """The same without a page around it, for a report, whose style must have `FRESH` too: what its own sections don't
+    tell."""
+    told = _("Columns are described from {n} of {total} training rows.").format(
+        n=f"{card.profile.rows:,}", total=f"{card.sides.get('train', card.profile.rows):,}"
+    )
+    if card.left_out:
+        told += " " + _("{n} more columns are not shown.").format(n=f"{card.left_out:,}")
+    parts = [_tiles(card), paragraph(told, "note"), *_sections(card, 3)]
+    return "\n".join(part for part in parts if part)
+
+
+def _sections(card: DataCard, level: int) -> list[str]:
+    """The sections under headings of that level."""
+    shown = [
+        (_("Split"), _sides(card, level + 1)),
+        (_("Cleaning"), _cleaning(card)),
+        (_("What each column tells alone"), _alone(card)),
+        (_("Columns"), _columns(card)),
+        (_("Correlations"), _correlations(card)),
+        (_("All columns"), _table(card)),
+    ]
+    return [section(title, inner, level) for title, inner in shown if inner]
+
+
 def _head(card: DataCard) -> str:
-    told = " · ".join(f"{name}: {value}" for name, value in card.facts)
+    told = _("from {source} · digest {digest}").format(source=card.source or _("memory"), digest=number(card.digest))
     title = escape(_("{name}: data card").format(name=card.name))
     return f'<header>\n<div class="head"><h1>{title}</h1></div>\n<p class="lede">{escape(told)}</p>\n</header>'
 
@@ -104,7 +134,7 @@ def _notes(card: DataCard) -> str:
     return section(_("Notes"), f'<ul class="notes">{items}</ul>')
 
 
-def _sides(card: DataCard) -> str:
+def _sides(card: DataCard, level: int) -> str:
     total = max(sum(card.sides.values()), 1)
     rows = [[_(SIDES.get(side, side)), f"{count:,}", f"{count / total:.1%}"] for side, count in card.sides.items()]
     header = [_("side"), _("rows"), _("part")]
@@ -117,16 +147,18 @@ def _sides(card: DataCard) -> str:
             for label, counts in labels.items()
         ]
         title = escape(_("Classes of {target}").format(target=target))
-        inner += f"<h3 class=spaced>{title}</h3>" + table(["", *(_(SIDES.get(side, side)) for side in sides)], body)
-    return section(_("Split"), inner)
+        inner += f"<h{level} class=spaced>{title}</h{level}>" + table(
+            ["", *(_(SIDES.get(side, side)) for side in sides)], body
+        )
+    return inner
 
 
 def _cleaning(card: DataCard) -> str:
     if not card.changes:
-        return section(_("Cleaning"), paragraph(_("Nothing was found to clean, and nothing was changed.")))
+        return paragraph(_("Nothing was found to clean, and nothing was changed."))
     body = [
         [
-            _(POLICIES[change.policy]),
+            _(POLICIES.get(change.policy, change.policy)),
             change.column or "",
             f"{change.found:,}",
             f"{change.cells:,}" if change.cells else "–",
@@ -136,7 +168,7 @@ def _cleaning(card: DataCard) -> str:
         for change in card.changes
     ]
     header = [_("what"), _("column"), _("found"), _("values changed"), _("rows left out"), _("example")]
-    return section(_("Cleaning"), table(header, body, left=(0, 1, 5), style="wrap"))
+    return table(header, body, left=(0, 1, 5), style="wrap")
 
 
 def _alone(card: DataCard) -> str:
@@ -153,7 +185,7 @@ def _alone(card: DataCard) -> str:
         mine = [each for each in scores if each.target == target][:MOST_SCORES]
         told = ", ".join(f"{each.column} {each.score:.0%}" for each in mine[:5])
         drawn.append(figure(target, alone(mine), told=told))
-    return section(_("What each column tells alone"), paragraph(about) + figures(drawn))
+    return paragraph(about) + figures(drawn)
 
 
 def _columns(card: DataCard) -> str:
@@ -169,7 +201,7 @@ def _columns(card: DataCard) -> str:
     legend = f'<p class="legend">{keys}</p>' if keys else ""
     left = len(profile.columns) - len(chosen)
     more = paragraph(_("{n:,} more columns are in the table below.").format(n=left)) if left else ""
-    return section(_("Columns"), legend + figures(drawn) + more)
+    return legend + figures(drawn) + more
 
 
 def _column(column: ColumnProfile, profile: Profile) -> str:
@@ -193,7 +225,7 @@ def _correlations(card: DataCard) -> str:
         return ""
     about = _("Pearson's correlation of numeric columns, in hundredths: 100 and −100 lie on a line, 0 has none.")
     drawing = correlations(profile.correlated, profile.correlations)
-    return section(_("Correlations"), paragraph(about) + f'<div class="scroll">{drawing}</div>')
+    return paragraph(about) + f'<div class="scroll">{drawing}</div>'
 
 
 def _table(card: DataCard) -> str:
@@ -208,8 +240,7 @@ def _table(card: DataCard) -> str:
         ]
         for column in profile.columns
     ]  # fmt: skip
-    inner = table(header, body, left=(0, 1, 2), style="columns")
-    return section(_("All columns"), inner)
+    return table(header, body, left=(0, 1, 2), style="columns")
 
 
 def _fact(column: ColumnProfile, name: str) -> str:

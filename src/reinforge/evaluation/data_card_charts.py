@@ -33,7 +33,9 @@ figcaption h4 { overflow-wrap: anywhere; }
 .wrap td:last-child { min-width: 14rem; }
 .wrap tbody th { min-width: 9rem; }
 .wrap th:last-child, .wrap td:last-child { padding-left: 1.25rem; }
+.columns { font-size: 0.85rem; }
 .columns tbody th { min-width: 8rem; overflow-wrap: anywhere; }
+.columns th, .columns td { padding-right: 0.5rem; }
 .columns td { white-space: nowrap; }
 .related { width: auto; font-size: 0.8rem; }
 .related th, .related td { padding: 0; border: 0; vertical-align: middle; }

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from reinforge.evaluation.data_card import DataCard, embedded
+from reinforge.evaluation.data_card_charts import FRESH
 from reinforge.evaluation.findings import Findings
 from reinforge.evaluation.folds import spread
 from reinforge.evaluation.report_curves import EVALUATION, Chart, Row, charts, draw, summary
@@ -82,7 +84,8 @@ class Page:
     """What a report shows of one run.
 
     `status` is its run.json, `text` its resolved recipe, `rows` its log; `stages` are its child runs in order.
-    `findings` are about held-out rows, where there were any; `use` are commands that use the model, with what they do.
+    `findings` are about held-out rows, where there were any; `card` is about the data, where they are a table; `use`
+    are commands that use the model, with what they do.
     """
 
     recipe: Recipe
@@ -92,6 +95,7 @@ class Page:
     stages: tuple[Page, ...] = ()
     version: str = ""
     findings: Findings | None = None
+    card: DataCard | None = None
     use: Sequence[tuple[str, str]] = ()
 
 
@@ -113,6 +117,7 @@ def render(page: Page) -> str:
 <title>{escape(title)}</title>
 <style>
 {STYLE}
+{FRESH}
 </style>
 </head>
 <body>
@@ -220,19 +225,28 @@ def _folds(page: Page) -> str:
 
 
 def _data(page: Page) -> str:
-    """The columns, what they were read as, and how many rows stand on each side."""
-    if page.findings is None or not page.findings.columns:
-        return ""
-    roles = {"input": _("input"), "target": _("target")}
-    body = [[each.name, roles.get(each.role, each.role), kind(each.kind), each.about] for each in page.findings.columns]
-    shown = table([_("column"), _("role"), _("kind"), ""], body[:MOST_ROWS], left=(0, 1, 2, 3))
-    told = _("{n} columns of {data}.").format(n=f"{len(body):,}", data=_described(page.recipe))
-    inner = paragraph(told) + (shown if len(body) <= _FEW_COLUMNS else _folded_away(_("All columns"), shown))
-    return section(_("The data"), inner)
+    """The columns, what they were read as, and how many rows stand on each side; the whole data card folded away."""
+    card = page.card or (page.stages[0].card if _folded(page) else None)
+    inner = ""
+    if page.findings is not None and page.findings.columns:
+        roles = {"input": _("input"), "target": _("target")}
+        body = [
+            [each.name, roles.get(each.role, each.role), kind(each.kind), each.about] for each in page.findings.columns
+        ]
+        shown = table([_("column"), _("role"), _("kind"), ""], body[:MOST_ROWS], left=(0, 1, 2, 3))
+        inner = paragraph(_("{n} columns of {data}.").format(n=f"{len(body):,}", data=_described(page.recipe)))
+        if len(body) <= _FEW_COLUMNS:
+            inner += shown
+        elif card is None:
+            inner += _folded_away(_("All columns"), shown)
+    if card is not None:
+        inner += _folded_away(_("Data card"), embedded(card), "card")
+    return section(_("The data"), inner) if inner else ""
 
 
-def _folded_away(name: str, inner: str) -> str:
-    return f"<details><summary>{escape(name)}</summary>{inner}</details>"
+def _folded_away(name: str, inner: str, style: str = "") -> str:
+    named = f' class="{style}"' if style else ""
+    return f"<details{named}><summary>{escape(name)}</summary>{inner}</details>"
 
 
 def _use(page: Page) -> str:

@@ -53,6 +53,11 @@ class Chart:
         return self.wide and min(values) > 0 and max(values) / min(values) > WIDE
 
     @property
+    def moves(self) -> bool:
+        """Whether some curve has two points: one alone is no course, and is told among the numbers."""
+        return any(len(curve.points) > 1 for curve in self.curves)
+
+    @property
     def changes(self) -> bool:
         """Whether some curve has two values."""
         return any(len({y for _, y in curve.points if math.isfinite(y)}) > 1 for curve in self.curves)
@@ -101,7 +106,7 @@ def charts(rows: Iterable[Row]) -> list[Chart]:
     add(_("Learning rate"), [n for n in known if n.endswith("/lr")], group="running")
     add(_("Speed"), ["updates_per_second"], group="running", unit=_("updates per second"))
     # How it ran is worth drawing where something changes: a rate that never does is told among the facts.
-    return [chart for chart in result if chart.group == "learning" or chart.changes]
+    return [chart for chart in result if (chart.moves if chart.group == "learning" else chart.changes)]
 
 
 def draw(chart: Chart) -> str:

@@ -133,8 +133,8 @@ figcaption h4 { overflow-wrap: anywhere; }
 }
 .example dl div.long { display: block; }
 .example .long dd { text-align: left; }
-.example dt { color: var(--ink-soft); flex: none; max-width: 68%; }
-.example dd { margin: 0; text-align: right; flex: 0 1 auto; }
+.example dt { color: var(--ink-soft); min-width: 0; }
+.example dd { margin: 0; text-align: right; flex: none; }
 .example .place { color: var(--ink-soft); font-size: 0.75rem; margin-top: 0.5rem; }
 .slices td.bar { width: 8rem; min-width: 5rem; vertical-align: middle; }
 .bar span {
@@ -180,5 +180,6 @@ footer { margin-top: 3rem; color: var(--ink-soft); font-size: 0.85rem; }
   pre { border: 0; padding: 0; }
   .matrix td, .bar span, .key::before { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   h2, h3 { break-after: avoid; }
+  details.card::details-content { content-visibility: visible; display: block; }
 }
 """.strip()

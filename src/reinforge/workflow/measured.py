@@ -1,20 +1,23 @@
-"""What a run found about its model: findings.json, which the report draws, and metrics.json, for people and scripts."""
+"""What a run found: findings.json about its model and data-card.json about its data, which the report draws, and
+metrics.json, for people and scripts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from reinforge.errors import IntegrityError
+from reinforge.evaluation.data_card import DataCard
 from reinforge.evaluation.findings import Findings, Measure
 from reinforge.storage import strict_json
 from reinforge.storage.files import write_atomic
 
-FINDINGS, METRICS = "findings.json", "metrics.json"
+FINDINGS, METRICS, CARD = "findings.json", "metrics.json", "data-card.json"
 _LIMIT = 64 << 20
+Read = TypeVar("Read")
 
 
 def write_measured(folder: Path, metrics: Mapping[str, float | None], findings: Findings | None) -> None:
@@ -26,13 +29,26 @@ def write_measured(folder: Path, metrics: Mapping[str, float | None], findings: 
     write_atomic(folder / METRICS, strict_json.pretty(told))
 
 
+def write_card(folder: Path, card: DataCard) -> None:
+    """Write data-card.json into a run's folder."""
+    write_atomic(folder / CARD, strict_json.compact(TypeAdapter(DataCard).dump_python(card, mode="json")).decode())
+
+
 def read_findings(folder: Path) -> Findings | None:
     """The findings of a run; None where it has none. Raises IntegrityError for a file that is none of ours."""
-    path = folder / FINDINGS
+    return _read(folder / FINDINGS, Findings)
+
+
+def read_card(folder: Path) -> DataCard | None:
+    """What a run's data card shows; None where it has none. Raises IntegrityError for a file that is none of ours."""
+    return _read(folder / CARD, DataCard)
+
+
+def _read(path: Path, kind: type[Read]) -> Read | None:
     if not path.is_file():
         return None
     try:
-        return Findings.model_validate(strict_json.read(path, limit=_LIMIT))
+        return TypeAdapter(kind).validate_python(strict_json.read(path, limit=_LIMIT))
     except ValidationError as error:
         first = error.errors()[0]
         raise IntegrityError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:300], where=str(path)) from None

@@ -5,32 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from reinforge.core.batch import section
 from reinforge.core.seeds import derive
 from reinforge.data.options import TableOptions, TextOptions
 from reinforge.data.prepared import Prepared, save
-from reinforge.data.profile import profile
 from reinforge.data.streaming import stream
 from reinforge.data.text import TextData, prepare_text
 from reinforge.environments.build import build, is_native
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import RecipeError
-from reinforge.evaluation.data_card import DataCard, render
+from reinforge.evaluation.data_card import render
 from reinforge.messages import _, mark
 from reinforge.recipe import Recipe, load
 from reinforge.registry import REGISTRY
-from reinforge.schema.fields import Category
 from reinforge.schema.signature import Signature
 from reinforge.storage import strict_json
 from reinforge.storage.files import write_atomic
 from reinforge.workflow.columns import aligned
+from reinforge.workflow.described import card_of, classes_of, sides_of
 from reinforge.workflow.progress import Progress, Silent
 
 # How long a random policy may play, for what it gets by chance.
@@ -130,7 +126,7 @@ def prepare(
     shown = progress or Silent()
     whole = load(recipe, overrides, use=use)
     shown.update(0, 1, _("reading"))
-    if isinstance(whole.data, TableOptions) and whole.data.stream is not None and data is None:
+    if data is None and isinstance(whole.data, TableOptions) and whole.data.stream and not whole.data.rows:
         return _streamed(whole, whole.data, output)
     found = _prepared(whole, data)
     shown.update(1, 1, _("read"))
@@ -157,7 +153,7 @@ def _streamed(recipe: Recipe, options: TableOptions, output: str | Path | None) 
         )
 
     def page(prepared: Prepared) -> dict[str, str]:
-        return {"data-card.html": data_card(_table(recipe, prepared))}
+        return {"data-card.html": render(card_of(recipe, prepared))}
 
     prepared = stream(options, Path(output), seed=recipe.seed, page=page)
     return Preparation(**{**vars(_table(recipe, prepared)), "output": Path(output)})
@@ -171,23 +167,11 @@ def _write_table(found: Preparation, recipe: Recipe, target: Path) -> None:
             where=str(target),
             remedy=_("Choose an output that ends in .json or .md."),
         )
-    page = data_card(found)
+    page = render(card_of(recipe, found.prepared))
     if target.suffix.lower() in (".html", ".htm"):
         write_atomic(target, page)
         return
     save(found.prepared, target, recipe.data, {"name": found.name}, {"data-card.html": page})
-
-
-def data_card(found: Preparation) -> str:
-    """The data card of a prepared table, as an HTML page in the language to speak now."""
-    prepared = found.prepared
-    assert isinstance(prepared, Prepared)
-    facts = [(_("from"), str(found.facts.get("from", ""))), (_("digest"), prepared.digest[:19] + "…")]
-    described = profile(prepared.training, prepared.schema)
-    card = DataCard(
-        found.name, facts, found.sides, found.classes, described, prepared.changes, found.notes, version("reinforge")
-    )
-    return render(card)
 
 
 def _prepared(recipe: Recipe, data: object) -> Preparation:
@@ -201,20 +185,6 @@ def _prepared(recipe: Recipe, data: object) -> Preparation:
 
 
 def _table(recipe: Recipe, prepared: Prepared) -> Preparation:
-    rows = prepared.rows
-    sides = {"train": rows.train, "validation": rows.validation, "test": rows.test}
-    batches = {"train": prepared.train, "validation": prepared.validation, "test": prepared.test}
-    classes: dict[str, dict[str, dict[str, int]]] = {}
-    for target in (f for f in prepared.schema.targets if isinstance(f, Category)):
-        classes[target.name] = {label: {} for label in target.labels}
-        for side, batch in batches.items():
-            if batch is None:
-                continue
-            codes, valid = section(batch, "targets")[target.name], section(batch, "valid").get(target.name)
-            codes = codes if valid is None else codes[valid]
-            counts = torch.bincount(codes.flatten(), minlength=len(target.labels)).tolist()
-            for label, count in zip(target.labels, counts):
-                classes[target.name][label][side] = count
     # Where it stands matters more than how it is written: what is left at its default says nothing.
     fields = tuple(f.model_dump(mode="json", exclude_defaults=True) | {"kind": f.kind} for f in prepared.schema.fields)
     where = getattr(recipe.data, "path", None)
@@ -223,9 +193,9 @@ def _table(recipe: Recipe, prepared: Prepared) -> Preparation:
         recipe.name,
         str(getattr(recipe.data, "kind", "table")),
         facts,
-        {side: len(index) for side, index in sides.items() if len(index)},
+        sides_of(prepared),
         tuple({"role": "input", **f} for f in fields),
-        classes,
+        classes_of(prepared),
         _blocks(prepared.signature),
         prepared.notes,
         prepared,

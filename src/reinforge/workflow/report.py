@@ -10,7 +10,7 @@ from reinforge.evaluation.report import Page, render
 from reinforge.messages import _
 from reinforge.recipe import dump
 from reinforge.storage.files import write_atomic
-from reinforge.workflow.measured import FINDINGS, read_findings
+from reinforge.workflow.measured import FINDINGS, read_card, read_findings
 from reinforge.workflow.run import Run
 
 NAME = "report.html"
@@ -31,7 +31,8 @@ def _page(run: Run) -> Page:
     recipe = run.recipe
     stages = tuple(_page(child) for child in run.stages)
     return Page(
-        recipe, dump(recipe), run.status, tuple(run.log()), stages, __version__, read_findings(run.folder), _use(run)
+        recipe, dump(recipe), run.status, tuple(run.log()), stages, __version__, read_findings(run.folder),
+        read_card(run.folder), _use(run),
     )  # fmt: skip
 
 

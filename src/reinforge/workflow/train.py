@@ -35,7 +35,7 @@ from reinforge.storage.files import require_space, storage_errors, write_atomic
 from reinforge.storage.folder import held
 from reinforge.workflow.children import children, train_children
 from reinforge.workflow.machine import peak_memory, set_threads
-from reinforge.workflow.measured import write_measured
+from reinforge.workflow.measured import write_card, write_measured
 from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.report import report
 from reinforge.workflow.run import Run
@@ -249,6 +249,8 @@ def _finish(
         tested = task.test(learner)
         metrics = _json_numbers(tested.metrics)
         write_measured(run.folder, metrics, tested.findings)
+        if task.card is not None:
+            write_card(run.folder, task.card())
         if not run.bundle_path.exists():
             write_bundle(
                 run.bundle_path, model=model.to("cpu"), options=task.model_options, signature=task.signature,

@@ -23,6 +23,7 @@ from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Signature
 from reinforge.sources.options import LoaderOptions
+from reinforge.workflow.described import card_of
 from reinforge.workflow.tasks.judge import Judge
 from reinforge.workflow.tasks.task import Given, Task, Tested, source_options, unfit
 
@@ -59,6 +60,7 @@ def table_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
         digest=prepared.digest,
         notes=prepared.notes,
         modules=modules,
+        card=lambda: card_of(recipe, prepared, bounded=True),
     )
 
 

@@ -14,6 +14,7 @@ from reinforge.bundle.network import Factory
 from reinforge.bundle.task import Reading
 from reinforge.core.contracts import Evaluator, Objective, Source
 from reinforge.errors import RecipeError
+from reinforge.evaluation.data_card import DataCard
 from reinforge.evaluation.findings import Findings
 from reinforge.messages import _
 from reinforge.registry import REGISTRY, Options
@@ -42,6 +43,7 @@ class Task:
     `model_options`: of the registered model, or the name of a user's own module, which `modules` builds. `ships`: which
     weights go into the bundle, the best on validation or the last. `examples`: raw rows for golden replay. `monitor`:
     the metric of `evaluator` that decides by default, and whether smaller is better; None where nothing is held back.
+    `card` describes the data, where they are a table.
     """
 
     signature: Signature
@@ -59,6 +61,7 @@ class Task:
     digest: str = ""
     notes: Sequence[str] = ()
     modules: Mapping[str, Factory] = field(default_factory=dict)
+    card: Callable[[], DataCard] | None = None
 
 
 @dataclass(frozen=True)
