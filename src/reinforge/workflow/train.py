@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import platform
 import shlex
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,8 +17,6 @@ from torch import nn
 from reinforge import recipe as recipes
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.loading import bundle_folder, load
-from reinforge.bundle.task import Task as Readings
-from reinforge.bundle.writing import write_bundle
 from reinforge.core import seeds
 from reinforge.engine.checkpoint import CheckpointStore
 from reinforge.engine.distributed import World, device_of
@@ -34,8 +30,9 @@ from reinforge.recipe.user_code import load_user_code
 from reinforge.storage.files import require_space, storage_errors, write_atomic
 from reinforge.storage.folder import held
 from reinforge.workflow.children import children, train_children
-from reinforge.workflow.machine import peak_memory, set_threads
-from reinforge.workflow.measured import write_card, write_measured
+from reinforge.workflow.finishing import finish, machine
+from reinforge.workflow.fitting import fit_once
+from reinforge.workflow.machine import set_threads
 from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.report import report
 from reinforge.workflow.run import Run
@@ -120,6 +117,11 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
         parent = load(recipe.start.bundle) if recipe.start.bundle else None
         seeds.seed_everything(recipe.seed, "model")
         task = assemble(recipe, parent, given)
+        if task.fit is not None:
+            if world.main:
+                fit_once(run, recipe, task, task.fit, progress, began)
+            world.barrier()
+            return run
         if parent is not None:
             transfer(parent, task.model, recipe.start.renew, extend=recipe.start.extend)
         set_threads(recipe.learn.threads, task.model)
@@ -130,7 +132,7 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
         if state is not None:
             _refuse_other_data(run, task)
         if world.main:
-            run.write_status(state="running", notes=list(task.notes), data=task.digest, machine=_machine(device))
+            run.write_status(state="running", notes=list(task.notes), data=task.digest, machine=machine(device))
         logbook = Logbook(run.folder, recipe.log) if world.main else None
         engine = Engine(
             task.objective, task.model, task.source,
@@ -242,31 +244,10 @@ def _finish(
         run.write_status(state="interrupted")
         return
     learner = engine.learner
-    model = learner.get_submodule("model")
     with engine.deployed():
         if task.ships == "best" and finished.best is not None:
-            model.load_state_dict(finished.best)
-        tested = task.test(learner)
-        metrics = _json_numbers(tested.metrics)
-        write_measured(run.folder, metrics, tested.findings)
-        if task.card is not None:
-            write_card(run.folder, task.card())
-        if not run.bundle_path.exists():
-            write_bundle(
-                run.bundle_path, model=model.to("cpu"), options=task.model_options, signature=task.signature,
-                form=task.form, examples=task.examples, task=Readings(outputs=dict(tested.readings)),
-                reference=task.reference,
-                parents=[parent.digest] if parent else [], modules=task.modules,
-                provenance={
-                    "name": recipe.name, "recipe": recipe.model_dump(mode="json", exclude={"stages"}),
-                    "data": task.digest, "seed": recipe.seed, "metrics": metrics, "clock": clock,
-                    "machine": _machine(engine.device),
-                },
-            )  # fmt: skip
-    run.write_status(
-        state="finished", metrics=metrics, notes=[*task.notes, *notes, *tested.notes], wall_seconds=time.time() - began,
-        parameters=sum(p.numel() for p in model.parameters()), peak_memory_bytes=peak_memory(),
-    )  # fmt: skip
+            learner.get_submodule("model").load_state_dict(finished.best)
+        finish(run, recipe, task, learner, clock=clock, device=engine.device, began=began, notes=notes, parent=parent)
     report(run)
 
 
@@ -368,15 +349,3 @@ def _space(model: nn.Module, recipe: Recipe) -> int:
     """Bytes that checkpoints and bundle may take: weights, gradient moments and best weights, per kept checkpoint."""
     weights = sum(p.numel() * 4 for p in model.parameters())
     return weights * 4 * (recipe.checkpoint.keep + 1) + weights + (16 << 20)
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    return {
-        "device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "python": platform.python_version(), "processor": platform.machine(), "system": platform.system(),
-    }  # fmt: skip
-
-
-def _json_numbers(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN: a metric that isn't a number is null."""
-    return {name: value if value - value == 0 else None for name, value in metrics.items()}

@@ -9,6 +9,7 @@ from reinforge.data.options import IterableDataOptions, TextOptions
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.messages import _
 from reinforge.recipe.recipe import Recipe
+from reinforge.workflow.tasks.classic import refuse
 from reinforge.workflow.tasks.task import Given, Task
 
 
@@ -18,6 +19,7 @@ def assemble(recipe: Recipe, start: Bundle | None = None, given: Given | None = 
     Any kind of data other than text, environments and iterables gives a prepared table. Notes say where resuming is
     not exact.
     """
+    refuse(recipe)
     task = _task(recipe, start, given or Given())
     if task.source.exact:
         return task

@@ -17,6 +17,7 @@ from reinforge.data.pipeline import Pipeline
 from reinforge.data.prepared import Prepared, prepare
 from reinforge.errors import ComponentError
 from reinforge.models.balance import balanced
+from reinforge.models.classic.classic import Classic
 from reinforge.models.composed import Composed, Wrapped
 from reinforge.objectives.supervised import Supervised
 from reinforge.recipe.recipe import Recipe
@@ -24,6 +25,7 @@ from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Signature
 from reinforge.sources.options import LoaderOptions
 from reinforge.workflow.described import card_of
+from reinforge.workflow.tasks.classic import fit_of, notes_on
 from reinforge.workflow.tasks.judge import Judge
 from reinforge.workflow.tasks.task import Given, Task, Tested, source_options, unfit
 
@@ -36,7 +38,8 @@ def table_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
     prepared: Prepared = prepare(recipe.data, recipe.seed, data=given.data, pipeline=pipeline, base=Path.cwd(), **more)
     signature = prepared.signature
     model, options, modules = _model(recipe, signature, given, prepared.train)
-    objective = REGISTRY.build("objective", balanced(recipe.objective, signature, prepared.train), signature)
+    settled = balanced(recipe.objective, signature, prepared.train)
+    objective = REGISTRY.build("objective", settled, signature)
     chosen = source_options(recipe.source, recipe.objective)
     # Augmentation asks what the blocks are.
     blocks = {"signature": signature} if isinstance(chosen, LoaderOptions) else {}
@@ -58,9 +61,10 @@ def table_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
         ships="best" if validation else "last",
         reference=sketch(prepared.training, prepared.schema),
         digest=prepared.digest,
-        notes=prepared.notes,
+        notes=(*prepared.notes, *(notes_on(recipe) if isinstance(model, Classic) else ())),
         modules=modules,
         card=lambda: card_of(recipe, prepared, bounded=True),
+        fit=fit_of(recipe, model, prepared, settled) if isinstance(model, Classic) else None,
     )
 
 

@@ -17,6 +17,7 @@ from reinforge.errors import RecipeError
 from reinforge.evaluation.data_card import DataCard
 from reinforge.evaluation.findings import Findings
 from reinforge.messages import _
+from reinforge.models.classic.fitting import Fitted
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Signature
 from reinforge.storage.strict_json import Json
@@ -34,6 +35,8 @@ class Tested:
 
 # From the finished learner to what it is worth.
 Test = Callable[[nn.Module], Tested]
+# Fits a model at once.
+Fit = Callable[[], Fitted]
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Task:
     `model_options`: of the registered model, or the name of a user's own module, which `modules` builds. `ships`: which
     weights go into the bundle, the best on validation or the last. `examples`: raw rows for golden replay. `monitor`:
     the metric of `evaluator` that decides by default, and whether smaller is better; None where nothing is held back.
-    `card` describes the data, where they are a table.
+    `card` describes the data, where they are a table. `fit` fits the model at once, where no engine trains it.
     """
 
     signature: Signature
@@ -62,6 +65,7 @@ class Task:
     notes: Sequence[str] = ()
     modules: Mapping[str, Factory] = field(default_factory=dict)
     card: Callable[[], DataCard] | None = None
+    fit: Fit | None = None
 
 
 @dataclass(frozen=True)
