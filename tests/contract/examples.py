@@ -18,6 +18,9 @@ from reinforge.core.batch import Batch, Leaf
 from reinforge.core.contracts import Clock, Experience, Objective, Source
 from reinforge.core.ragged import Ragged
 from reinforge.errors import ReinforgeError
+from reinforge.models.classic.classic import Classic
+from reinforge.models.classic.fitting import fit
+from reinforge.models.classic.options import BoostingOptions, ForestOptions, LinearOptions, TreeOptions
 from reinforge.models.options import (
     ActorCriticOptions,
     ComposedOptions,
@@ -166,9 +169,12 @@ class ModelExample:
     signature: Signature
 
     def build(self) -> nn.Module:
-        """With the same initial weights each time."""
+        """With the same initial weights each time; fitted, where it learns at once."""
         torch.manual_seed(0)
         model: nn.Module = REGISTRY.build("model", self.options, self.signature)
+        if isinstance(model, Classic):
+            wanted = {name: targets(output, 60) for name, output in self.signature.outputs.items()}
+            fit(model, {"inputs": self.inputs(60), "targets": wanted, "valid": {}})
         return model
 
     def inputs(self, rows: int = ROWS) -> Batch:
@@ -188,6 +194,20 @@ MODELS: dict[str, ModelExample] = {
         ComposedOptions(body=MLPOptions(sizes=(8,))),
         _signature({"numbers": "numbers", "categories": "categories", "box": "box"}, y="number", label="category"),
     ),
+    **{
+        options.kind: ModelExample(
+            options,
+            _signature(
+                {"numbers": "numbers", "categories": "categories", "image": "image"},
+                y="number",
+                label="category",
+                order="ordinal",
+                labels="labels",
+                n="count",
+            ),
+        )
+        for options in (LinearOptions(), TreeOptions(), ForestOptions(trees=5), BoostingOptions(rounds=5))
+    },
     "decoder": ModelExample(
         DecoderOptions(layers=1, width=8, heads=2, context=8), _signature({"tokens": "tokens"}, tokens="tokens")
     ),

@@ -16,6 +16,7 @@ from reinforge.core import batch as batches
 from reinforge.core.batch import Leaf
 from reinforge.core.contracts import Model
 from reinforge.core.ragged import Ragged
+from reinforge.models.classic.classic import Classic
 from reinforge.models.fusion import Part
 from reinforge.models.losses import total_of
 from reinforge.registry import REGISTRY, Component
@@ -235,10 +236,13 @@ def test_model(component: Component) -> None:
     for name, output in outputs.items():
         assert torch.equal(output, again[name]), "the same inputs gave other outputs"
         torch.testing.assert_close(one[name], output[2:3], msg="a row alone and in a batch differ")
-    learns_everywhere(model, torch.cat([o.flatten() for o in outputs.values() if o.requires_grad]))
+    learned = [o.flatten() for o in outputs.values() if o.requires_grad]
+    if learned:
+        learns_everywhere(model, torch.cat(learned))
+    assert learned or isinstance(model, Classic), "nothing learns"
     runs_in_half_precision(model, lambda module: torch.cat([o.flatten() for o in module(inputs)[0].values()]))
     torch.manual_seed(1)
-    other = REGISTRY.build("model", example.options, example.signature).eval()
+    other = REGISTRY.build("model", getattr(model, "described", example.options), example.signature).eval()
     other.load_state_dict(load(save({k: v.contiguous() for k, v in model.state_dict().items()})))
     for name, output in other(inputs, other.initial_state(ROWS))[0].items():
         assert torch.equal(output, outputs[name]), "other outputs after saving and loading"
