@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from reinforge.core.batch import Leaf
 from reinforge.core.ragged import Ragged
 from reinforge.data.augmentation.options import TokenDropoutOptions, TokenNoiseOptions
+from reinforge.data.options import CharacterOptions, WordOptions
 from reinforge.errors import ComponentError
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Input, Output, Signature
@@ -85,6 +86,19 @@ def test_how_often() -> None:
     assert int((swapped.diff(dim=1) < 0).sum()) == pytest.approx(0.05 * inner, rel=0.15)
     some = changed(TokenNoiseOptions(swap=0, delete=0.5, replace=0, probability=0.5), text)
     assert 10 <= int((some.lengths == 502).sum()) <= 30
+
+
+@pytest.mark.parametrize("options", [CharacterOptions(), WordOptions(least=1)])
+def test_letters_go_wrong_where_tokens_are_letters(options: Options) -> None:
+    text = "the quick brown fox jumps over the lazy dog"
+    tokenizer = REGISTRY.build("tokenizer", options, [text])
+    before = Ragged.from_rows([tokenizer.encode(text)] * 50)
+    found = changed(TokenNoiseOptions(swap=0.1, delete=0.1, replace=0), before)
+    misspelt = [tokenizer.decode(found.row(i)).split() for i in range(50)]
+    known = set(text.split())
+    strange = sum(not set(words) <= known for words in misspelt)
+    assert strange > 40 if isinstance(options, CharacterOptions) else strange == 0
+    assert sum(words != text.split() for words in misspelt) > 30
 
 
 @pytest.mark.parametrize("dense", [False, True])

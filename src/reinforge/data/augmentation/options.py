@@ -144,7 +144,10 @@ class TextAugmentation(Options):
 
 @register("augmentation", "reinforge.data.augmentation.tokens:TokenNoise")
 class TokenNoiseOptions(TextAugmentation):
-    """Misspell: noise of characters where tokens are characters, of words where they are words."""
+    """Misspell: letters with the tokenizer `character`, whole words or pieces of them with the others.
+
+    It works on tokens, in batches: with words, a letter of one can't be changed.
+    """
 
     kind: Literal["token-noise"] = "token-noise"
     swap: Probability = Field(0.02, description="Part of the tokens that change places with the next.")
