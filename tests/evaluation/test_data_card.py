@@ -130,3 +130,49 @@ def test_a_prepared_folder_is_data(tmp_path: Path) -> None:
 def test_only_a_table_has_a_card(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="only a table"):
         prepare("cartpole-dqn", output=tmp_path / "card.html")
+
+
+def pictured() -> dict[str, object]:
+    generator = np.random.default_rng(0)
+    sets = [["a"] * bool(i % 2) + ["b"] * bool(i % 3) + [EVIL] * (i % 5 == 0) for i in range(60)]
+    return {
+        "photo": pl.Series(generator.integers(0, 256, (60, 8, 8), np.uint8)),
+        "tags": [";".join(held) if i % 7 else None for i, held in enumerate(sets)],
+        "y": pl.Series(sets, dtype=pl.List(pl.String)),
+    }
+
+
+SETS = {
+    "name": "sets", "data": {"kind": "table", "targets": ["y"], "fields": {"tags": {"kind": "labels",
+    "separator": ";"}}}, "model": "composed", "objective": "supervised", "learn": {"stop": {"epochs": 1}},
+}  # fmt: skip
+
+
+def test_sets_of_labels_are_counted_label_by_label() -> None:
+    options = TableOptions(targets=["y"], fields={"tags": {"kind": "labels", "separator": ";"}})
+    prepared = prepare_table(options, data=pictured())
+    found = {column.name: column for column in profile(prepared.training, prepared.schema).columns}
+    tags = prepared.training.column("tags").to_list()
+    assert found["tags"].missing == sum(not value for value in tags)
+    for name, values in (
+        ("tags", [(v or "").split(";") for v in tags]),
+        ("y", prepared.training.column("y").to_list()),
+    ):
+        assert dict(found[name].top) == {
+            label: {"": sum(label in held for held in values)} for label in ("a", "b", EVIL)
+        }
+    assert found["photo"].distinct == len(prepared.training)
+
+
+def test_the_report_holds_the_card_and_pictures_escaped(tmp_path: Path) -> None:
+    run = train(SETS, data=pictured(), output=tmp_path / "run")
+    page = (run.folder / "report.html").read_text("utf-8")
+    tags = Tags()
+    tags.feed(re.sub(r"<(img|br)[^>]*>", "", page))
+    assert tags.open == []
+    card = page.partition('<details class="card">')[2].partition("</details>")[0]
+    assert card.count("data:image/png;base64,") == 12
+    assert "Data card" in card
+    assert EVIL not in page
+    assert "&lt;script&gt;" in card
+    assert "http" not in re.sub(r"http-equiv", "", page)

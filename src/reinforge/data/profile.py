@@ -12,7 +12,7 @@ from reinforge.data.cleaning.leaks import Alone, alone, days
 from reinforge.data.operations import labels
 from reinforge.data.table import Table
 from reinforge.data.values import Codes, Column, Encoded, Nulls, Numbers, label, read_codes, read_numbers
-from reinforge.schema.fields import Category, Date, Field, Number, Text, sources
+from reinforge.schema.fields import Category, Date, Field, Image, Labels, Number, Text, sources
 from reinforge.schema.schema import Schema
 
 BINS = 24
@@ -71,10 +71,15 @@ def profile(table: Table, schema: Schema) -> Profile:
     names, codes = _classes(columns, schema, nulls)
     found, numbers = [], {}
     for f in schema.fields:
-        if f.name not in columns and not (len(sources(f)) == 1 and sources(f)[0] in columns):
+        if not all(name in columns for name in sources(f)) or (len(sources(f)) > 1 and not isinstance(f, Labels)):
             continue
         column = columns[sources(f)[0]]
-        if isinstance(f, Number):
+        if isinstance(f, Labels):
+            found.append(_sets(f, columns, nulls, names, codes))
+        elif isinstance(f, Image):
+            missing = sum(value is None for value in column) if isinstance(column, list) else 0
+            found.append(ColumnProfile(f.name, f.role, f.kind, missing, len(column) - missing, {}))
+        elif isinstance(f, Number):
             numbers[f.name] = read_numbers(column, f.name, nulls)
             found.append(_numeric(f, numbers[f.name], names, codes))
         elif isinstance(f, Date):
@@ -157,6 +162,32 @@ def _labelled(f: Field, column: Column, nulls: Nulls, names: Sequence[str], code
     )
     others = counts.total() - sum(counts[text] for text, _by in top)
     return ColumnProfile(f.name, f.role, f.kind, missing, len(counts), {}, None, top, others)
+
+
+def _sets(
+    f: Labels, columns: Mapping[str, Column], nulls: Nulls, names: Sequence[str], codes: Codes | None
+) -> ColumnProfile:
+    """How many rows hold each label; a row may count several times."""
+    if f.columns:
+        read = (read_codes(columns[name], name, lambda value: labels.flag(value, nulls)) for name in f.columns)
+        holds, missing = np.stack([flags > 0 for flags in read], 1), 0
+    else:
+        column = columns[f.name]
+        values = column.values if isinstance(column, Encoded) else column
+        sets = [labels.label_set(value, nulls, f.separator) for value in values]
+        places = column.codes if isinstance(column, Encoded) else np.arange(len(sets))
+        table = np.array([[label in (held or ()) for label in f.labels] for held in sets]).reshape(-1, len(f.labels))
+        missing = int(np.array([held is None for held in sets])[places].sum())
+        holds = table[places]
+    classes = {"": np.ones(len(holds), bool)} if codes is None else {n: codes == c for c, n in enumerate(names)}
+    counts = {label: {name: int(holds[here, place].sum()) for name, here in classes.items()}
+              for place, label in enumerate(f.labels)}  # fmt: skip
+    totals = {label: sum(by.values()) for label, by in counts.items()}
+    top = sorted(f.labels, key=lambda label: -totals[label])
+    return ColumnProfile(
+        f.name, f.role, f.kind, missing, len(f.labels), {}, None,
+        tuple((label, counts[label]) for label in top[:TOP]), sum(totals[label] for label in top[TOP:]),
+    )  # fmt: skip
 
 
 def _spelt(column: Column, nulls: Nulls) -> tuple[list[str | None], Codes]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 from reinforge.data.cleaning.report import POLICIES, Change
 from reinforge.data.profile import ColumnProfile, Profile
-from reinforge.evaluation.data_card_charts import FRESH, alone, bars, correlations, histogram
+from reinforge.evaluation.data_card_charts import FRESH, alone, bars, correlations, histogram, pictures
 from reinforge.evaluation.report_html import figure, figures, number, paragraph, section, table
 from reinforge.evaluation.report_style import STYLE
 from reinforge.messages import _, language, mark
@@ -31,12 +31,20 @@ SIDES = {"train": mark("train"), "validation": mark("validation"), "test": mark(
 
 
 @dataclass(frozen=True)
+class Picture:
+    """One image of the training rows, a PNG file as base64, and what is true of it."""
+
+    png: str
+    truth: str
+
+
+@dataclass(frozen=True)
 class DataCard:
     """What the page shows: plain data, so that it can be kept and drawn again in another language.
 
     `source`, `digest`: where the table came from, and its content; `sides`: rows by side; `classes`: by target, label
     and side, how many rows; `profile` describes training rows, all or `described` of them, and `left_out` columns are
-    not in it.
+    not in it. `pictures`: some of each image column.
     """
 
     name: str
@@ -49,6 +57,7 @@ class DataCard:
     notes: Sequence[str]
     version: str = ""
     left_out: int = 0
+    pictures: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
 
 
 def render(card: DataCard) -> str:
@@ -61,7 +70,7 @@ def render(card: DataCard) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <title>{escape(_("{name}: data card").format(name=card.name))}</title>
 <style>
 {STYLE}
@@ -81,9 +90,10 @@ def render(card: DataCard) -> str:
 def embedded(card: DataCard) -> str:
     """The same without a page around it, for a report, whose style must have `FRESH` too: what its own sections don't
     tell."""
-    told = _("Columns are described from {n} of {total} training rows.").format(
-        n=f"{card.profile.rows:,}", total=f"{card.sides.get('train', card.profile.rows):,}"
-    )
+    rows, total = card.profile.rows, card.sides.get("train", card.profile.rows)
+    told = _("Columns are described from the training rows alone.")
+    if rows < total:
+        told = _("Columns are described from {n} of {total} training rows.").format(n=f"{rows:,}", total=f"{total:,}")
     if card.left_out:
         told += " " + _("{n} more columns are not shown.").format(n=f"{card.left_out:,}")
     parts = [_tiles(card), paragraph(told, "note"), *_sections(card, 3)]
@@ -193,7 +203,7 @@ def _columns(card: DataCard) -> str:
     best = {each.column: each.score for each in reversed(profile.alone)}
     chosen = sorted(profile.columns, key=lambda c: (c.role != "target", -best.get(c.name, 0.0)))[:MOST_DRAWN]
     names = {column.name for column in chosen}
-    drawn = [_column(column, profile) for column in profile.columns if column.name in names]
+    drawn = [_column(column, card) for column in profile.columns if column.name in names]
     keys = "".join(
         f'<span class="key" style="--colour: var(--series-{index % 6 + 1})">{escape(name)}</span> '
         for index, name in enumerate(profile.classes)
@@ -204,11 +214,12 @@ def _columns(card: DataCard) -> str:
     return legend + figures(drawn) + more
 
 
-def _column(column: ColumnProfile, profile: Profile) -> str:
+def _column(column: ColumnProfile, card: DataCard) -> str:
     unit = f"{_(KINDS.get(column.kind, column.kind))}, {_(ROLES.get(column.role, column.role))}"
-    facts = [_("{n:,} different").format(n=column.distinct)]
+    many = _("{n:,} pictures") if column.kind == "image" else _("{n:,} different")
+    facts = [many.format(n=column.distinct)]
     if column.missing:
-        part = column.missing / max(profile.rows, 1)
+        part = column.missing / max(card.profile.rows, 1)
         facts.append(_("{n:,} missing ({part:.1%})").format(n=column.missing, part=part))
     told = ", ".join(facts)
     drawing = ""
@@ -216,6 +227,8 @@ def _column(column: ColumnProfile, profile: Profile) -> str:
         drawing = histogram(column.histogram, column.name)
     elif column.top:
         drawing = bars(column.top, column.others)
+    elif found := card.pictures.get(column.name):
+        drawing = pictures([(each.png, each.truth) for each in found])
     return figure(column.name, f'<p class="about">{escape(told)}</p>{drawing}', unit=unit, told=told)
 
 
@@ -235,7 +248,7 @@ def _table(card: DataCard) -> str:
     body = [
         [
             column.name, _(ROLES.get(column.role, column.role)), _(KINDS.get(column.kind, column.kind)),
-            f"{column.missing:,}", f"{column.distinct:,}",
+            f"{column.missing:,}", "–" if column.kind == "image" else f"{column.distinct:,}",
             *(_fact(column, name) for name in names),
         ]
         for column in profile.columns

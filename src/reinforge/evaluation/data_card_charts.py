@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from reinforge.data.cleaning.leaks import Alone
 from reinforge.data.profile import Histogram
+from reinforge.evaluation.report_html import is_base64
 from reinforge.evaluation.svg import Plot, shown
 from reinforge.messages import _, mark
 
@@ -28,6 +29,16 @@ figcaption h4 { overflow-wrap: anywhere; }
 .labels .bar { display: flex; height: 0.95rem; background: var(--line); border-radius: 0.2rem; overflow: hidden; }
 .labels .bar i { display: block; height: 100%; }
 .labels .count { text-align: right; color: var(--ink-soft); white-space: nowrap; }
+.pictures {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(3.6rem, 1fr)); gap: 0.5rem; padding: 0.4rem 0;
+}
+.pictures span { display: block; text-align: center; min-width: 0; }
+.pictures img {
+  width: 3.4rem; height: 3.4rem; object-fit: contain; image-rendering: pixelated; background: var(--ground);
+  border: 1px solid var(--line); border-radius: 0.3rem; display: block; margin: 0 auto;
+}
+.pictures small { display: block; color: var(--ink-soft); font-size: 0.75rem; overflow: hidden; text-overflow: ellipsis;
+  white-space: nowrap; }
 .labels .unitline { grid-column: 1 / -1; color: var(--ink-soft); text-align: right; font-size: 0.8rem; }
 .labels .leak { color: var(--warn); font-weight: 600; }
 .wrap td:last-child { min-width: 14rem; }
@@ -44,7 +55,7 @@ figcaption h4 { overflow-wrap: anywhere; }
   text-overflow: ellipsis; white-space: nowrap;
 }
 .related thead th {
-  height: 10.5rem; vertical-align: bottom; text-align: center; font-weight: 400; color: var(--ink); border: 0;
+  vertical-align: bottom; text-align: center; font-weight: 400; color: var(--ink); border: 0;
 }
 .related thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 10.2rem; overflow: hidden;
   text-overflow: ellipsis; white-space: nowrap; padding-top: 0.3rem; }
@@ -94,6 +105,16 @@ def bars(top: Sequence[tuple[str, Mapping[str, int]]], others: int) -> str:
         part = f'<i style="width: {100 * others / widest:.2f}%; background: var(--line-strong)"></i>'
         lines.append(_line(_("all others"), part, f"{others:,}"))
     return _labels(_("rows"), lines)
+
+
+def pictures(shown: Sequence[tuple[str, str]]) -> str:
+    """PNG files (base64), each with a word under it; what is no base64 is left out."""
+    cells = "".join(
+        f'<span><img src="data:image/png;base64,{png}" alt=""><small title="{word}">{word}</small></span>'
+        for png, word in ((png, escape(word)) for png, word in shown)
+        if is_base64(png)
+    )
+    return f'<div class="pictures">{cells}</div>'
 
 
 def alone(scores: Sequence[Alone]) -> str:

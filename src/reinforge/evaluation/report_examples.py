@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from reinforge.evaluation.findings import Example, Found
-from reinforge.evaluation.report_html import measured, paragraph, span
+from reinforge.evaluation.report_html import is_base64, measured, paragraph, span
 from reinforge.evaluation.report_names import metric
 from reinforge.messages import _
 
@@ -28,7 +28,7 @@ def _example(each: Example) -> str:
     pictures = "".join(
         f'<img src="data:image/png;base64,{escape(data)}" alt="{escape(name)}">'
         for name, data in each.images.items()
-        if data.isascii() and data.replace("+", "").replace("/", "").rstrip("=").isalnum()
+        if is_base64(data)
     )
     known = _("{p} sure").format(p=f"{each.sure:.0%}") if each.sure is not None else ""
     sure = f" <small>{escape(known)}</small>" if known else ""

@@ -118,6 +118,11 @@ def figure(
     )
 
 
+def is_base64(data: str) -> bool:
+    """Whether a text is nothing but base64, and may stand in an attribute."""
+    return data.isascii() and data.replace("+", "").replace("/", "").rstrip("=").isalnum()
+
+
 def figures(inner: Iterable[str]) -> str:
     """Figures side by side, as many as there is room for."""
     there = "\n".join(inner)

@@ -71,11 +71,14 @@ a { color: var(--accent); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 0.95rem; }
 th, td { text-align: left; padding: 0.35rem 1rem 0.35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-thead th { color: var(--ink-soft); font-weight: 500; font-size: 0.85rem; border-bottom-color: var(--line-strong); }
+thead th {
+  color: var(--ink-soft); font-weight: 500; font-size: 0.85rem; border-bottom-color: var(--line-strong);
+  vertical-align: bottom;
+}
 tbody th { font-weight: 500; }
 .number { text-align: right; white-space: nowrap; }
 th.number, td.number { padding-left: 0.6rem; padding-right: 0.4rem; }
-thead th.number { white-space: normal; vertical-align: bottom; }
+thead th.number { white-space: normal; }
 .best { font-weight: 650; }
 .soft, .arrow { color: var(--ink-soft); font-weight: 400; }
 .note { color: var(--ink-soft); font-size: 0.85rem; max-width: 52rem; }

@@ -11,12 +11,16 @@ from reinforge.core.batch import section
 from reinforge.data.options import TableOptions
 from reinforge.data.prepared import Prepared
 from reinforge.data.profile import profile
-from reinforge.evaluation.data_card import DataCard
+from reinforge.evaluation.data_card import DataCard, Picture
+from reinforge.evaluation.examples import picture
+from reinforge.evaluation.report_html import number
 from reinforge.recipe.recipe import Recipe
-from reinforge.schema.fields import Category
+from reinforge.schema.fields import Category, Image
 
 Classes = dict[str, dict[str, dict[str, int]]]
 
+# Of each image column, so many pictures are shown.
+PICTURES = 12
 # What a report describes of more: rows spread evenly, and the first columns.
 ROWS, COLUMNS = 50_000, 200
 
@@ -63,4 +67,24 @@ def card_of(recipe: Recipe, prepared: Prepared, *, bounded: bool = False) -> Dat
     return DataCard(
         recipe.name, source_of(recipe), prepared.digest, sides_of(prepared), classes_of(prepared),
         profile(training, schema), prepared.changes, prepared.notes, version("reinforge"), left,
+        _pictures(prepared),
     )  # fmt: skip
+
+
+def _pictures(prepared: Prepared) -> dict[str, tuple[Picture, ...]]:
+    """Of each image column some pictures, spread over the training rows, with the first target of their row."""
+    inputs, target = section(prepared.train, "inputs"), prepared.schema.targets[0]
+    count = len(prepared.training)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, PICTURES)).astype(np.int64)).tolist()
+    truths = [_short(row.get(target.name)) for row in prepared.training.rows(chosen, [target.name])]
+    return {
+        f.name: tuple(Picture(picture(inputs[f.name][row]), truth) for row, truth in zip(chosen, truths))
+        for f in prepared.schema.inputs
+        if isinstance(f, Image) and f.name in inputs
+    }
+
+
+def _short(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return "" if value is None else number(value) if isinstance(value, float) else str(value)
