@@ -132,6 +132,7 @@ def _weights(model: Linear, pipeline: Pipeline, train: Batch, names: Sequence[st
         if output.form == "number":
             weight = weight * _slope(pipeline, name, output.size)
         order = weight.abs().amax(1).argsort(descending=True, stable=True).tolist() if len(weight) else []
+        order = [place for place in order if spread[place] > 0]  # what no training row told apart has nothing to say
         listed = [Weight(name=names[i], values=tuple(weight[i].tolist())) for i in order[:MOST_WEIGHTS]]
         yield Explained(
             output=name, form=output.form, kind="weights", columns=columns, weights=tuple(listed),
@@ -250,8 +251,9 @@ class _Rules:
         """What leads to the first node below, and to the second."""
         source, name = self.model.design.sources[feature], self.names[feature]
         if source.code is not None:
-            field, label = name.split(" = ", 1) if name.count(" = ") == 1 else (name, "")
-            return (field, "is not", label), (field, "is", label)
+            field = self.pipeline.schema.categories[source.place]
+            label = code_names(field)[source.code]
+            return (field.name, "is not", label), (field.name, "is", label)
         if source.block != "numbers":
             form = self.model.signature.inputs[source.block]
             if form.form == "numbers":

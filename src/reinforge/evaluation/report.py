@@ -9,9 +9,11 @@ from typing import Any
 
 from reinforge.evaluation.data_card import DataCard, embedded
 from reinforge.evaluation.data_card_charts import FRESH
+from reinforge.evaluation.explanation import Explanation
 from reinforge.evaluation.findings import Findings
 from reinforge.evaluation.folds import spread
 from reinforge.evaluation.report_curves import EVALUATION, Chart, Row, charts, draw, summary
+from reinforge.evaluation.report_explained import explained
 from reinforge.evaluation.report_html import (
     duration,
     figure,
@@ -57,6 +59,7 @@ REASONS = {
     "patience": mark("the monitored metric no longer improved"),
     "end": mark("its source was exhausted"),
     "interrupted": mark("it was interrupted"),
+    "fitted": mark("it was fitted at once"),
     "stages": mark("all its stages were done"),
     "folds": mark("all its folds were done"),
 }
@@ -84,8 +87,8 @@ class Page:
     """What a report shows of one run.
 
     `status` is its run.json, `text` its resolved recipe, `rows` its log; `stages` are its child runs in order.
-    `findings` are about held-out rows, where there were any; `card` is about the data, where they are a table; `use`
-    are commands that use the model, with what they do.
+    `findings` are about held-out rows, where there were any; `card` is about the data, where they are a table;
+    `explanation` is what a classic model goes by; `use` are commands that use the model, with what they do.
     """
 
     recipe: Recipe
@@ -96,6 +99,7 @@ class Page:
     version: str = ""
     findings: Findings | None = None
     card: DataCard | None = None
+    explanation: Explanation | None = None
     use: Sequence[tuple[str, str]] = ()
 
 
@@ -104,6 +108,7 @@ def render(page: Page) -> str:
     title = _("{name}: report").format(name=page.recipe.name)
     found = page.findings
     parts = [_head(page), verdict(found) if found else "", _tiles(page), results(found) if found else ""]
+    parts += [explained(page.explanation) if page.explanation else ""]
     parts += [_metrics(page), _folds(page), _stages(page), _curves(page), _data(page), _facts(page), _notes(page)]
     parts += [_use(page), _evaluations(page), _recipe(page)]
     footer = _("Written by Reinforge {version} from the run's own log; every logged row is in log.jsonl.")
@@ -272,7 +277,8 @@ def _facts(page: Page) -> str:
         course.append((_("skipped updates"), number(skipped)))
     groups = [(_("How far"), course)]
     made = [(_("seed"), str(page.recipe.seed)), (_("precision of numbers"), page.recipe.learn.precision)]
-    made += [(_("learning rate"), number(page.recipe.learn.lr)), (_("batch"), number(page.recipe.learn.batch))]
+    if status.get("reason") != "fitted":
+        made += [(_("learning rate"), number(page.recipe.learn.lr)), (_("batch"), number(page.recipe.learn.batch))]
     groups.append((_("With what"), made))
     told = {"state", "reason", "clock", "metrics", "notes", "skipped_updates", "parameters"}
     # Whether data came from memory is worth a line only where they did: such a run can't be resumed by a command.
@@ -311,6 +317,7 @@ def _stages(page: Page) -> str:
     for stage in page.stages:
         found = stage.findings
         parts = [verdict(found), results(found)] if found else []
+        parts += [explained(stage.explanation)] if stage.explanation else []
         parts += [_metrics(stage), _notes(stage), _curves(stage), _recipe(stage)]
         name = f'<h3 class="stage">{escape(stage.recipe.name)}</h3>'
         inner += _folded_away(stage.recipe.name, name + "".join(part for part in parts if part))

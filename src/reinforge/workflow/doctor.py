@@ -99,6 +99,8 @@ class Diagnosis:
     def _length(self, cost: Cost) -> str:
         if cost.seconds is None:
             return _("without an end: no stop bounds it")
+        if cost.bound == "fit":
+            return _("{time}: it was fitted whole").format(time=duration(cost.seconds))
         text = _("at most {time}, by learn.stop.{stop}; from {n} measured updates")
         return text.format(time=duration(cost.seconds), stop=cost.bound, n=cost.updates_measured)
 
@@ -121,7 +123,7 @@ def doctor(
     device = device_of(whole.learn.device)
     seeds.seed_everything(whole.seed, "model")
     task = assemble(whole)
-    compiled = pays(whole.learn, task.model, device)
+    compiled = task.fit is None and pays(whole.learn, task.model, device)
     with machine.same_threads():
         machine.set_threads(whole.learn.threads, task.model)
         cost = measure(task, with_defaults(whole, task), seconds=seconds)

@@ -17,7 +17,7 @@ from reinforge.bundle.writing import write_bundle
 from reinforge.models.classic.classic import Classic
 from reinforge.recipe.recipe import Recipe
 from reinforge.workflow.machine import peak_memory
-from reinforge.workflow.measured import write_card, write_measured
+from reinforge.workflow.measured import write_card, write_explanation, write_measured
 from reinforge.workflow.run import Run
 from reinforge.workflow.tasks.task import Task
 
@@ -32,6 +32,8 @@ def finish(
     tested = task.test(learner)
     metrics = _json_numbers(tested.metrics)
     write_measured(run.folder, metrics, tested.findings)
+    if tested.explanation is not None:
+        write_explanation(run.folder, tested.explanation)
     if task.card is not None:
         write_card(run.folder, task.card())
     if not run.bundle_path.exists():
@@ -44,6 +46,7 @@ def finish(
                 "name": recipe.name, "recipe": recipe.model_dump(mode="json", exclude={"stages"}),
                 "data": task.digest, "seed": recipe.seed, "metrics": metrics, "clock": dict(clock),
                 "machine": machine(device),
+                **({"explanation": tested.explanation.model_dump(mode="json")} if tested.explanation else {}),
             },
         )  # fmt: skip
     run.write_status(

@@ -1,5 +1,5 @@
-"""What a run found: findings.json about its model and data-card.json about its data, which the report draws, and
-metrics.json, for people and scripts."""
+"""What a run found: findings.json and explanation.json about its model and data-card.json about its data, which the
+report draws, and metrics.json, for people and scripts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from reinforge.errors import IntegrityError
 from reinforge.evaluation.data_card import DataCard
+from reinforge.evaluation.explanation import Explanation
 from reinforge.evaluation.findings import Findings, Measure
 from reinforge.storage import strict_json
 from reinforge.storage.files import write_atomic
 
 FINDINGS, METRICS, CARD = "findings.json", "metrics.json", "data-card.json"
+EXPLANATION = "explanation.json"
 _LIMIT = 64 << 20
 Read = TypeVar("Read")
 
@@ -32,6 +34,16 @@ def write_measured(folder: Path, metrics: Mapping[str, float | None], findings: 
 def write_card(folder: Path, card: DataCard) -> None:
     """Write data-card.json into a run's folder."""
     write_atomic(folder / CARD, strict_json.compact(TypeAdapter(DataCard).dump_python(card, mode="json")).decode())
+
+
+def write_explanation(folder: Path, explanation: Explanation) -> None:
+    """Write explanation.json into a run's folder."""
+    write_atomic(folder / EXPLANATION, strict_json.pretty(explanation.model_dump(mode="json")))
+
+
+def read_explanation(folder: Path) -> Explanation | None:
+    """What a run's model goes by; None where it doesn't say. Raises IntegrityError for a file that is none of ours."""
+    return _read(folder / EXPLANATION, Explanation)
 
 
 def read_findings(folder: Path) -> Findings | None:

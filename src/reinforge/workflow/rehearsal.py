@@ -55,7 +55,8 @@ def rehearse(
             run = train(short, output=Path(folder) / str(index), start=begin, progress=progress)
             begin = run.bundle_path if resolved.stages else None
             each = _seconds_per_update(run)
-            whole = _updates(part, run)
+            # A model that is fitted at once was fitted whole.
+            whole = run.status["clock"]["updates"] if run.status["reason"] == "fitted" else _updates(part, run)
             estimated = None if estimated is None or whole is None else estimated + whole * each
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         return Rehearsal(len(parts), _UPDATES, each, estimated, peak, run.metrics)

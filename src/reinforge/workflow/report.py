@@ -10,7 +10,7 @@ from reinforge.evaluation.report import Page, render
 from reinforge.messages import _
 from reinforge.recipe import dump
 from reinforge.storage.files import write_atomic
-from reinforge.workflow.measured import FINDINGS, read_card, read_findings
+from reinforge.workflow.measured import FINDINGS, read_card, read_explanation, read_findings
 from reinforge.workflow.run import Run
 
 NAME = "report.html"
@@ -32,7 +32,7 @@ def _page(run: Run) -> Page:
     stages = tuple(_page(child) for child in run.stages)
     return Page(
         recipe, dump(recipe), run.status, tuple(run.log()), stages, __version__, read_findings(run.folder),
-        read_card(run.folder), _use(run),
+        read_card(run.folder), read_explanation(run.folder), _use(run),
     )  # fmt: skip
 
 
@@ -41,6 +41,7 @@ def _use(run: Run) -> list[tuple[str, str]]:
     if not run.bundle_path.is_dir():
         return []
     bundle = shlex.quote(str(run.bundle_path))
+    fitted = run.status.get("reason") == "fitted"
     told = []
     if (run.folder / FINDINGS).is_file() and not run.status.get("in_memory"):
         recipe = shlex.quote(str(run.folder / "recipe.yaml"))
@@ -50,6 +51,6 @@ def _use(run: Run) -> list[tuple[str, str]]:
         (_("predict the rows of a file"), f"reinforge predict {bundle} --data FILE"),
         (_("measure it on labelled data of your own"), f"reinforge evaluate {bundle} --data FILE"),
         (_("answer over HTTP"), f"reinforge serve {bundle}"),
-        (_("go on learning from it"), f"reinforge train RECIPE --from {bundle}"),
+        *([] if fitted else [(_("go on learning from it"), f"reinforge train RECIPE --from {bundle}")]),
         (_("in Python"), f"reinforge.load({str(run.bundle_path)!r}).predict([...])"),
     ]

@@ -13,6 +13,7 @@ from reinforge.core.batch import Batch
 from reinforge.data.prepared import Prepared
 from reinforge.evaluation.baselines import available
 from reinforge.evaluation.examine import Asked, Held, examine
+from reinforge.evaluation.explanation import explanation_of
 from reinforge.evaluation.findings import Column, Findings, Side
 from reinforge.evaluation.readings import fit_reading
 from reinforge.evaluation.supervised import Judgement, SupervisedEvaluator
@@ -55,7 +56,9 @@ class Judge:
         notes = []
         if findings is not None and self.recipe.evaluate.baselines and not available():
             notes.append(_("no baselines: scikit-learn is missing (pip install 'reinforge[data]')"))
-        return Tested(metrics, readings, findings, notes)
+        evaluators = {side: evaluator for side, (evaluator, _judgement) in judged.items()}
+        explanation = explanation_of(learner, self.prepared.pipeline, self.prepared.train, evaluators, self.recipe.seed)
+        return Tested(metrics, readings, findings, notes, explanation)
 
     def _sides(self) -> Iterator[tuple[str, SupervisedEvaluator]]:
         train = batches.part(self.prepared.train, 0, _MOST_TRAINING_ROWS)

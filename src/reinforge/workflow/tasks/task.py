@@ -15,6 +15,7 @@ from reinforge.bundle.task import Reading
 from reinforge.core.contracts import Evaluator, Objective, Source
 from reinforge.errors import RecipeError
 from reinforge.evaluation.data_card import DataCard
+from reinforge.evaluation.explanation import Explanation
 from reinforge.evaluation.findings import Findings
 from reinforge.messages import _
 from reinforge.models.classic.fitting import Fitted
@@ -25,12 +26,15 @@ from reinforge.storage.strict_json import Json
 
 @dataclass(frozen=True)
 class Tested:
-    """What the end of a training found: metrics by "split/name", how outputs are read from now on, and all the rest."""
+    """What the end of a training found: metrics by "split/name", how outputs are read from now on, and all the rest.
+
+    `explanation`: what a classic model goes by."""
 
     metrics: Mapping[str, float]
     readings: Mapping[str, Reading] = field(default_factory=dict)
     findings: Findings | None = None
     notes: Sequence[str] = ()
+    explanation: Explanation | None = None
 
 
 # From the finished learner to what it is worth.
