@@ -43,13 +43,13 @@ Act = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
 def mean_return(act: Act, seed: int) -> float:
     """The mean return of EPISODES whole episodes, one in each copy of the environment."""
     environments = build(CARTPOLE, seed=seed, count=EPISODES)
-    observation = environments.reset()
+    observation = environments.reset()["observation"]
     total, going = np.zeros(EPISODES), np.ones(EPISODES, dtype=np.bool_)
     while going.any():
         step = environments.step(act(observation))
         total += step.reward * going
         going &= ~(step.terminated | step.truncated)
-        observation = step.observation
+        observation = step.observation["observation"]
     return float(total.mean())
 
 

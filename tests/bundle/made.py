@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from reinforge.bundle.forms import ObservationForm, TableForm
+from reinforge.bundle.forms import TableForm
+from reinforge.bundle.observation_form import ObservationForm
 from reinforge.bundle.sketch import sketch
 from reinforge.bundle.text_form import TextForm
 from reinforge.bundle.writing import write_bundle

@@ -18,7 +18,7 @@ from reinforge.environments.options import EnvironmentOptions
 from reinforge.environments.spaces import signature as signature_of
 from reinforge.environments.synchronous import SynchronousEnvironments
 from reinforge.evaluation.episodes import EpisodeEvaluator, Episodes, interquartile_mean, play
-from reinforge.models.options import ActorCriticOptions, QNetworkOptions
+from reinforge.models.options import ActorCriticOptions, MemoryOptions, QNetworkOptions
 from reinforge.models.policy import Policy
 from reinforge.registry import REGISTRY
 from tests.environments.probes import Counter, Recall
@@ -33,14 +33,16 @@ def _policy(options: Any = None, seed: int = 0) -> Policy:
 
 
 @pytest.mark.parametrize("vectorization", ["native", "synchronous"])
-@pytest.mark.parametrize("options", [QNetworkOptions(sizes=(8,)), ActorCriticOptions(sizes=(8,), memory=4)])
+@pytest.mark.parametrize(
+    "options", [QNetworkOptions(sizes=(8,)), ActorCriticOptions(sizes=(8,), memory=MemoryOptions(size=4))]
+)
 def test_returns_are_those_of_single_episodes_played_one_by_one(vectorization: Any, options: Any) -> None:
     """A plain loop over one CartPole from each episode's first observation gives the same return."""
     # Short episodes: in long ones the last bit of the starting state grows until it matters.
     for seed in range(20):
         policy = _policy(options, seed)
         environments = build(EnvironmentOptions(id="CartPole-v1", vectorization=vectorization), seed=5, count=6)
-        first = environments.reset()
+        first = environments.reset()["observation"]
         found = play(policy, environments, 6)
         if 12 < found.returns.max() < 100:
             break
@@ -92,8 +94,9 @@ def test_evaluation_leaves_no_trace_and_repeats_itself() -> None:
 @pytest.mark.parametrize("options", [QNetworkOptions, ActorCriticOptions])
 def test_observation_statistics_are_frozen_at_evaluation(options: Any) -> None:
     policy = _policy(options(sizes=(8,), normalise=True))
-    assert policy.normaliser is not None
-    policy.normaliser.update(torch.tensor(9.0), torch.full((4,), 0.5).double(), torch.full((4,), 3.0).double())
+    moments = {"count": torch.tensor(9.0), "mean": torch.full((4,), 0.5), "squares": torch.full((4,), 3.0)}
+    policy.observe({"observation": {name: value.double() for name, value in moments.items()}})
+    assert float(policy.normalisers["observation"].count) == 9
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     EpisodeEvaluator(CARTPOLE, episodes=10, seed=3).evaluate(policy, Clock())
     assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
@@ -103,10 +106,10 @@ def test_memory_is_empty_at_the_start_of_every_episode() -> None:
     """Played one after another in one copy, episodes are as each alone with a new memory."""
     found = signature_of(Recall().observation_space, Recall().action_space, "recall")
     torch.manual_seed(3)
-    policy: Policy = REGISTRY.build("model", ActorCriticOptions(sizes=(8,), memory=6), found)
+    policy: Policy = REGISTRY.build("model", ActorCriticOptions(sizes=(8,), memory=MemoryOptions(size=6)), found)
     with torch.no_grad():
         # A memory that nothing but the start of an episode ever clears.
-        policy.cell.bias_ih[6:12] += 3.0  # type: ignore[union-attr, index]
+        policy.memory.cell.bias_ih[6:12] += 3.0  # type: ignore[union-attr, index]
         policy.policy_head.layers[0].weight *= 100  # type: ignore[union-attr, index, operator]
     environments = SynchronousEnvironments(lambda: Recall(2), 1, 5, "recall")
     played = play(policy, environments, 40).returns.tolist()

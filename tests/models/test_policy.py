@@ -12,9 +12,12 @@ from torch.distributions import AffineTransform, Categorical, Normal, TanhTransf
 
 from reinforge.errors import ReinforgeError
 from reinforge.models import distributions
+from reinforge.models.actor_critic import ActorCritic
 from reinforge.models.normaliser import Normaliser
-from reinforge.models.options import ActorCriticOptions, QNetworkOptions, SquashedGaussianOptions
-from reinforge.models.policy import ActorCritic, QNetwork, SquashedGaussian, decode
+from reinforge.models.options import ActorCriticOptions, MemoryOptions, QNetworkOptions, SquashedGaussianOptions
+from reinforge.models.policy import decode
+from reinforge.models.q_network import QNetwork
+from reinforge.models.squashed_gaussian import SquashedGaussian
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Input, Output, Signature
 from reinforge.sources.collector import moments
@@ -93,7 +96,7 @@ def test_the_normaliser_merges_to_the_moments_of_all_it_saw() -> None:
 
 def test_statistics_never_change_in_forward_and_travel_with_the_weights() -> None:
     policy = REGISTRY.build("model", QNetworkOptions(normalise=True), DISCRETE)
-    policy.normaliser.update(**moments(np.random.default_rng(0).normal(3, 2, (50, 4))))
+    policy.observe({"observation": moments(np.random.default_rng(0).normal(3, 2, (50, 4)))})
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     for mode in (True, False):
         policy.train(mode)
@@ -157,7 +160,7 @@ def test_the_unclipped_action_goes_to_the_log_prob_and_the_clipped_one_to_the_en
 
 def test_a_memory_over_a_sequence_equals_step_by_step_and_forgets_at_each_start() -> None:
     torch.manual_seed(0)
-    policy = ActorCritic(ActorCriticOptions(memory=8), DISCRETE)
+    policy = ActorCritic(ActorCriticOptions(memory=MemoryOptions(size=8)), DISCRETE)
     observation = torch.randn(3, 6, 4)
     start = torch.zeros(3, 6, dtype=torch.bool)
     start[0, 0] = start[1, 3] = start[2, 5] = True

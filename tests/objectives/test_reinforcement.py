@@ -18,7 +18,7 @@ from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import ReinforgeError
 from reinforge.evaluation.episodes import EpisodeEvaluator
-from reinforge.models.options import ActorCriticOptions, QNetworkOptions, SquashedGaussianOptions
+from reinforge.models.options import ActorCriticOptions, MemoryOptions, QNetworkOptions, SquashedGaussianOptions
 from reinforge.objectives.options import DQNOptions, PPOOptions, SACOptions
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.registry import REGISTRY
@@ -45,8 +45,10 @@ def _transitions(rows: int, n: int, action: Tensor, size: int = 4, updates: int 
     length = torch.randint(1, n + 1, (rows,), generator=g)
     rewards = torch.randn(rows, n, generator=g) * (torch.arange(n) < length[:, None])
     columns = {
-        "observation": torch.randn(rows, size, generator=g), "action": action, "rewards": rewards, "length": length,
-        "next_observation": torch.randn(rows, size, generator=g), "terminated": torch.rand(rows, generator=g) < 0.3,
+        "observation": {"observation": torch.randn(rows, size, generator=g)},
+        "action": action, "rewards": rewards, "length": length,
+        "next_observation": {"observation": torch.randn(rows, size, generator=g)},
+        "terminated": torch.rand(rows, generator=g) < 0.3,
     }  # fmt: skip
     return Experience({**columns, **more}, extra={"updates": torch.tensor(updates)})
 
@@ -71,10 +73,11 @@ def test_dqn_loss_is_the_textbooks(double: bool, weighted: bool) -> None:
     total = 0.0
     b: Any = raw.batch
     for i in range(32):
-        q = learner.model({"observation": b["observation"][i : i + 1]})[0]["action"][0, b["action"][i]].detach()
-        following = learner.target({"observation": b["next_observation"][i : i + 1]})[0]["action"][0]
+        row: Any = batches.part(raw.batch, i, i + 1)
+        q = learner.model(row["observation"])[0]["action"][0, b["action"][i]].detach()
+        following = learner.target(row["next_observation"])[0]["action"][0]
         chooser = learner.model if double else learner.target
-        best = chooser({"observation": b["next_observation"][i : i + 1]})[0]["action"][0].argmax()
+        best = chooser(row["next_observation"])[0]["action"][0].argmax()
         k = int(b["length"][i])
         goal = sum(0.9**j * float(b["rewards"][i, j]) for j in range(k))
         goal += 0.0 if b["terminated"][i] else 0.9**k * float(following[best])
@@ -166,11 +169,12 @@ def test_sac_losses_are_the_papers() -> None:
         row: Any = batches.part(batch, i, i + 1)
         w = float(row["weight"])
         next_action, next_log = learner.act(row["next_observation"], row["next_noise"])
-        soft = min(float(v) for v in learner.targets(row["next_observation"], next_action)) - 0.3 * float(next_log)
+        now, following = row["observation"]["observation"], row["next_observation"]["observation"]
+        soft = min(float(v) for v in learner.targets(following, next_action)) - 0.3 * float(next_log)
         goal = float(row["reward"]) + float(row["discount"]) * soft
-        critic += w * sum(0.5 * (float(v) - goal) ** 2 for v in learner.critics(row["observation"], row["action"]))
+        critic += w * sum(0.5 * (float(v) - goal) ** 2 for v in learner.critics(now, row["action"]))
         action, log_prob = learner.act(row["observation"], row["noise"])
-        actor += w * (0.3 * float(log_prob) - min(float(v) for v in learner.critics(row["observation"], action)))
+        actor += w * (0.3 * float(log_prob) - min(float(v) for v in learner.critics(now, action)))
         temperature += w * float(learner.log_temperature) * (-float(log_prob) + 1.0)
         entropy -= float(log_prob)
     assert float(losses["critic"].terms["td"].sum) == pytest.approx(critic, rel=1e-4)
@@ -209,8 +213,14 @@ def test_the_target_entropy_is_minus_the_dimensions_in_learner_space() -> None:
 # ---------------------------------------------------------------- PPO
 
 
+def _memory(size: int | None) -> MemoryOptions | None:
+    return None if size is None else MemoryOptions(size=size)
+
+
 def _ppo(memory: int | None = None, environment: EnvironmentOptions = CARTPOLE, **options: Any) -> tuple[Any, Any, Any]:
-    objective, learner = _parts(environment, ActorCriticOptions(sizes=(8,), memory=memory), PPOOptions(**options))
+    objective, learner = _parts(
+        environment, ActorCriticOptions(sizes=(8,), memory=_memory(memory)), PPOOptions(**options)
+    )
     source = REGISTRY.build(
         "source", RolloutOptions(steps=24, sequence=6 if memory else None), environment=environment, seed=0, batch=0
     )
@@ -237,7 +247,9 @@ def test_the_first_ratio_is_one(memory: int | None, environment: EnvironmentOpti
 def test_advantages_bootstrap_from_the_true_final_observation(memory: int | None) -> None:
     """Against the definition, step by step, on an environment with ends of both kinds."""
     environment = EnvironmentOptions(id="Drift-v0", count=3)
-    objective, learner = _parts(environment, ActorCriticOptions(sizes=(8,), memory=memory), PPOOptions(gae_lambda=0.7))
+    objective, learner = _parts(
+        environment, ActorCriticOptions(sizes=(8,), memory=_memory(memory)), PPOOptions(gae_lambda=0.7)
+    )
     source = REGISTRY.build("source", RolloutOptions(steps=60), environment=environment, seed=0, batch=0)
     source.publish(learner, Clock())
     source.next(Clock())
@@ -248,13 +260,13 @@ def test_advantages_bootstrap_from_the_true_final_observation(memory: int | None
     with torch.no_grad():
         prepared: Any = objective.prepare(learner, rollout).batch
         for row in range(3):
-            state = None if memory is None else {"memory": rollout.extra["memory"][row : row + 1]}
+            state = None if memory is None else {"memory": b["memory"]["memory"][row : row + 1]}
             values, after = [], []
             for t in range(60):
-                at = {"observation": b["observation"][row, t][None], "start": b["start"][row, t][None]}
+                at = {"observation": b["observation"]["observation"][row, t][None], "start": b["start"][row, t][None]}
                 outputs, state = learner.model(at, state)
                 values.append(float(outputs["value"]))
-                final, _ = learner.model({"observation": b["final_observation"][row, t][None]}, state)
+                final, _ = learner.model({"observation": b["final_observation"]["observation"][row, t][None]}, state)
                 after.append(float(final["value"]))
             for t in range(60):
                 total, weight = 0.0, 1.0
@@ -290,7 +302,7 @@ def test_the_surrogate_is_clipped_on_the_pessimistic_side_only() -> None:
     batch: Any = dict(next(objective.updates(experience, torch.Generator().manual_seed(0), Clock())))
     batch["valid"] = torch.ones_like(batch["valid"])
     with torch.no_grad():
-        outputs, _ = learner.model({"observation": batch["observation"], "start": batch["start"]})
+        outputs, _ = learner.model({**batch["observation"], "start": batch["start"]})
         now = outputs["action"].log_softmax(-1).gather(-1, batch["action"][..., None])[..., 0]
     for ratio, advantage, expected in ((1.5, 1.0, 1.2), (1.5, -1.0, -1.5), (0.5, 1.0, 0.5), (0.5, -1.0, -0.8)):
         batch["log_prob"] = now - torch.tensor(ratio).log()
@@ -326,14 +338,16 @@ def test_observation_statistics_change_between_rollouts_only() -> None:
     source = REGISTRY.build("source", RolloutOptions(steps=8), environment=CARTPOLE, seed=0, batch=0)
     source.publish(learner, Clock())
     first = source.next(Clock())
-    assert float(learner.model.normaliser.count) == 0, "the rollout is learned from with what it was acted with"
+    assert float(learner.model.normalisers["observation"].count) == 0, (
+        "the rollout is learned from with what it was acted with"
+    )
     with torch.no_grad():
         objective.prepare(learner, first)
     source.publish(learner, Clock())
     source.publish(learner, Clock())
-    assert float(learner.model.normaliser.count) == 0
+    assert float(learner.model.normalisers["observation"].count) == 0
     source.next(Clock())
-    assert float(learner.model.normaliser.count) == 32
+    assert float(learner.model.normalisers["observation"].count) == 32
 
 
 # ---------------------------------------------------------------- learning
@@ -354,7 +368,9 @@ def test_recurrent_ppo_learns_what_needs_a_memory() -> None:
     objective = PPOOptions(epochs=4, minibatches=2, gae_lambda=0.95, entropy_weight=0.01)
     environment = EnvironmentOptions(id="Recall-v0", count=16)
     source = RolloutOptions(steps=32, sequence=16)
-    remembering = _train(environment, ActorCriticOptions(sizes=(16,), memory=16), objective, source, learn)
+    remembering = _train(
+        environment, ActorCriticOptions(sizes=(16,), memory=MemoryOptions(size=16)), objective, source, learn
+    )
     assert remembering > 0.95
     blind = _train(environment, ActorCriticOptions(sizes=(16,)), objective, source, learn)
     assert blind < 0.8, "without a memory it can only guess"

@@ -39,6 +39,7 @@ from reinforge.models.options import (
     DecoderOptions,
     FocalOptions,
     GateOptions,
+    MemoryOptions,
     MLPOptions,
     PiecewiseOptions,
     QNetworkOptions,
@@ -249,7 +250,7 @@ def ppo(seed: int, batch: int) -> Parts:
     source = RolloutOptions(steps=16, sequence=8)
     objective = PPOOptions(epochs=3, minibatches=2, kl_limit=2e-4, entropy_weight=0.01)
     environment = EnvironmentOptions(id="CartPole-v1", count=8)
-    model = ActorCriticOptions(sizes=(16,), memory=12, normalise=True)
+    model = ActorCriticOptions(sizes=(16,), memory=MemoryOptions(size=12), normalise=True)
     return _environment(model, objective, source, environment, seed, batch)
 
 

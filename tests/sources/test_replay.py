@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from reinforge.core.batch import Batch, leaves, section
 from reinforge.core.contracts import Clock, Experience, Outcome
 from reinforge.core.sealed import Sealed
 from reinforge.core.tree import pack, unpack
@@ -22,13 +23,19 @@ from reinforge.models.options import QNetworkOptions, SquashedGaussianOptions
 from reinforge.objectives.options import DQNOptions, SACOptions
 from reinforge.registry import REGISTRY
 from reinforge.sources.buffer import TransitionBuffer
-from reinforge.sources.collector import Collector, epsilon_at
+from reinforge.sources.collector import Collector, as_batch, epsilon_at
 from reinforge.sources.options import EpsilonOptions, PrioritiesOptions, ReplayOptions
 from reinforge.sources.priorities import SumTree
 from reinforge.sources.replay import Priorities, ReplaySource
 from tests.environments.probes import Counter
 
 CARTPOLE = EnvironmentOptions(id="CartPole-v1", count=3)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    """The same leaves, bit for bit."""
+    pairs = zip(leaves(one), leaves(other), strict=True)
+    return list(one) == list(other) and all(torch.equal(a, b) for a, b in pairs)  # type: ignore[arg-type]
 
 
 def _filled(capacity: int, steps: int, count: int, seed: int) -> tuple[TransitionBuffer, list[dict[str, Any]]]:
@@ -45,10 +52,11 @@ def _filled(capacity: int, steps: int, count: int, seed: int) -> tuple[Transitio
         valid = ~resetting
         terminated, truncated = (ends == 1) & valid, (ends == 2) & valid
         step = Transition(
-            observation, generator.normal(size=count).astype(np.float32), terminated, truncated, observation + 0.5,
+            {"observation": observation}, generator.normal(size=count).astype(np.float32), terminated, truncated,
+            {"observation": observation + 0.5},
             valid, resetting,
         )  # fmt: skip
-        numbers = buffer.add(observation, generator.integers(2, size=count), step)
+        numbers = buffer.add({"observation": observation}, generator.integers(2, size=count), step)
         assert numbers.tolist() == list(range(len(rows), len(rows) + int(valid.sum())))
         for i in np.flatnonzero(valid):
             rows.append({
@@ -79,8 +87,8 @@ def test_n_step_stops_at_every_end_and_at_the_write_head(
         rewards = [rows[k]["reward"] for k in chain] + [0.0] * (n - len(chain))
         assert found["length"][place] == len(chain)
         assert found["rewards"][place].tolist() == pytest.approx(rewards)
-        assert np.array_equal(found["observation"][place], rows[number]["observation"])
-        assert np.array_equal(found["next_observation"][place], rows[chain[-1]]["next"])
+        assert np.array_equal(found["observation"]["observation"][place], rows[number]["observation"])
+        assert np.array_equal(found["next_observation"]["observation"][place], rows[chain[-1]]["next"])
         assert found["terminated"][place] == rows[chain[-1]]["terminated"]
 
 
@@ -95,16 +103,14 @@ def test_a_restored_buffer_is_the_same_and_goes_on_the_same(
     other.load_state_dict(unpack(packed.skeleton, packed.tensors, packed.sealed))
     assert (other.total, other.oldest) == (buffer.total, buffer.oldest)
     alive = np.arange(buffer.oldest, buffer.total)
-    for name, value in buffer.gather(alive, 4).items():
-        assert np.array_equal(value, other.gather(alive, 4)[name]), name
-    shape = np.zeros((count, 2), np.float32)
+    assert same(as_batch(buffer.gather(alive, 4)), as_batch(other.gather(alive, 4)))
+    shape = {"observation": np.zeros((count, 2), np.float32)}
     flags = np.zeros(count, bool)
     step = Transition(shape, np.ones(count, np.float32), flags, flags, shape, ~flags, flags)
     for b in (buffer, other):
         b.add(shape, np.zeros(count, np.int64), step)
     alive = np.arange(buffer.oldest, buffer.total)
-    for name, value in buffer.gather(alive, 4).items():
-        assert np.array_equal(value, other.gather(alive, 4)[name]), name
+    assert same(as_batch(buffer.gather(alive, 4)), as_batch(other.gather(alive, 4)))
 
 
 def test_full_segments_are_sealed_once_and_never_change() -> None:
@@ -284,11 +290,12 @@ def test_every_sampled_transition_is_real_with_a_native_next_step_environment() 
 
     single: Any = gym.make("CartPole-v1").unwrapped
     single.reset(seed=0)
-    columns = {name: value.numpy() for name, value in experience.batch.items()}  # type: ignore[union-attr]
+    columns: Any = experience.batch
+    before, after = columns["observation"]["observation"].numpy(), columns["next_observation"]["observation"].numpy()
     for row in range(256):
-        single.state, single.steps_beyond_terminated = columns["observation"][row].astype(np.float64), None
+        single.state, single.steps_beyond_terminated = before[row].astype(np.float64), None
         following, reward, terminated, _, _ = single.step(int(columns["action"][row]))
-        assert following == pytest.approx(columns["next_observation"][row], abs=1e-5)
+        assert following == pytest.approx(after[row], abs=1e-5)
         assert columns["rewards"][row] == reward
         assert columns["terminated"][row] == terminated
 
@@ -319,14 +326,13 @@ def test_the_buffer_holds_raw_observations_and_actions_in_learner_space() -> Non
     for _ in range(20):
         experience = source.next(Clock())
     assert isinstance(experience, Experience)
-    action, observation = experience.batch["action"], experience.batch["observation"]
+    action, observation = experience.batch["action"], section(experience.batch, "observation")["observation"]
     assert isinstance(action, torch.Tensor)
-    assert isinstance(observation, torch.Tensor)
     assert action.abs().max() <= 1
     assert torch.allclose(observation[:, 0] ** 2 + observation[:, 1] ** 2, torch.ones(64), atol=1e-5), "cos and sin"
-    seen = source.buffer.newest(10**6)
-    assert float(learner.model.normaliser.count) == len(seen)
-    assert np.allclose(learner.model.normaliser.mean.numpy(), seen.mean(0), atol=1e-6)
+    seen = source.buffer.newest(10**6)["observation"]
+    assert float(learner.model.normalisers["observation"].count) == len(seen)
+    assert np.allclose(learner.model.normalisers["observation"].mean.numpy(), seen.mean(0), atol=1e-6)
 
 
 @pytest.mark.parametrize("prioritised", [False, True])
@@ -342,7 +348,7 @@ def test_a_restored_source_goes_on_to_the_bit(prioritised: bool) -> None:
     def advance(source: ReplaySource) -> Experience:
         experience = source.next(Clock())
         assert isinstance(experience, Experience)
-        errors = experience.batch["observation"].sum(-1)  # type: ignore[union-attr]
+        errors = section(experience.batch, "observation")["observation"].sum(-1)
         source.feedback(experience, _outcome(errors))
         return experience
 
@@ -352,8 +358,7 @@ def test_a_restored_source_goes_on_to_the_bit(prioritised: bool) -> None:
     second.load_state_dict(unpack(packed.skeleton, packed.tensors, packed.sealed))
     for _ in range(20):
         one, other = advance(first), advance(second)
-        for name, value in one.batch.items():
-            assert torch.equal(value, other.batch[name]), name  # type: ignore[arg-type]
+        assert same(one.batch, other.batch)
 
 
 def test_a_model_that_can_not_act_is_refused() -> None:

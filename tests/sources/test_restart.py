@@ -13,7 +13,7 @@ from reinforge.core.contracts import Clock, Experience
 from reinforge.core.tree import pack, unpack
 from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
-from reinforge.models.options import ActorCriticOptions, QNetworkOptions
+from reinforge.models.options import ActorCriticOptions, MemoryOptions, QNetworkOptions
 from reinforge.objectives.options import DQNOptions, PPOOptions
 from reinforge.registry import REGISTRY
 from reinforge.sources.options import ReplayOptions, RolloutOptions
@@ -58,7 +58,7 @@ def test_a_replayed_return_ends_where_the_environment_began_anew() -> None:
         second.next(Clock())
     environments = second.collector.environments
     positions = [single.unwrapped.position for single in environments._environments]  # type: ignore[attr-defined]
-    assert np.array_equal(second.collector.observation, np.stack(positions))
+    assert np.array_equal(second.collector.observation["observation"], np.stack(positions))
     found = second.buffer.gather(np.arange(before - 2, before), 3)
     done = found["terminated"]
     assert (found["length"][~done] == 1).all(), "rewards of another episode were summed"
@@ -66,12 +66,14 @@ def test_a_replayed_return_ends_where_the_environment_began_anew() -> None:
     numbers = np.arange(before, second.buffer.total - 2)
     rows, following = second.buffer.gather(numbers, 1), second.buffer.gather(numbers + 2, 1)
     going = ~rows["terminated"]
-    assert np.array_equal(rows["next_observation"][going], following["observation"][going])
+    assert np.array_equal(
+        rows["next_observation"]["observation"][going], following["observation"]["observation"][going]
+    )
 
 
 def test_a_rollout_begins_anew_with_an_empty_memory_and_a_real_observation() -> None:
     options = RolloutOptions(steps=6)
-    learner = _learner(ActorCriticOptions(sizes=(4,), memory=3), PPOOptions())
+    learner = _learner(ActorCriticOptions(sizes=(4,), memory=MemoryOptions(size=3)), PPOOptions())
     first, second = (RolloutSource(options, environment=UNSEEDED, seed=0) for _ in range(2))
     for source in (first, second):
         source.publish(learner, Clock())
@@ -79,7 +81,7 @@ def test_a_rollout_begins_anew_with_an_empty_memory_and_a_real_observation() -> 
     _resume(first, second)
     environments = second.collector.environments
     positions = [single.unwrapped.position for single in environments._environments]  # type: ignore[attr-defined]
-    assert np.array_equal(second.collector.observation, np.stack(positions))
+    assert np.array_equal(second.collector.observation["observation"], np.stack(positions))
     taken = second.next(Clock())
     assert isinstance(taken, Experience)
     assert taken.batch["start"][:, 0].all()  # type: ignore[union-attr, index]

@@ -62,7 +62,7 @@ def test_outputs_are_written_by_suffix(table, tmp_path, monkeypatch):
 
 
 def test_policies_read_json_lines_a_piece_at_a_time(policy, tmp_path, monkeypatch):
-    monkeypatch.setattr("reinforge.bundle.forms.ObservationForm.chunk", 3)
+    monkeypatch.setattr("reinforge.bundle.observation_form.ObservationForm.chunk", 3)
     rows = [{"observation": [i, -i, 0.5, 1]} for i in range(8)]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)) + "\n\n")

@@ -31,11 +31,10 @@ def test_observation_statistics_go_on_where_they_were(tmp_path: Path) -> None:
     parent = train(recipe, output=tmp_path / "run").bundle
     task = assemble(load_recipe(recipe), parent)
     assert isinstance(task.model, Policy)
-    assert task.model.normaliser is not None
-    assert float(task.model.normaliser.count) == 0
+    assert float(task.model.normalisers["observation"].count) == 0
     transfer(parent, task.model, ())
     theirs = parent.model.state_dict()
-    assert float(theirs["observation.normaliser.count"]) > 64
+    assert float(theirs["perception.normalisers.observation.count"]) > 64
     assert all(torch.equal(value, theirs[name]) for name, value in task.model.state_dict().items())
     # The target begins where the network does, statistics included.
     learner = task.objective.build(task.model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from reinforge.data.pipeline import Pipeline
 from reinforge.data.values import Origin
 from reinforge.errors import DataError, IntegrityError
 from reinforge.models.heads import build_head
-from reinforge.schema.fields import Box, Category, Discrete, Field, Labels, Number, Span, Vector, sources
+from reinforge.schema.fields import Category, Field, Labels, Number, Span, Vector, sources
 from reinforge.schema.schema import Schema
 from reinforge.schema.signature import Signature
 from reinforge.storage.strict_json import Json
@@ -64,7 +64,7 @@ class Form(Protocol):
 # By the name in pipeline.json. Closed: a bundle can't name anything else.
 FORMS = {
     "table": "reinforge.bundle.forms:TableForm",
-    "observation": "reinforge.bundle.forms:ObservationForm",
+    "observation": "reinforge.bundle.observation_form:ObservationForm",
     "text": "reinforge.bundle.text_form:TextForm",
     "tensor": "reinforge.bundle.tensor_form:TensorForm",
 }
@@ -188,94 +188,3 @@ class TableForm:
 def text_of(name: str) -> str:
     """The key under which a batch carries the raw text of a field, as code points, beside its tokens."""
     return f"{name} as text"
-
-
-class ObservationForm:
-    """Rows {"observation": ...} of a policy, and the actions it takes."""
-
-    kind: ClassVar[str] = "observation"
-    chunk: ClassVar[int] = 4096
-
-    def __init__(self, schema: Schema, signature: Signature) -> None:
-        boxes = [field for field in schema.inputs if isinstance(field, Box)]
-        if len(boxes) != 1 or boxes[0].name not in signature.inputs or list(signature.outputs) != ["action"]:
-            raise IntegrityError("a policy takes one box, and gives one action", where="schema.json")
-        self.schema, self.box = schema, boxes[0]
-        block, action = signature.inputs[boxes[0].name], schema.targets[0] if len(schema.targets) == 1 else None
-        fits = (
-            block.shape == boxes[0].shape if block.form == "box" else block.form == "categories" and not boxes[0].shape
-        )
-        size = {"discrete": getattr(action, "n", None), "continuous": len(getattr(action, "low", ()))}
-        if not fits or size.get(signature.outputs["action"].form) != signature.outputs["action"].size:
-            raise IntegrityError("the schema and the model do not fit each other", where="schema.json")
-        self.block, self.output = signature.inputs[self.box.name], signature.outputs["action"]
-        self.start = action.start if isinstance(action, Discrete) else 0
-        # A numbered state is a box of one integer between the first and the last number.
-        self.first = int(self.box.low) if self.block.form == "categories" and isinstance(self.box.low, float) else 0
-
-    def save(self) -> tuple[Json, dict[str, Tensor]]:
-        """Nothing: normalising is inside the model."""
-        return {}, {}
-
-    @classmethod
-    def load(
-        cls, schema: Schema, signature: Signature, description: Json, tensors: Mapping[str, Tensor]
-    ) -> ObservationForm:
-        """Raises IntegrityError unless there is one box and one action, and nothing else."""
-        if description != {} or tensors:
-            raise IntegrityError("a policy's pipeline holds nothing", where="pipeline.json")
-        return cls(schema, signature)
-
-    def inputs(self, rows: Sequence[Row], origin: Origin = ROWS) -> Batch:
-        """{"observation": float32 or uint8 (n, *shape), or int64 (n, 1) for numbered states}."""
-        name = self.box.name
-        arrays = []
-        for index, row in enumerate(rows):
-            if not isinstance(row, Mapping) or name not in row:
-                raise DataError(f"the field {name!r} is missing", where=origin.at(index, name))
-            arrays.append(self._checked(row[name], self.box.shape, origin.at(index, name)))
-        return self._batch(np.stack(arrays) if arrays else np.empty((0, *self.box.shape)))
-
-    def table_inputs(self, data: object) -> Batch:
-        """From {"observation": (n, *shape)}, or that array itself."""
-        array = data[self.box.name] if isinstance(data, Mapping) and self.box.name in data else data
-        shape = (len(array), *self.box.shape) if isinstance(array, np.ndarray | Tensor | Sequence) else self.box.shape
-        return self._batch(self._checked(array, shape, self.box.name))
-
-    def values(
-        self, inputs: Batch, forward: Forward, model: nn.Module, task: Task, origin: Origin = ROWS
-    ) -> list[Prediction]:
-        """{"action": {"action"}}: the number of the action, or its coordinates in the environment's units."""
-        action = forward(inputs)["action"]
-        known = action.isfinite().all(-1).tolist()
-        if self.output.form == "discrete":
-            chosen = action.argmax(-1).tolist()
-            return [{"action": {"action": a + self.start if ok else None}} for a, ok in zip(chosen, known)]
-        low, high = torch.tensor(self.output.low), torch.tensor(self.output.high)
-        clipped = action.float().cpu().clamp(low, high)
-        return [{"action": {"action": row if ok else None}} for row, ok in zip(clipped.tolist(), known)]
-
-    def _checked(self, value: object, shape: tuple[int, ...], where: str) -> np.ndarray[Any, Any]:
-        try:
-            array = np.asarray(value)
-        except (ValueError, TypeError):
-            array = np.asarray(None)
-        if array.dtype.kind not in "fiu" or array.shape != shape:
-            raise DataError(f"it is no array of numbers of shape {shape}", where=where)
-        if not np.isfinite(array).all():
-            raise DataError("an observation holds NaN or infinity", where=where)
-        if self.block.form == "categories":
-            size = self.block.sizes[0]
-            if array.dtype.kind == "f" or ((array < self.first) | (array >= self.first + size)).any():
-                raise DataError(f"it is no whole number from {self.first} to {self.first + size - 1}", where=where)
-        elif self.box.dtype == "uint8" and (array.dtype.kind == "f" or ((array < 0) | (array > 255)).any()):
-            raise DataError("it holds something else than whole numbers from 0 to 255", where=where)
-        elif array.size and float(np.abs(array).max()) > float(np.finfo(np.float32).max):
-            raise DataError("a number does not fit 32 bits", where=where)
-        return array
-
-    def _batch(self, array: np.ndarray[Any, Any]) -> Batch:
-        if self.block.form == "categories":
-            return {self.box.name: torch.from_numpy(array.astype(np.int64).reshape(len(array), 1) - self.first)}
-        dtype = np.uint8 if self.box.dtype == "uint8" else np.float32
-        return {self.box.name: torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))}

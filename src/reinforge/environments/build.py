@@ -29,9 +29,9 @@ def build(options: EnvironmentOptions, *, seed: int, count: int | None = None) -
     try:
         if native:
             vector = gym.make_vec(spec, num_envs=copies, vectorization_mode="vector_entry_point", **keywords)
-            return NativeEnvironments(vector, seed, where)
+            return NativeEnvironments(vector, seed, where, options.inputs)
         return SynchronousEnvironments(
-            lambda: gym.make(spec, disable_env_checker=True, **keywords), copies, seed, where
+            lambda: gym.make(spec, disable_env_checker=True, **keywords), copies, seed, where, options.inputs
         )
     except (gym.error.Error, TypeError, ImportError) as error:
         raise EnvironmentFault(
@@ -59,7 +59,7 @@ def spaces(options: EnvironmentOptions) -> tuple[gym.Space[Any], gym.Space[Any],
 
 def signature(options: EnvironmentOptions) -> Signature:
     """What a policy for this environment takes and gives."""
-    return signature_of(*spaces(options))
+    return signature_of(*spaces(options), options.inputs)
 
 
 def _spec(options: EnvironmentOptions) -> EnvSpec:

@@ -21,6 +21,9 @@ class EnvironmentOptions(Options):
     )
     count: PositiveInt = Field(8, description="Copies stepped together while collecting experience.")
     options: dict[str, JsonValue] = Field({}, description="Keyword arguments of the environment itself.")
+    inputs: tuple[str, ...] | None = Field(
+        None, description="Parts of a Dict observation that the policy sees; all of them where null."
+    )
     vectorization: Literal["auto", "native", "synchronous"] = Field(
         "auto", description="`native` uses the environment's own vectorised form; `auto` where there is one."
     )

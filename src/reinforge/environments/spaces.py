@@ -1,72 +1,176 @@
-"""Gymnasium spaces as a signature: an observation space is an input, an action space an output."""
+"""Gymnasium spaces as a signature: an observation space is a schema of inputs, an action space an output."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
+from reinforge.environments.observations import Array, Observation
 from reinforge.errors import EnvironmentFault
-from reinforge.schema.fields import Box, Continuous, Discrete, Field
+from reinforge.schema.fields import Box, Continuous, Discrete, Field, MultiDiscrete
 from reinforge.schema.schema import Schema
 from reinforge.schema.signature import Input, Output, Signature
 
 FLATTEN = "Wrap the environment with gymnasium.wrappers.FlattenObservation, or write a wrapper that gives a Box."
+# What a policy is told beside observations, so nothing in an observation may have its name.
+_TAKEN = ("action", "start", "value")
 
 
-def signature(observation: gym.Space[Any], action: gym.Space[Any], where: str) -> Signature:
-    """The signature of a policy between these spaces. Raises EnvironmentFault unless each is a Box or Discrete."""
-    return Signature(inputs={"observation": _input(observation, where)}, outputs={"action": _output(action, where)})
+class Part(NamedTuple):
+    """One part of an observation: a Box, or a numbered choice. `keys` lead to it through nested Dict spaces."""
+
+    name: str
+    keys: tuple[str, ...]
+    space: gym.Space[Any]
 
 
-def _input(space: gym.Space[Any], where: str) -> Input:
-    if isinstance(space, gym.spaces.Box):
-        if space.dtype.kind not in "fui":
-            raise EnvironmentFault(f"observations of type {space.dtype} are not numbers", where=where, remedy=FLATTEN)
-        return Input(form="box", shape=tuple(space.shape))
-    if isinstance(space, gym.spaces.Discrete):
-        return Input(form="categories", sizes=(int(space.n),))
-    raise EnvironmentFault(f"the observation space {space} is neither Box nor Discrete", where=where, remedy=FLATTEN)
+def parts(space: gym.Space[Any], where: str, only: Sequence[str] | None = None) -> list[Part]:
+    """The parts of an observation space: "observation", or the entries of a Dict by name ("outer.inner" where nested).
+
+    `only` leaves out all others. Raises EnvironmentFault where a part can't be an input, or one of `only` is missing.
+    """
+    found = list(_walk(space, ())) if isinstance(space, gym.spaces.Dict) else [Part("observation", (), space)]
+    if only is not None:
+        names = [part.name for part in found]
+        for name in only:
+            if name not in names:
+                raise EnvironmentFault(
+                    f"its observation has no part {name!r}", where=where, remedy=f"Known: {', '.join(names)}."
+                )
+        found = [part for part in found if part.name in only]
+    for part in found:
+        if part.name in _TAKEN:
+            raise EnvironmentFault(f"an observation can't have a part named {part.name!r}", where=where, remedy=FLATTEN)
+        _input(part, where)
+    return found
 
 
-def _output(space: gym.Space[Any], where: str) -> Output:
-    if isinstance(space, gym.spaces.Discrete):
-        return Output(form="discrete", size=int(space.n))
-    if isinstance(space, gym.spaces.Box) and space.dtype.kind == "f":
-        if not space.is_bounded():
-            raise EnvironmentFault(
-                "its actions have no bounds", where=where, remedy="Give the action space finite `low` and `high`."
-            )
-        low, high = space.low.ravel().tolist(), space.high.ravel().tolist()
-        return Output(form="continuous", size=len(low), low=tuple(low), high=tuple(high))
+def _walk(space: gym.spaces.Dict, keys: tuple[str, ...]) -> list[Part]:
+    found = []
+    for key, inner in space.spaces.items():
+        path = (*keys, str(key))
+        if isinstance(inner, gym.spaces.Dict):
+            found += _walk(inner, path)
+        else:
+            found.append(Part(".".join(path), path, inner))
+    return found
+
+
+def signature(
+    observation: gym.Space[Any], action: gym.Space[Any], where: str, only: Sequence[str] | None = None
+) -> Signature:
+    """The signature of a policy between these spaces. Raises EnvironmentFault where one is not supported."""
+    inputs = {part.name: _input(part, where) for part in parts(observation, where, only)}
+    return Signature(inputs=inputs, outputs={"action": _output(action, where)})
+
+
+def _input(part: Part, where: str) -> Input:
+    space = part.space
+    match space:
+        case gym.spaces.Box():
+            if space.dtype.kind not in "fui":
+                raise EnvironmentFault(
+                    f"observations of type {space.dtype} are not numbers", where=where, remedy=FLATTEN
+                )
+            shape = image_shape(space.shape) if space.dtype == np.uint8 else None
+            return Input(form="image", shape=shape) if shape else Input(form="box", shape=tuple(space.shape))
+        case gym.spaces.Discrete():
+            return Input(form="categories", sizes=(int(space.n),))
+        case gym.spaces.MultiDiscrete():
+            return Input(form="categories", sizes=tuple(int(n) for n in space.nvec.ravel()))
+        case gym.spaces.MultiBinary():
+            return Input(form="categories", sizes=(2,) * int(np.prod(space.shape)))
+    what = "the observation space" if part.name == "observation" else f"the part {part.name!r} of the observation"
     raise EnvironmentFault(
-        f"the action space {space} is neither Discrete nor a Box of real numbers",
+        f"{what} is {space}, which is no Box, Discrete, MultiDiscrete or MultiBinary",
         where=where,
-        remedy="Wrap the environment so that it takes one of the two.",
+        remedy=FLATTEN if part.name == "observation" else "Name the parts that the policy shall see in `inputs`.",
     )
 
 
-def schema(observation: gym.Space[Any], action: gym.Space[Any], where: str) -> Schema:
-    """The same as typed fields: a box "observation" (a numbered state is a box of one integer), and the action."""
-    signature(observation, action, where)
-    seen: Field
-    if isinstance(observation, gym.spaces.Discrete):
-        first = float(observation.start)
-        seen = Box(shape=(), dtype="int64", low=first, high=first + float(observation.n) - 1)
-    else:
-        assert isinstance(observation, gym.spaces.Box)
-        seen = Box.model_validate(
-            {"shape": observation.shape, "dtype": _dtype(observation.dtype)}
-            | {side: _bounds(getattr(observation, side)) for side in ("low", "high")}
-        )
+def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """(channels, height, width) of bytes of this shape, where it is an image: (height, width), or with channels last
+    (1, 3 or 4 of them) or first. None where it is none."""
+    match shape:
+        case (height, width):
+            return (1, height, width)
+        case (height, width, 1 | 3 | 4 as channels) if min(height, width) > channels:
+            return (channels, height, width)
+        case (channels, height, width):
+            return (channels, height, width)
+    return None
+
+
+def _output(space: gym.Space[Any], where: str) -> Output:
+    match space:
+        case gym.spaces.Discrete():
+            return Output(form="discrete", size=int(space.n))
+        case gym.spaces.MultiDiscrete() if len(space.shape or ()) == 1:
+            sizes = tuple(int(n) for n in space.nvec)
+            return Output(form="multi-discrete", size=sum(sizes), sizes=sizes)
+        case gym.spaces.MultiBinary() if len(space.shape or ()) == 1:
+            count = int(space.shape[0])
+            return Output(form="multi-discrete", size=2 * count, sizes=(2,) * count)
+        case gym.spaces.Box() if space.dtype.kind == "f":
+            if not space.is_bounded():
+                raise EnvironmentFault(
+                    "its actions have no bounds", where=where, remedy="Give the action space finite `low` and `high`."
+                )
+            low, high = space.low.ravel().tolist(), space.high.ravel().tolist()
+            return Output(form="continuous", size=len(low), low=tuple(low), high=tuple(high))
+    raise EnvironmentFault(
+        f"the action space {space} is no Discrete, MultiDiscrete, MultiBinary, or Box of real numbers",
+        where=where,
+        remedy="Wrap the environment so that it takes one of them.",
+    )
+
+
+def schema(
+    observation: gym.Space[Any], action: gym.Space[Any], where: str, only: Sequence[str] | None = None
+) -> Schema:
+    """The same as typed fields: a box for each part of the observation (a numbered choice is a box of integers), and
+    the action."""
+    signature(observation, action, where, only)
+    seen = [_field(part) for part in parts(observation, where, only)]
     taken: Field
-    if isinstance(action, gym.spaces.Discrete):
-        taken = Discrete(n=int(action.n), start=int(action.start))
-    else:
-        assert isinstance(action, gym.spaces.Box)
-        taken = Continuous(low=tuple(action.low.ravel().tolist()), high=tuple(action.high.ravel().tolist()))
-    return Schema(fields=(seen, taken))
+    match action:
+        case gym.spaces.Discrete():
+            taken = Discrete(n=int(action.n), start=int(action.start))
+        case gym.spaces.MultiDiscrete():
+            taken = MultiDiscrete(
+                sizes=tuple(int(n) for n in action.nvec), starts=tuple(int(first) for first in action.start)
+            )
+        case gym.spaces.MultiBinary():
+            taken = MultiDiscrete(sizes=(2,) * int(action.shape[0]))
+        case _:
+            assert isinstance(action, gym.spaces.Box)
+            taken = Continuous(low=tuple(action.low.ravel().tolist()), high=tuple(action.high.ravel().tolist()))
+    return Schema(fields=(*seen, taken))
+
+
+def _field(part: Part) -> Box:
+    space = part.space
+    match space:
+        case gym.spaces.Box():
+            return Box.model_validate(
+                {"name": part.name, "shape": space.shape, "dtype": _dtype(space.dtype)}
+                | {side: _bounds(getattr(space, side)) for side in ("low", "high")}
+            )
+        case gym.spaces.Discrete():
+            first = float(space.start)
+            return Box(name=part.name, shape=(), dtype="int64", low=first, high=first + float(space.n) - 1)
+        case gym.spaces.MultiDiscrete():
+            low, high = space.start, space.start + space.nvec - 1
+            return Box(name=part.name, shape=space.shape, dtype="int64", low=_each(low), high=_each(high))
+    assert isinstance(space, gym.spaces.MultiBinary)
+    return Box(name=part.name, shape=space.shape, dtype="int64", low=0.0, high=1.0)
+
+
+def _each(values: Array) -> tuple[float, ...]:
+    return tuple(float(value) for value in values.ravel())
 
 
 def _dtype(dtype: np.dtype[Any]) -> str:
@@ -79,55 +183,115 @@ def _bounds(bound: np.ndarray[Any, Any]) -> float | tuple[float | None, ...] | N
     return flat[0] if len(set(flat)) <= 1 and flat else tuple(flat)
 
 
+class Block:
+    """How one part of an observation becomes an array of a batch, and back.
+
+    Boxes become float32 or uint8 (n, *shape), images of bytes (n, channels, height, width); choices int64
+    (n, columns), each from 0.
+    """
+
+    def __init__(self, part: Part, block: Input) -> None:
+        self.name, self.keys, self.block = part.name, part.keys, block
+        self.given: tuple[int, ...] = tuple(part.space.shape or ())
+        self.native: np.dtype[Any] = np.dtype(part.space.dtype)
+        first = getattr(part.space, "start", 0)
+        self.first: Array = np.ravel(np.asarray(first, dtype=np.int64))
+        self.choices = block.form == "categories"
+        # Channels come first in a batch, whatever the environment's own order is.
+        self.channels_last = block.form == "image" and len(self.given) == 3 and self.given != block.shape
+        self.shape = (len(block.sizes),) if self.choices else block.shape
+        self.dtype: np.dtype[Any] = np.dtype(
+            np.int64 if self.choices else np.uint8 if self.native == np.uint8 else np.float32
+        )
+
+    def encode(self, array: Array) -> Array:
+        """(n, *given) to (n, *shape)."""
+        if self.choices:
+            return array.reshape(len(array), -1).astype(np.int64) - self.first
+        if self.channels_last:
+            return np.ascontiguousarray(np.moveaxis(array, -1, 1))
+        return array.reshape(len(array), *self.shape).astype(self.dtype, copy=False)
+
+    def decode(self, array: Array) -> Array:
+        """What the environment itself would give: (n, *given)."""
+        if self.choices:
+            return (array + self.first).reshape(len(array), *self.given)
+        return np.moveaxis(array, 1, -1) if self.channels_last else array.reshape(len(array), *self.given)
+
+    def outside(self, array: Array) -> bool:
+        """Whether a choice, encoded, is none of its choices."""
+        return self.choices and bool(((array < 0) | (array >= np.array(self.block.sizes))).any())
+
+
 class Codec:
     """Checks and converts what goes into an environment and what comes out of it.
 
-    Observations: Box becomes float32 or uint8 (n, *shape), Discrete int64 (n, 1) from 0. Actions: int64 (n,) from 0, or
-    float32 (n, size), clipped to the bounds here, so that a policy's own sample stays as it was drawn.
+    Observations become {name: (n, ...)} as each `Block` says. Actions: int64 (n,) from 0 (discrete), int64 (n, choices)
+    from 0 (multi-discrete), or float32 (n, size), clipped to the bounds here, so that a policy's own sample stays as it
+    was drawn.
     """
 
-    def __init__(self, observation: gym.Space[Any], action: gym.Space[Any], where: str) -> None:
-        self.signature = signature(observation, action, where)
+    def __init__(
+        self, observation: gym.Space[Any], action: gym.Space[Any], where: str, only: Sequence[str] | None = None
+    ) -> None:
+        self.signature = signature(observation, action, where, only)
         self.where = where
-        self._observation, self._action = observation, action
-        self._shape: tuple[int, ...] = tuple(observation.shape or ())
-        self._native: np.dtype[Any] = np.dtype(observation.dtype)
-        self.discrete_observation = isinstance(observation, gym.spaces.Discrete)
-        self.discrete_action = isinstance(action, gym.spaces.Discrete)
-        self._first_observation = int(observation.start) if isinstance(observation, gym.spaces.Discrete) else 0
-        self._first_action = int(action.start) if isinstance(action, gym.spaces.Discrete) else 0
-        self.observation_dtype: np.dtype[Any] = np.dtype(
-            np.int64 if self.discrete_observation else np.uint8 if self._native == np.uint8 else np.float32
-        )
-        self.observation_shape = (1,) if self.discrete_observation else self._shape
-        self.action_dtype: np.dtype[Any] = np.dtype(np.int64 if self.discrete_action else np.float32)
-        self.action_shape: tuple[int, ...] = () if self.discrete_action else (self.signature.outputs["action"].size,)
+        inputs = self.signature.inputs
+        self.blocks = {part.name: Block(part, inputs[part.name]) for part in parts(observation, where, only)}
+        self._action = action
+        self.output = self.signature.outputs["action"]
+        first = getattr(action, "start", 0)
+        self._first_action: Array = np.asarray(first, dtype=np.int64)
+        self.action_dtype: np.dtype[Any] = np.dtype(np.float32 if self.output.form == "continuous" else np.int64)
+        self.action_shape: tuple[int, ...] = {
+            "discrete": (), "multi-discrete": (len(self.output.sizes),), "continuous": (self.output.size,),
+        }[self.output.form]  # fmt: skip
 
-    def observations(self, value: object, count: int, moment: str) -> np.ndarray[Any, Any]:
-        """(count, *shape) from what the environment gave. Raises EnvironmentFault on a wrong shape, type or number."""
+    def observations(self, value: object, count: int, moment: str) -> Observation:
+        """{name: (count, *shape)} from what the environment gave. Raises EnvironmentFault on a wrong shape, type or
+        number."""
+        return {name: self._block(block, self._part(value, block, moment), count, moment)
+                for name, block in self.blocks.items()}  # fmt: skip
+
+    def gathered(self, values: Sequence[object], moment: str) -> Observation:
+        """The observations of single environments as those of all of them. Raises EnvironmentFault, or ValueError where
+        their shapes differ."""
+        return {
+            name: self._block(block, np.array([self._part(value, block, moment) for value in values]), len(values),
+                              moment)
+            for name, block in self.blocks.items()
+        }  # fmt: skip
+
+    def _part(self, value: Any, block: Block, moment: str) -> object:
+        for key in block.keys:
+            if not isinstance(value, Mapping) or key not in value:
+                raise self.fault(f"an observation has no part {block.name!r}", moment, "the observation space")
+            value = value[key]
+        return value
+
+    def _block(self, block: Block, value: object, count: int, moment: str) -> Array:
         array = np.asarray(value)
-        if array.shape != (count, *self._shape):
+        which = "observations have" if not block.keys else f"observations of {block.name!r} have"
+        if array.shape != (count, *block.given):
             raise self.fault(
-                f"observations have shape {array.shape[1:]} instead of {self._shape}", moment, "the observation space"
+                f"{which} shape {array.shape[1:]} instead of {block.given}", moment, "the observation space"
             )
         # Gymnasium's own rule in Box.contains: a type that fits into the declared one.
-        if array.dtype != self._native and not np.can_cast(array.dtype, self._native):
-            raise self.fault(
-                f"observations are {array.dtype} instead of {self._native}", moment, "the observation space"
-            )
+        if array.dtype != block.native and not np.can_cast(array.dtype, block.native):
+            raise self.fault(f"{which} type {array.dtype} instead of {block.native}", moment, "the observation space")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise self.fault("an observation is NaN or infinite", moment, "finite numbers")
-        if self.discrete_observation:
-            array = (array - self._first_observation)[:, None]
-            if array.min() < 0 or array.max() >= self.signature.inputs["observation"].sizes[0]:
-                raise self.fault("an observation lies outside its Discrete space", moment, "the observation space")
-        return array.astype(self.observation_dtype, copy=False)
+        encoded = block.encode(array)
+        if block.outside(encoded):
+            raise self.fault("an observation lies outside its space of choices", moment, "the observation space")
+        return encoded
 
-    def raw(self, observation: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """These observations as the environment itself gives them: (n, *shape), or the numbers of states (n,)."""
-        return observation[:, 0] + self._first_observation if self.discrete_observation else observation
+    def row(self, observation: Observation, index: int) -> dict[str, object]:
+        """One observation in plain values, part by part, as a bundle takes it."""
+        kept = slice(index, index + 1)
+        return {name: block.decode(observation[name][kept])[0].tolist() for name, block in self.blocks.items()}
 
-    def rewards(self, value: object, count: int, moment: str) -> np.ndarray[Any, Any]:
+    def rewards(self, value: object, count: int, moment: str) -> Array:
         """float32 (count,). Raises EnvironmentFault where a reward is no finite number."""
         try:
             array = np.asarray(value, dtype=np.float32)
@@ -139,20 +303,21 @@ class Codec:
             raise self.fault("a reward is NaN or infinite", moment, "a finite number per step")
         return array
 
-    def flags(self, value: object, count: int, name: str, moment: str) -> np.ndarray[Any, Any]:
+    def flags(self, value: object, count: int, name: str, moment: str) -> Array:
         """bool (count,). Raises EnvironmentFault where `terminated` or `truncated` is something else."""
         array = np.asarray(value)
         if array.shape != (count,) or array.dtype.kind != "b":
             raise self.fault(f"{name!r} is {value!r} instead of true or false", moment, "booleans")
         return array
 
-    def actions(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """What the environments take, from int64 (n,) or float32 (n, size)."""
-        if self.discrete_action:
-            return value + self._first_action if self._first_action else value
+    def actions(self, value: Array) -> Array:
+        """What the environments take, from actions of a batch."""
+        if self.output.form != "continuous":
+            moved = value + self._first_action if self._first_action.any() else value
+            return moved.astype(np.int8) if isinstance(self._action, gym.spaces.MultiBinary) else moved
         assert isinstance(self._action, gym.spaces.Box)
         shaped = value.reshape(len(value), *self._action.shape).astype(self._action.dtype, copy=False)
-        clipped: np.ndarray[Any, Any] = np.clip(shaped, self._action.low, self._action.high)
+        clipped: Array = np.clip(shaped, self._action.low, self._action.high)
         return clipped
 
     def fault(self, problem: str, moment: str, wanted: str) -> EnvironmentFault:

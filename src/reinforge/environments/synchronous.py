@@ -11,8 +11,9 @@ import numpy as np
 
 from reinforge.core.contracts import State
 from reinforge.core.seeds import derive
+from reinforge.environments.observations import Array, Observation, content, copied, joined, put
 from reinforge.environments.spaces import Codec
-from reinforge.environments.vector import Array, Transition
+from reinforge.environments.vector import Transition
 from reinforge.errors import CheckpointError, EnvironmentFault
 from reinforge.schema.signature import Signature
 
@@ -27,17 +28,24 @@ class SynchronousEnvironments:
     environment that ignores its seed is not `exact`: after loading, its episodes begin anew.
     """
 
-    def __init__(self, make: Callable[[], gym.Env[Any, Any]], count: int, seed: int, where: str) -> None:
+    def __init__(
+        self,
+        make: Callable[[], gym.Env[Any, Any]],
+        count: int,
+        seed: int,
+        where: str,
+        only: Sequence[str] | None = None,
+    ) -> None:
         self.count = count
         self._where, self._seed = where, seed
         self._environments: Sequence[gym.Env[Any, Any]] = [make() for _ in range(count)]
         first = self._environments[0]
-        self.codec = Codec(first.observation_space, first.action_space, where)
+        self.codec = Codec(first.observation_space, first.action_space, where, only)
         self._episodes = np.full(count, -1, dtype=np.int64)
         self._actions: list[list[Array]] = [[] for _ in range(count)]
         self._digests = [hashlib.blake2b(digest_size=16) for _ in range(count)]
         self._everything = np.ones(count, dtype=np.bool_)
-        self.exact = bool(np.array_equal(self._begin(0, episode=0), self._begin(0, episode=0)))
+        self.exact = content(self._begin(0, episode=0), 0) == content(self._begin(0, episode=0), 0)
 
     @property
     def signature(self) -> Signature:
@@ -46,8 +54,8 @@ class SynchronousEnvironments:
     def reseed(self, seed: int) -> None:
         self._seed = seed
 
-    def reset(self) -> Array:
-        return np.stack([self._begin(index, episode=0) for index in range(self.count)])
+    def reset(self) -> Observation:
+        return joined([self._begin(index, episode=0) for index in range(self.count)])
 
     def step(self, action: Array) -> Transition:
         actions = self.codec.actions(action)
@@ -59,13 +67,13 @@ class SynchronousEnvironments:
             self.codec.flags([result[3] for result in results], self.count, "truncated", "in step") & ~terminated
         )
         for index in range(self.count):
-            self._digests[index].update(observation[index].tobytes() + reward[index].tobytes())
+            self._digests[index].update(content(observation, index) + reward[index].tobytes())
         done = terminated | truncated
         final = observation
         if done.any():
-            observation = final.copy()
+            observation = copied(final)
             for index in np.flatnonzero(done).tolist():
-                observation[index] = self._begin(index, int(self._episodes[index]) + 1)
+                put(observation, [index], self._begin(index, int(self._episodes[index]) + 1))
         return Transition(observation, reward, terminated, truncated, final, self._everything, done)
 
     def state_dict(self) -> State:
@@ -88,8 +96,8 @@ class SynchronousEnvironments:
                 continue
             for action in np.asarray(state["actions"][index]):
                 observation, reward, _, _ = self._advance(index, action)
-                checked = self._observation(observation, index), self._reward(reward, index)
-                self._digests[index].update(checked[0].tobytes() + checked[1].tobytes())
+                checked = content(self._observation(observation, index), 0) + self._reward(reward, index).tobytes()
+                self._digests[index].update(checked)
             if self._digests[index].hexdigest() != state["digests"][index]:
                 raise EnvironmentFault(
                     f"copy {index} played the same seed and actions again and came out differently",
@@ -101,7 +109,7 @@ class SynchronousEnvironments:
         for environment in self._environments:
             environment.close()
 
-    def _begin(self, index: int, episode: int) -> Array:
+    def _begin(self, index: int, episode: int) -> Observation:
         self._episodes[index] = episode
         self._actions[index] = []
         try:
@@ -109,7 +117,7 @@ class SynchronousEnvironments:
         except Exception as error:  # a user's environment may raise anything
             raise self._raised(error, index) from error
         checked = self._observation(observation, index)
-        self._digests[index] = hashlib.blake2b(checked.tobytes(), digest_size=16)
+        self._digests[index] = hashlib.blake2b(content(checked, 0), digest_size=16)
         return checked
 
     def _advance(self, index: int, action: Array) -> tuple[object, object, object, object]:
@@ -120,12 +128,12 @@ class SynchronousEnvironments:
             raise self._raised(error, index) from error
         return observation, reward, terminated, truncated
 
-    def _observations(self, values: list[object]) -> Array:
+    def _observations(self, values: list[object]) -> Observation:
         # All at once is several times faster; one by one only to say which copy is at fault.
         try:
-            return self.codec.observations(np.array(values), self.count, "in step")
+            return self.codec.gathered(values, "in step")
         except (ValueError, EnvironmentFault):
-            return np.stack([self._observation(value, index) for index, value in enumerate(values)])
+            return joined([self._observation(value, index) for index, value in enumerate(values)])
 
     def _rewards(self, values: list[object]) -> Array:
         try:
@@ -133,9 +141,8 @@ class SynchronousEnvironments:
         except EnvironmentFault:
             return np.stack([self._reward(value, index) for index, value in enumerate(values)])
 
-    def _observation(self, value: object, index: int) -> Array:
-        checked: Array = self.codec.observations(np.asarray(value)[None], 1, self._moment(index))[0]
-        return checked
+    def _observation(self, value: object, index: int) -> Observation:
+        return self.codec.gathered([value], self._moment(index))
 
     def _reward(self, value: object, index: int) -> Array:
         return self.codec.rewards([value], 1, self._moment(index))[0]  # type: ignore[no-any-return]

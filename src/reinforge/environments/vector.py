@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -10,27 +11,26 @@ from gymnasium.vector import AutoresetMode
 
 from reinforge.core.contracts import State
 from reinforge.core.seeds import derive
+from reinforge.environments.observations import Array, Observation, copied, put, rows
 from reinforge.environments.spaces import Codec
 from reinforge.errors import CheckpointError, EnvironmentFault
 from reinforge.schema.signature import Signature
-
-Array = np.ndarray[Any, Any]
 
 
 class Transition(NamedTuple):
     """One step of n environments.
 
-    `observation` (n, *shape) is what to act on next: after the end of an episode the first one of the next, as soon as
-    the environment gives it. `final_observation` (n, *shape) is what the action truly led to, to learn from. `reward`
-    float32, `terminated`, `truncated` bool (n,), never both: a terminal state wins. `valid` bool (n,) is False where
-    the step only began an episode and must not be learned from; `start` (n,): `observation` begins an episode.
+    `observation` {name: (n, ...)} is what to act on next: after the end of an episode the first one of the next, as
+    soon as the environment gives it. `final_observation`, of the same kind, is what the action truly led to, to learn
+    from. `reward` float32, `terminated`, `truncated` bool (n,), never both: a terminal state wins. `valid` bool (n,) is
+    False where the step only began an episode and must not be learned from; `start` (n,): `observation` begins one.
     """
 
-    observation: Array
+    observation: Observation
     reward: Array
     terminated: Array
     truncated: Array
-    final_observation: Array
+    final_observation: Observation
     valid: Array
     start: Array
 
@@ -45,8 +45,8 @@ class Environments(Protocol):
     @property
     def signature(self) -> Signature: ...
 
-    def reset(self) -> Array:
-        """Begin the first episodes: observations (n, *shape)."""
+    def reset(self) -> Observation:
+        """Begin the first episodes."""
         ...
 
     def reseed(self, seed: int) -> None:
@@ -54,7 +54,8 @@ class Environments(Protocol):
         ...
 
     def step(self, action: Array) -> Transition:
-        """Take actions (n,) int64 or (n, size) float32. Raises EnvironmentFault where the contract is broken."""
+        """Take actions (n,) or (n, choices) int64, or (n, size) float32. Raises EnvironmentFault where the contract is
+        broken."""
         ...
 
     def state_dict(self) -> State: ...
@@ -71,7 +72,13 @@ class NativeEnvironments:
     is not `exact`. Its episodes draw from one generator, seeded once from (seed, "environments").
     """
 
-    def __init__(self, environment: gym.vector.VectorEnv[Any, Any, Any], seed: int, where: str) -> None:
+    def __init__(
+        self,
+        environment: gym.vector.VectorEnv[Any, Any, Any],
+        seed: int,
+        where: str,
+        only: Sequence[str] | None = None,
+    ) -> None:
         mode = environment.metadata.get("autoreset_mode")
         if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
             raise EnvironmentFault(
@@ -80,7 +87,7 @@ class NativeEnvironments:
                 remedy="Set metadata['autoreset_mode'] to NEXT_STEP or SAME_STEP.",
             )
         self.count = environment.num_envs
-        self.codec = Codec(environment.single_observation_space, environment.single_action_space, where)
+        self.codec = Codec(environment.single_observation_space, environment.single_action_space, where, only)
         self._environment, self._seed, self._next_step = environment, seed, mode is AutoresetMode.NEXT_STEP
         self._resetting = np.zeros(self.count, dtype=np.bool_)
         self._nothing = np.zeros(self.count, dtype=np.bool_)
@@ -94,7 +101,7 @@ class NativeEnvironments:
     def reseed(self, seed: int) -> None:
         self._seed = seed
 
-    def reset(self) -> Array:
+    def reset(self) -> Observation:
         moment = "in reset"
         try:
             observation, _ = self._environment.reset(seed=derive(self._seed, "environments") % 2**32)
@@ -103,7 +110,7 @@ class NativeEnvironments:
         self._resetting = self._nothing
         # Only now does everything exist that it will hold.
         self.exact = _restorable(self._environment.unwrapped)
-        return self.codec.observations(observation, self.count, moment).copy()
+        return copied(self.codec.observations(observation, self.count, moment))
 
     def step(self, action: Array) -> Transition:
         moment = "in step"
@@ -112,7 +119,7 @@ class NativeEnvironments:
         except Exception as error:  # a user's environment may raise anything
             raise self.codec.fault(f"it raised {type(error).__name__}: {error}", moment, "no exception") from error
         # A copy, since an environment may write its next observation into the same array.
-        observation = self.codec.observations(raw, self.count, moment).copy()
+        observation = copied(self.codec.observations(raw, self.count, moment))
         reward = self.codec.rewards(reward, self.count, moment)
         terminated = self.codec.flags(terminated, self.count, "terminated", moment)
         truncated = self.codec.flags(truncated, self.count, "truncated", moment) & ~terminated
@@ -124,12 +131,12 @@ class NativeEnvironments:
             return Transition(observation, reward, terminated, truncated, observation, valid, began)
         final = observation
         if done.any():
-            final = observation.copy()
+            final = copied(observation)
             given = info.get("final_obs")
             if given is None:
                 raise self.codec.fault("an episode ended without 'final_obs'", moment, "same-step autoreset")
             ended = np.flatnonzero(done)
-            final[ended] = self.codec.observations(np.stack([given[i] for i in ended]), len(ended), moment)
+            put(final, ended, _finals(self.codec, given, ended, moment))
         return Transition(observation, reward, terminated, truncated, final, self._everything, done)
 
     def state_dict(self) -> State:
@@ -160,6 +167,13 @@ class NativeEnvironments:
 
     def close(self) -> None:
         self._environment.close()
+
+
+def _finals(codec: Codec, given: Any, ended: Array, moment: str) -> Observation:
+    """What episodes ended with: Gymnasium gives one observation for each copy, or a dictionary of arrays of them."""
+    if isinstance(given, Mapping):
+        return rows(codec.observations(given, len(next(iter(given.values()))), moment), ended)
+    return codec.gathered([given[index] for index in ended], moment)
 
 
 _PASSIVE = (bytes, gym.Space, tuple, gym.envs.registration.EnvSpec, AutoresetMode)

@@ -12,6 +12,7 @@ from torch import nn
 from reinforge.core import seeds
 from reinforge.core.contracts import Clock
 from reinforge.environments.build import build, is_native
+from reinforge.environments.observations import tensors
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.environments.vector import Environments
 from reinforge.models.policy import Policy, decode
@@ -63,7 +64,7 @@ def play(policy: Policy, environments: Environments, episodes: int) -> Episodes:
     remembers = state is not None
     with torch.inference_mode():
         while len(returns) < episodes:
-            inputs = {"observation": torch.from_numpy(observation).to(device)}
+            inputs = tensors(observation, device)
             if remembers:
                 inputs["start"] = torch.from_numpy(start).to(device)
             outputs, state = policy(inputs, state)

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from reinforge.errors import ComponentError
 from reinforge.models.activations import ACTIVATIONS
-from reinforge.models.options import CNNOptions
+from reinforge.models.options import CNNOptions, NatureCNNOptions
 from reinforge.schema.signature import Input
 
 _GROUPS = 8
@@ -74,6 +74,44 @@ class CNN(nn.Module):
 
     def _drop(self, features: Tensor) -> Tensor:
         return functional.dropout(features, self.dropout, self.training) if self.dropout else features
+
+
+class NatureCNN(nn.Module):
+    """Convolutions 8x8 by 4 (32), 4x4 by 2 (64) and 3x3 (64), then a linear layer, each with a ReLU.
+
+    Images as bytes, or float32 from 0 to 1, to (rows, features). Smaller images meet smaller kernels: a layer takes no
+    more than what is left, and steps by one where a larger step would leave nothing. Source: Mnih et al., 2015.
+    """
+
+    def __init__(self, options: NatureCNNOptions, block: Input) -> None:
+        super().__init__()
+        if block.form not in ("image", "box") or len(block.shape) != 3:
+            raise ComponentError(
+                f"it takes images of channels, height and width, not {block.form} of shape {block.shape}",
+                where="encoder 'nature-cnn'",
+                remedy="Name another encoder.",
+            )
+        channels, height, width = block.shape
+        layers: list[nn.Module] = []
+        for filters, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            kernel = min(kernel, height, width)
+            stride = stride if min(height, width) - kernel >= 2 * stride else 1
+            convolution = nn.Conv2d(channels, filters, kernel, stride)
+            nn.init.orthogonal_(convolution.weight, 2**0.5)
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+            layers += [convolution, nn.ReLU()]
+            channels, height, width = filters, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        linear = nn.Linear(channels * height * width, options.size)
+        nn.init.orthogonal_(linear.weight, 2**0.5)
+        nn.init.zeros_(linear.bias)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), linear, nn.ReLU())
+        self.features = options.size
+
+    def forward(self, block: Tensor) -> Tensor:
+        """(rows, features)."""
+        pixels = block.float() / 255 if block.dtype == torch.uint8 else block
+        first = cast(nn.Conv2d, self.layers[0])
+        return cast(Tensor, self.layers(pixels.to(first.weight.dtype)))
 
 
 class Convolution(nn.Module):

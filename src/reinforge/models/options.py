@@ -79,6 +79,14 @@ class PeriodicOptions(Options):
     dropout: Rate = Field(0.0, description="Part of the features that is dropped in training.")
 
 
+@register("encoder", "reinforge.models.images:NatureCNN")
+class NatureCNNOptions(Options):
+    """Three convolutions and a linear layer: deep Q-learning's network for frames of games (Mnih et al., 2015)."""
+
+    kind: Literal["nature-cnn"] = "nature-cnn"
+    size: PositiveInt = Field(512, description="Features that it gives.")
+
+
 @register("encoder", "reinforge.models.images:CNN")
 class CNNOptions(Options):
     """A convolutional network with global pooling, for images of any size."""
@@ -467,27 +475,39 @@ class PolicyOptions(Options):
 
     sizes: tuple[PositiveInt, ...] = Field((64, 64), min_length=1, description="Width of each hidden layer.")
     activation: Activation = Field("relu", description="What follows each hidden layer.")
-    normalise: bool = Field(False, description="Normalise observations by running statistics, kept in the model.")
+    encoders: dict[str, Annotated[Options, OneOf("encoder")]] = Field(
+        {},
+        description="Encoders by part of the observation (`observation` where it has no parts); by default boxes as "
+        "they are, choices one-hot, and images of bytes through nature-cnn. They meet end to end before the layers.",
+    )
+    normalise: bool = Field(False, description="Normalise boxes by running statistics, kept in the model.")
 
 
-@register("model", "reinforge.models.policy:QNetwork")
+class MemoryOptions(Options):
+    """A recurrent cell."""
+
+    kind: Literal["gru", "lstm"] = Field("gru", description="The kind of cell.")
+    size: PositiveInt = Field(64, description="Its width.")
+
+
+@register("model", "reinforge.models.q_network:QNetwork")
 class QNetworkOptions(PolicyOptions):
     """The value of each discrete action."""
 
     kind: Literal["q-network"] = "q-network"
 
 
-@register("model", "reinforge.models.policy:ActorCritic")
+@register("model", "reinforge.models.actor_critic:ActorCritic")
 class ActorCriticOptions(PolicyOptions):
     """A policy with a state value, for policy gradients; with a memory if wanted."""
 
     kind: Literal["actor-critic"] = "actor-critic"
     activation: Activation = Field("tanh", description="What follows each hidden layer.")
     shared: bool = Field(False, description="One body for policy and value; always so with a memory.")
-    memory: PositiveInt | None = Field(None, description="Width of a GRU after the body; none where null.")
+    memory: MemoryOptions | None = Field(None, description="A recurrent cell after the body; none where null.")
 
 
-@register("model", "reinforge.models.policy:SquashedGaussian")
+@register("model", "reinforge.models.squashed_gaussian:SquashedGaussian")
 class SquashedGaussianOptions(PolicyOptions):
     """A normal distribution squashed by tanh, for continuous actions."""
 

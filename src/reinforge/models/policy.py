@@ -1,35 +1,51 @@
 """Policies: raw observations to values or distributions of actions. Normalising and action scaling are inside.
 
-Every policy gives the head "action": scores whose argmax is the action (discrete), or the deterministic action itself
-in the environment's units (continuous). Other heads ("mean", "log_std", "value") serve learning.
+Every policy gives the head "action": scores whose argmax is the action (discrete; of each choice by itself where there
+are several), or the deterministic action itself in the environment's units (continuous). Other heads ("mean",
+"log_std", "value") serve learning.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
 from reinforge.models.activations import ACTIVATIONS
-from reinforge.models.distributions import categorical_sample
+from reinforge.models.distributions import (
+    categorical_entropy,
+    categorical_log_prob,
+    categorical_sample,
+    gaussian_entropy,
+    gaussian_log_prob,
+)
 from reinforge.models.normaliser import Normaliser
-from reinforge.models.options import ActorCriticOptions, QNetworkOptions, SquashedGaussianOptions
+from reinforge.models.options import PolicyOptions
+from reinforge.models.perception import Perception
 from reinforge.schema.signature import Output, Signature
 
 Result = tuple[dict[str, Tensor], Batch | None]
 
 
-def decode(outputs: dict[str, Tensor], output: Output) -> Tensor:
-    """The deterministic action in the environment's units: int64 (...) or float32 (..., size)."""
+def decode(outputs: Mapping[str, Tensor], output: Output) -> Tensor:
+    """The deterministic action in the environment's units: int64 (...) or (..., choices), or float32 (..., size)."""
     action = outputs["action"]
-    return action.argmax(-1) if output.form == "discrete" else action
+    if output.form == "discrete":
+        return action.argmax(-1)
+    if output.form == "multi-discrete":
+        return torch.stack([scores.argmax(-1) for scores in choices(action, output)], -1)
+    return action
+
+
+def choices(scores: Tensor, output: Output) -> tuple[Tensor, ...]:
+    """Scores (..., size) as those of each choice (..., sizes[i])."""
+    return torch.split(scores, list(output.sizes), -1)
 
 
 class Network(nn.Module):
@@ -56,175 +72,90 @@ class Network(nn.Module):
         return x if self.last_active else x.float()
 
 
-class Observation(nn.Module):
-    """Raw observations as features: boxes flattened, bytes scaled to [0, 1], numbered states as one-hot."""
-
-    def __init__(self, signature: Signature, normalise: bool) -> None:
-        super().__init__()
-        block = signature.inputs["observation"]
-        self.form, self.shape = block.form, block.shape
-        self.features = math.prod(block.shape) if block.form == "box" else block.sizes[0]
-        self.normaliser = Normaliser(block.shape) if normalise and block.form == "box" else None
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """(..., *shape) to (..., features) float32."""
-        if self.form == "categories":
-            return functional.one_hot(observation.squeeze(-1), self.features).float()
-        if self.normaliser is not None:
-            observation = self.normaliser(observation.float())
-        elif observation.dtype == torch.uint8:
-            observation = observation.float() / 255
-        return observation if len(self.shape) == 1 else observation.flatten(observation.ndim - len(self.shape))
-
-
 class Policy(nn.Module):
-    """What all policies share: the observation's features, the kind of action, and how an action is drawn and scaled.
+    """What all policies share: what they see, the kind of action, and how an action is drawn and scaled.
 
-    "Learner space" is what a replay buffer and a log-prob hold: the number of the action, or real numbers where [-1, 1]
-    spans the environment's bounds.
+    "Learner space" is what a replay buffer and a log-prob hold: the number of the action (or of each choice), or real
+    numbers where [-1, 1] spans the environment's bounds. `stochastic`: whether `sample` explores by itself.
     """
 
     low: Tensor
     high: Tensor
+    stochastic = True
 
-    def __init__(self, signature: Signature, normalise: bool) -> None:
+    def __init__(self, options: PolicyOptions, signature: Signature) -> None:
         super().__init__()
-        self.observation = Observation(signature, normalise)
+        self.perception = Perception(options, signature)
         self.output = signature.outputs["action"]
-        if self.output.form not in ("discrete", "continuous"):
+        if self.output.form not in ("discrete", "multi-discrete", "continuous"):
             raise ComponentError(f"a policy can't give the form {self.output.form!r}", where="output 'action'")
-        self.discrete = self.output.form == "discrete"
+        self.continuous = self.output.form == "continuous"
         self.register_buffer("low", torch.tensor(self.output.low), persistent=False)
         self.register_buffer("high", torch.tensor(self.output.high), persistent=False)
 
     @property
-    def normaliser(self) -> Normaliser | None:
-        """The running statistics of observations, where the policy has them."""
-        return self.observation.normaliser
+    def normalisers(self) -> dict[str, Normaliser]:
+        """The running statistics of observations by part; none where the policy does not normalise."""
+        return self.perception.statistics()
+
+    @property
+    def normalises(self) -> bool:
+        """Whether there are statistics to show observations to."""
+        return len(self.perception.normalisers) > 0
+
+    def observe(self, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take in the moments of new observations, by part. Called by sources, between rollouts."""
+        self.perception.observe(moments)
 
     def scale(self, action: Tensor) -> Tensor:
         """From learner space, clipped to [-1, 1], to the environment's units: (..., size)."""
-        if self.discrete:
+        if not self.continuous:
             return action
         return self.low + (action.clamp(-1, 1) + 1) * (0.5 * (self.high - self.low))
+
+    def unscale(self, action: Tensor) -> Tensor:
+        """From the environment's units to learner space: (..., size)."""
+        if not self.continuous:
+            return action
+        return (action - self.low) * (2 / (self.high - self.low)) - 1
 
     def noise_shape(self) -> tuple[int, ...]:
         """Per action: uniform noise for discrete actions, standard normal noise for continuous ones."""
         return (self.output.size,)
 
-    def sample(self, outputs: dict[str, Tensor], noise: Tensor) -> Tensor:
+    def sample(self, outputs: Mapping[str, Tensor], noise: Tensor) -> Tensor:
         """An action in learner space from noise (..., *noise_shape())."""
-        if self.discrete:
-            return categorical_sample(outputs["action"], noise)
+        match self.output.form:
+            case "discrete":
+                return categorical_sample(outputs["action"], noise)
+            case "multi-discrete":
+                parts = zip(self._choices(outputs["action"]), self._choices(noise))
+                return torch.stack([categorical_sample(scores, drawn) for scores, drawn in parts], -1)
         return outputs["mean"] + outputs["log_std"].exp() * noise
+
+    def log_prob(self, outputs: Mapping[str, Tensor], action: Tensor) -> Tensor:
+        """The log-probability or log-density of actions in learner space: (...)."""
+        match self.output.form:
+            case "discrete":
+                return categorical_log_prob(outputs["action"], action)
+            case "multi-discrete":
+                parts = zip(self._choices(outputs["action"]), action.unbind(-1))
+                return torch.stack([categorical_log_prob(scores, chosen) for scores, chosen in parts]).sum(0)
+        return gaussian_log_prob(outputs["mean"], outputs["log_std"], action)
+
+    def entropy(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """In nats: (...)."""
+        match self.output.form:
+            case "discrete":
+                return categorical_entropy(outputs["action"])
+            case "multi-discrete":
+                parts = self._choices(outputs["action"])
+                return torch.stack([categorical_entropy(scores) for scores in parts]).sum(0)
+        return gaussian_entropy(outputs["log_std"])
+
+    def _choices(self, scores: Tensor) -> tuple[Tensor, ...]:
+        return choices(scores, self.output)
 
     def initial_state(self, n: int) -> Batch | None:
         """None: no memory."""
         return None
-
-
-class QNetwork(Policy):
-    """The value of each discrete action: heads {"action": (..., actions)}."""
-
-    def __init__(self, options: QNetworkOptions, signature: Signature) -> None:
-        super().__init__(signature, options.normalise)
-        if not self.discrete:
-            raise ComponentError(
-                "a Q-network needs discrete actions", remedy="Use the model squashed-gaussian with sac."
-            )
-        sizes = (self.observation.features, *options.sizes, self.output.size)
-        self.network = Network(sizes, options.activation, 1.0)
-
-    def forward(self, inputs: Batch, state: Batch | None = None) -> Result:
-        observation = inputs["observation"]
-        assert isinstance(observation, Tensor)
-        return {"action": self.network(self.observation(observation))}, state
-
-
-class ActorCritic(Policy):
-    """A policy and a state value, for policy gradients.
-
-    Heads: "action"; "value" (...); for continuous actions also "mean" (..., size) in learner space and "log_std" of the
-    same shape. With `memory`, a GRU follows the body: one step for observations (rows, *shape), whole sequences for
-    (rows, time, *shape). The input "start" (rows[, time]) bool says which steps begin an episode: with empty memory.
-    """
-
-    def __init__(self, options: ActorCriticOptions, signature: Signature) -> None:
-        super().__init__(signature, options.normalise)
-        self.memory = options.memory
-        sizes = (self.observation.features, *options.sizes)
-        width = options.memory or options.sizes[-1]
-        self.body = Network(sizes, options.activation, math.sqrt(2), last_active=True)
-        self.value_body = None
-        if not options.shared and options.memory is None:
-            self.value_body = Network(sizes, options.activation, math.sqrt(2), last_active=True)
-        self.cell = nn.GRUCell(options.sizes[-1], options.memory) if options.memory else None
-        if self.cell is not None:
-            nn.init.orthogonal_(self.cell.weight_ih)
-            nn.init.orthogonal_(self.cell.weight_hh)
-            nn.init.zeros_(self.cell.bias_ih)
-            nn.init.zeros_(self.cell.bias_hh)
-        self.policy_head = Network((width, self.output.size), options.activation, 0.01)
-        self.value_head = Network((width, 1), options.activation, 1.0)
-        self.log_std = None if self.discrete else nn.Parameter(torch.zeros(self.output.size))
-
-    def forward(self, inputs: Batch, state: Batch | None = None) -> Result:
-        observation = inputs["observation"]
-        assert isinstance(observation, Tensor)
-        features = self.observation(observation)
-        hidden = self.body(features)
-        if self.cell is not None:
-            start = inputs.get("start")
-            hidden, state = self._remember(hidden, state, start if isinstance(start, Tensor) else None)
-        value = self.value_head(hidden if self.value_body is None else self.value_body(features)).squeeze(-1)
-        scores = self.policy_head(hidden)
-        if self.log_std is None:
-            return {"action": scores, "value": value}, state
-        outputs = {"action": self.scale(scores), "value": value, "mean": scores}
-        return {**outputs, "log_std": self.log_std.float().expand_as(scores)}, state
-
-    def _remember(self, hidden: Tensor, state: Batch | None, start: Tensor | None) -> tuple[Tensor, Batch]:
-        assert self.cell is not None
-        memory = hidden.new_zeros(len(hidden), self.cell.hidden_size) if state is None else state["memory"]
-        assert isinstance(memory, Tensor)
-        memory = memory.to(hidden.dtype)
-        keep = None if start is None else (~start).to(hidden.dtype).unsqueeze(-1)
-        if hidden.ndim == 2:
-            memory = self.cell(hidden, memory if keep is None else memory * keep)
-            return memory, {"memory": memory.float()}
-        steps = []
-        for time in range(hidden.shape[1]):
-            memory = self.cell(hidden[:, time], memory if keep is None else memory * keep[:, time])
-            steps.append(memory)
-        return torch.stack(steps, 1), {"memory": memory.float()}
-
-    def initial_state(self, n: int) -> Batch | None:
-        """{"memory": zeros (n, memory)}; None without memory."""
-        if self.cell is None:
-            return None
-        return {"memory": self.cell.weight_hh.new_zeros(n, self.cell.hidden_size, dtype=torch.float32)}
-
-
-class SquashedGaussian(Policy):
-    """A normal distribution through tanh, scaled to the bounds: heads "action"; "mean" and "log_std" before tanh."""
-
-    def __init__(self, options: SquashedGaussianOptions, signature: Signature) -> None:
-        super().__init__(signature, options.normalise)
-        if self.discrete:
-            raise ComponentError(
-                "a squashed Gaussian needs continuous actions", remedy="Use the model q-network with dqn."
-            )
-        self.range = (options.log_std_low, options.log_std_high)
-        sizes = (self.observation.features, *options.sizes, 2 * self.output.size)
-        self.network = Network(sizes, options.activation, 0.01)
-
-    def forward(self, inputs: Batch, state: Batch | None = None) -> Result:
-        observation = inputs["observation"]
-        assert isinstance(observation, Tensor)
-        mean, raw = self.network(self.observation(observation)).chunk(2, -1)
-        low, high = self.range
-        log_std = low + 0.5 * (high - low) * (torch.tanh(raw) + 1)
-        return {"action": self.scale(torch.tanh(mean)), "mean": mean, "log_std": log_std}, state
-
-    def sample(self, outputs: dict[str, Tensor], noise: Tensor) -> Tensor:
-        return torch.tanh(super().sample(outputs, noise))

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reinforge.core import batch as batches
-from reinforge.core.batch import Batch, Leaf
+from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Term
 from reinforge.errors import ComponentError
-from reinforge.models.policy import QNetwork
+from reinforge.models.q_network import QNetwork
 from reinforge.objectives.averages import follow
 from reinforge.objectives.options import DQNOptions
-from reinforge.objectives.returns import summed, tensor
+from reinforge.objectives.returns import parts, summed, tensor
 from reinforge.schema.signature import Signature
 
 
@@ -35,9 +35,9 @@ class DQNLearner(nn.Module):
 
     @torch.no_grad()
     def follow(self, rate: float) -> None:
-        """Move the target by `rate` of the way to the network; its normaliser all the way."""
+        """Move the target by `rate` of the way to the network; its normalisers all the way."""
         follow(self.target, self.model, rate)
-        if self.model.normaliser is not None:
+        if self.model.normalises:
             for mine, theirs in zip(self.target.buffers(), self.model.buffers()):
                 mine.copy_(theirs)
 
@@ -69,7 +69,8 @@ class DQN:
         reward, discount = summed(rows, self.options.gamma)
         updates = int(experience.extra["updates"])
         if not self.options.double and int(learner.age) + updates <= self.options.period:
-            rows["goal"] = self._goal(learner, rows.pop("next_observation"), reward, discount)
+            rows["goal"] = self._goal(learner, parts(rows, "next_observation"), reward, discount)
+            del rows["next_observation"]
         else:
             rows["reward"], rows["discount"] = reward, discount
         return dataclasses.replace(experience, batch=rows)
@@ -97,10 +98,10 @@ class DQN:
             learner.follow(self.options.tau)
             learner.age.zero_()
 
-    def _goal(self, learner: DQNLearner, observation: Leaf | Batch, reward: Tensor, discount: Tensor) -> Tensor:
-        values: Tensor = learner.target({"observation": observation})[0]["action"]
+    def _goal(self, learner: DQNLearner, observation: Batch, reward: Tensor, discount: Tensor) -> Tensor:
+        values: Tensor = learner.target(observation)[0]["action"]
         if self.options.double:
-            best = learner.model({"observation": observation})[0]["action"].argmax(-1, keepdim=True)
+            best = learner.model(observation)[0]["action"].argmax(-1, keepdim=True)
             following = values.gather(-1, best).squeeze(-1)
         else:
             following = values.amax(-1)
@@ -112,10 +113,10 @@ class DQN:
         if goal is None:
             with torch.no_grad():
                 goal = self._goal(
-                    learner, batch["next_observation"], tensor(batch, "reward"), tensor(batch, "discount")
+                    learner, parts(batch, "next_observation"), tensor(batch, "reward"), tensor(batch, "discount")
                 )
         assert isinstance(goal, Tensor)
-        values = learner.model({"observation": batch["observation"]})[0]["action"]
+        values = learner.model(parts(batch, "observation"))[0]["action"]
         value = values.gather(-1, action.unsqueeze(-1)).squeeze(-1)
         if not isinstance(weight, Tensor):
             return Loss({"td": Term(functional.huber_loss(value, goal, reduction="sum", delta=self.options.delta))})

@@ -10,18 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from reinforge.core import batch as batches
-from reinforge.core.batch import Batch
+from reinforge.core.batch import Batch, Leaf
 from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Term
 from reinforge.errors import ComponentError
-from reinforge.models.distributions import (
-    categorical_entropy,
-    categorical_log_prob,
-    gaussian_entropy,
-    gaussian_log_prob,
-)
-from reinforge.models.policy import ActorCritic
+from reinforge.models.actor_critic import ActorCritic
 from reinforge.objectives.options import PPOOptions
-from reinforge.objectives.returns import generalised_advantages, tensor
+from reinforge.objectives.returns import at, generalised_advantages, parts, picked, tensor
 from reinforge.schema.signature import Signature
 
 
@@ -56,17 +50,18 @@ class PPO:
         assert isinstance(learner, PPOLearner)
         model, rollout = learner.model, experience.batch
         length = int(experience.extra["sequence"])
-        memory = experience.extra.get("memory")
-        observation, start = tensor(rollout, "observation"), tensor(rollout, "start")
+        memory = _memory(rollout)
+        observation, start = parts(rollout, "observation"), tensor(rollout, "start")
+        time = start.shape[1]
         value, log_prob, memories = [], [], []
-        state: Batch | None = None if memory is None else {"memory": memory}
-        for begin in range(0, observation.shape[1], length if memory is not None else observation.shape[1]):
+        state = memory
+        for begin in range(0, time, length if memory is not None else time):
             stretch = slice(begin, begin + length) if memory is not None else slice(None)
             if state is not None:
-                memories.append(tensor(state, "memory"))
-            outputs, state = model({"observation": observation[:, stretch], "start": start[:, stretch]}, state)
+                memories.append({name: tensor(state, name).unsqueeze(1) for name in state})
+            outputs, state = model({**at(observation, stretch), "start": start[:, stretch]}, state)
             value.append(outputs["value"])
-            log_prob.append(_log_prob(model, outputs, tensor(rollout, "action")[:, stretch]))
+            log_prob.append(model.log_prob(outputs, tensor(rollout, "action")[:, stretch]))
         values = torch.cat(value, 1)
         advantage = generalised_advantages(
             tensor(rollout, "reward"),
@@ -78,7 +73,7 @@ class PPO:
             self.options.gamma,
             self.options.gae_lambda,
         )
-        columns = {
+        columns: Batch = {
             "observation": observation,
             "start": start,
             "valid": tensor(rollout, "valid"),
@@ -87,12 +82,11 @@ class PPO:
             "advantage": advantage,
             "return": advantage + values,
         }
-        rows: dict[str, Tensor] = {
-            name: column.reshape(-1, length, *column.shape[2:]) for name, column in columns.items()
-        }
+        rows = _sequences(columns, length)
         if memories:
             # (n, sequences, width) to one row per sequence, in the order of the columns above.
-            rows["memory"] = torch.stack(memories, 1).flatten(0, 1)
+            names = memories[0]
+            rows["memory"] = {name: torch.cat([tensor(m, name) for m in memories], 1).flatten(0, 1) for name in names}
         return dataclasses.replace(experience, batch=rows, extra={})
 
     def updates(
@@ -128,19 +122,17 @@ class PPO:
     def _loss(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, PPOLearner)
         options, model = self.options, learner.model
-        memory = batch.get("memory")
-        state: Batch | None = None if memory is None else {"memory": memory}
-        outputs, _ = model({"observation": batch["observation"], "start": batch["start"]}, state)
+        outputs, _ = model({**parts(batch, "observation"), "start": batch["start"]}, _memory(batch))
         valid, advantage = tensor(batch, "valid"), tensor(batch, "advantage")
         if options.normalise_advantages:
             advantage = _normalised(advantage, counts)
-        logarithm = _log_prob(model, outputs, tensor(batch, "action")) - tensor(batch, "log_prob")
+        logarithm = model.log_prob(outputs, tensor(batch, "action")) - tensor(batch, "log_prob")
         ratio = logarithm.exp()
         clip = tensor(batch, "clip").unsqueeze(-1)
         clipped = torch.clamp(ratio, 1 - clip, 1 + clip)
         policy = -torch.minimum(ratio * advantage, clipped * advantage)
         value = 0.5 * (outputs["value"] - tensor(batch, "return")).square()
-        entropy = _entropy(model, outputs)
+        entropy = model.entropy(outputs)
         with torch.no_grad():
             kl = (ratio - 1 - logarithm) * valid
             outside = ((ratio - 1).abs() > clip) & valid
@@ -163,32 +155,37 @@ def _normalised(advantage: Tensor, counts: Mapping[str, Tensor]) -> Tensor:
     return torch.where(n > 1, normalised, advantage)
 
 
-def _next_values(model: ActorCritic, rollout: Batch, values: Tensor, memory: Tensor | None) -> Tensor:
+def _next_values(model: ActorCritic, rollout: Batch, values: Tensor, memory: Batch | None) -> Tensor:
     """The value of each step's true next observation: (n, time). The next row's value but where an episode was cut, or
     the rollout ends; nothing is needed after a terminal state."""
-    final, start = tensor(rollout, "final_observation"), tensor(rollout, "start")
+    final, start = parts(rollout, "final_observation"), tensor(rollout, "start")
     cut = tensor(rollout, "truncated").clone()
     cut[:, -1] = True
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
     if memory is None:
-        following[cut] = model({"observation": final[cut]})[0]["value"]
+        following[cut] = model(picked(final, cut))[0]["value"]
         return following
-    observation = tensor(rollout, "observation")
-    state: Batch | None = {"memory": memory}
+    observation = parts(rollout, "observation")
+    state: Batch | None = memory
     for time in range(values.shape[1]):
-        _, state = model({"observation": observation[:, time], "start": start[:, time]}, state)
+        _, state = model({**at(observation, time), "start": start[:, time]}, state)
         if cut[:, time].any():
             ended = cut[:, time]
-            after, _ = model({"observation": final[:, time]}, state)
+            after, _ = model(at(final, time), state)
             following[ended, time] = after["value"][ended]
     return following
 
 
-def _log_prob(model: ActorCritic, outputs: Mapping[str, Tensor], action: Tensor) -> Tensor:
-    if model.discrete:
-        return categorical_log_prob(outputs["action"], action)
-    return gaussian_log_prob(outputs["mean"], outputs["log_std"], action)
+def _sequences(columns: Batch, length: int) -> dict[str, Leaf | Batch]:
+    """Columns (n, time, ...) as rows of `length` steps each."""
+
+    def cut(column: Leaf) -> Leaf:
+        assert isinstance(column, Tensor)
+        return column.reshape(-1, length, *column.shape[2:])
+
+    return batches.apply(columns, cut)
 
 
-def _entropy(model: ActorCritic, outputs: Mapping[str, Tensor]) -> Tensor:
-    return categorical_entropy(outputs["action"]) if model.discrete else gaussian_entropy(outputs["log_std"])
+def _memory(batch: Batch) -> Batch | None:
+    memory = batch.get("memory")
+    return memory if isinstance(memory, Mapping) else None

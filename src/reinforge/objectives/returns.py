@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from reinforge.core import batch as batches
 from reinforge.core.batch import Batch, Leaf
 from reinforge.errors import ComponentError
 
@@ -53,6 +55,29 @@ def summed(rows: MutableMapping[str, Leaf | Batch], gamma: float) -> tuple[Tenso
     for name in ("rewards", "length", "terminated"):
         del rows[name]
     return discounted(rewards, length, terminated, gamma)
+
+
+def parts(batch: Batch, name: str) -> Batch:
+    """The columns under that name, as a model takes observations. Raises ComponentError where there are none."""
+    value = batch.get(name)
+    if not isinstance(value, Mapping):
+        raise ComponentError(f"a batch has no {name!r}", remedy="Use a source that fits the objective.")
+    return value
+
+
+def at(columns: Batch, time: int | slice) -> dict[str, Leaf | Batch]:
+    """One step of columns (rows, time, ...), or a stretch of them."""
+    return picked(columns, (slice(None), time))
+
+
+def picked(columns: Batch, index: Any) -> dict[str, Leaf | Batch]:
+    """Columns at an index of tensors."""
+
+    def pick(column: Leaf) -> Leaf:
+        assert isinstance(column, Tensor)
+        return column[index]
+
+    return batches.apply(columns, pick)
 
 
 def tensor(batch: Batch, name: str) -> Tensor:

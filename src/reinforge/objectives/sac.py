@@ -18,10 +18,11 @@ from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Ter
 from reinforge.errors import ComponentError
 from reinforge.models.activations import ACTIVATIONS
 from reinforge.models.distributions import tanh_gaussian_log_prob
-from reinforge.models.policy import Observation, SquashedGaussian
+from reinforge.models.perception import Perception
+from reinforge.models.squashed_gaussian import SquashedGaussian
 from reinforge.objectives.averages import follow
 from reinforge.objectives.options import SACOptions
-from reinforge.objectives.returns import summed, tensor
+from reinforge.objectives.returns import parts, summed, tensor
 from reinforge.schema.signature import Signature
 
 
@@ -55,19 +56,19 @@ class SACLearner(nn.Module):
         super().__init__()
         self.model = model
         size = model.output.size
-        self.critics = TwinCritics(model.observation.features, size, options.critic_sizes, options.critic_activation)
+        self.critics = TwinCritics(model.perception.features, size, options.critic_sizes, options.critic_activation)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(options.temperature)))
         self.log_temperature.requires_grad_(options.adapt)
 
     @property
-    def observation(self) -> Observation:
+    def perception(self) -> Perception:
         """The model's own view of observations, shared with the critics."""
-        return self.model.observation
+        return self.model.perception
 
-    def act(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def act(self, observation: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Reparameterised actions in learner space (rows, size), and their log-probs (rows,)."""
-        outputs, _ = self.model({"observation": observation})
+        outputs, _ = self.model(observation)
         latent = outputs["mean"] + outputs["log_std"].exp() * noise
         return torch.tanh(latent), tanh_gaussian_log_prob(outputs["mean"], outputs["log_std"], latent)
 
@@ -133,14 +134,14 @@ class SAC:
 
     def _critic(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, SACLearner)
-        observation, action = tensor(batch, "observation"), tensor(batch, "action")
-        following = tensor(batch, "next_observation")
+        observation, action = parts(batch, "observation"), tensor(batch, "action")
+        following = parts(batch, "next_observation")
         with torch.no_grad():
             next_action, log_prob = learner.act(following, tensor(batch, "next_noise"))
-            values = learner.targets(learner.observation(following), next_action).amin(0)
+            values = learner.targets(learner.perception(following), next_action).amin(0)
             soft = values - learner.log_temperature.exp() * log_prob
             goal = tensor(batch, "reward") + tensor(batch, "discount") * soft
-        errors = learner.critics(learner.observation(observation), action) - goal
+        errors = learner.critics(learner.perception(observation), action) - goal
         each = 0.5 * errors.square().sum(0)
         weight = batch.get("weight")
         if isinstance(weight, Tensor):
@@ -149,9 +150,9 @@ class SAC:
 
     def _actor(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, SACLearner)
-        observation = tensor(batch, "observation")
+        observation = parts(batch, "observation")
         action, log_prob = learner.act(observation, tensor(batch, "noise"))
-        value = learner.critics(learner.observation(observation), action).amin(0)
+        value = learner.critics(learner.perception(observation), action).amin(0)
         temperature = learner.log_temperature.detach().exp()
         each = temperature * log_prob - value
         weight = batch.get("weight")
@@ -162,7 +163,7 @@ class SAC:
     def _temperature(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, SACLearner)
         with torch.no_grad():
-            _, log_prob = learner.act(tensor(batch, "observation"), tensor(batch, "noise"))
+            _, log_prob = learner.act(parts(batch, "observation"), tensor(batch, "noise"))
             surplus = -log_prob - self.target_entropy
             weight = batch.get("weight")
             if isinstance(weight, Tensor):

@@ -11,6 +11,7 @@ from reinforge.schema.fields import (
     Field,
     Image,
     Labels,
+    MultiDiscrete,
     Number,
     Span,
     Text,
@@ -80,6 +81,8 @@ def _output(field: Field, schema: Schema) -> Output:
             return Output(form="span", size=text.length, of=field.of)
         case Discrete():
             return Output(form="discrete", size=field.n)
+        case MultiDiscrete():
+            return Output(form="multi-discrete", size=sum(field.sizes), sizes=field.sizes)
         case Continuous():
             return Output(form="continuous", size=len(field.low), low=field.low, high=field.high)
     raise DataError(f"a {field.kind} can't be a target", where=f"field {field.name!r}")

@@ -338,6 +338,22 @@ class Discrete(Options):
     start: int = 0
 
 
+class MultiDiscrete(Options):
+    """Several choices at once: the i-th among `sizes[i]`, counted from `starts[i]`, from 0 where it is empty."""
+
+    kind: Literal["multi-discrete"] = "multi-discrete"
+    name: str = "action"
+    role: Literal["target"] = "target"
+    sizes: tuple[PositiveInt, ...]
+    starts: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MultiDiscrete:
+        if not self.sizes or (self.starts and len(self.starts) != len(self.sizes)):
+            raise ValueError(f"{self.name!r}: {len(self.starts)} starts for {len(self.sizes)} choices")
+        return self
+
+
 class Continuous(Options):
     """An action of real numbers, each between its `low` and `high`; `dtype` is the environment's own."""
 
@@ -356,7 +372,7 @@ class Continuous(Options):
 
 
 Field = Annotated[
-    Number | Date | Category | Labels | Text | Image | Vector | Span | Box | Discrete | Continuous,
+    Number | Date | Category | Labels | Text | Image | Vector | Span | Box | Discrete | MultiDiscrete | Continuous,
     Describe(discriminator="kind"),
 ]
 

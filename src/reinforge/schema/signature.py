@@ -30,11 +30,15 @@ class Output(Options):
     probabilities where classes were mixed. labels: `size` labels that may hold at once, float32 (rows, size) of 0 or 1.
     ordinal: `size` classes in order, int64 (rows,). count: how often, float32 (rows, 1) of whole numbers. span: first
     and last token, int64 (rows, 2), of the tokens block `of`, which has at most `size` a row. tokens: `size` words.
-    discrete: `size` actions; continuous: `size` action dimensions between `low` and `high`.
+    discrete: `size` actions, int64 (rows,). multi-discrete: several choices at once, int64 (rows, choices), the i-th in
+    [0, sizes[i]), whose sum is `size`. continuous: `size` action dimensions between `low` and `high`.
     """
 
-    form: Literal["number", "category", "labels", "ordinal", "count", "span", "tokens", "discrete", "continuous"]
+    form: Literal[
+        "number", "category", "labels", "ordinal", "count", "span", "tokens", "discrete", "multi-discrete", "continuous"
+    ]
     size: int
+    sizes: tuple[int, ...] = ()
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     of: str | None = None

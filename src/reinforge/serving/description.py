@@ -15,6 +15,7 @@ from reinforge.schema.fields import (
     Field,
     Image,
     Labels,
+    MultiDiscrete,
     Number,
     Span,
     Text,
@@ -143,6 +144,16 @@ def _output(field: Field) -> Json:
         case Discrete():
             parts = {
                 "action": {"type": ["integer", "null"], "minimum": field.start, "maximum": field.start + field.n - 1}
+            }
+        case MultiDiscrete():
+            count = len(field.sizes)
+            parts = {
+                "action": {
+                    "type": ["array", "null"],
+                    "items": {"type": "integer"},
+                    "minItems": count,
+                    "maxItems": count,
+                }
             }
         case Continuous():
             size = math.prod((len(field.low),))

@@ -10,8 +10,9 @@ import torch
 
 from reinforge.core.contracts import State
 from reinforge.core.sealed import Sealed
+from reinforge.environments.observations import Array, Observation
 from reinforge.environments.spaces import Codec
-from reinforge.environments.vector import Array, Transition
+from reinforge.environments.vector import Transition
 from reinforge.errors import CheckpointError
 
 _SEGMENTS = 16
@@ -29,12 +30,14 @@ class TransitionBuffer:
         self.capacity, self.count = capacity, count
         self._segment = -(-capacity // _SEGMENTS)
         self.length = self._segment * (_SEGMENTS + 1)
-        observation = ((self.length, *codec.observation_shape), codec.observation_dtype)
+        self._parts = tuple(codec.blocks)
         self._arrays: dict[str, Array] = {
-            "observation": np.zeros(*observation),
+            f"{when}/{name}": np.zeros((self.length, *block.shape), block.dtype)
+            for when in ("observation", "next_observation")
+            for name, block in codec.blocks.items()
+        } | {
             "action": np.zeros((self.length, *codec.action_shape), codec.action_dtype),
             "reward": np.zeros(self.length, np.float32),
-            "next_observation": np.zeros(*observation),
             "terminated": np.zeros(self.length, np.bool_),
             "done": np.zeros(self.length, np.bool_),
             "environment": np.zeros(self.length, np.int32),
@@ -52,14 +55,14 @@ class TransitionBuffer:
         """The number of the oldest transition that is alive."""
         return self.total - len(self)
 
-    def add(self, observation: Array, action: Array, transition: Transition) -> Array:
+    def add(self, observation: Observation, action: Array, transition: Transition) -> Array:
         """Add the real transitions of one step from `observation` by `action` (n, ...): their numbers."""
         done = transition.terminated | transition.truncated
         rows: dict[str, Array] = {
-            "observation": observation,
+            **{f"observation/{name}": value for name, value in observation.items()},
+            **{f"next_observation/{name}": value for name, value in transition.final_observation.items()},
             "action": action,
             "reward": transition.reward,
-            "next_observation": transition.final_observation,
             "terminated": transition.terminated,
             "done": done,
             "environment": np.arange(self.count, dtype=np.int32),
@@ -79,11 +82,12 @@ class TransitionBuffer:
         self._latest[environments] = np.where(rows["done"], -1, numbers)
         return numbers
 
-    def gather(self, numbers: Array, n_step: int) -> dict[str, Array]:
+    def gather(self, numbers: Array, n_step: int) -> dict[str, Array | Observation]:
         """The transitions (k,) with up to `n_step` rewards each.
 
         `rewards` (k, n_step) are 0 beyond `length` (k,), the number of steps summed: it ends at the episode's end and
         at the newest row. `next_observation` and `terminated` belong to the last of them.
+        Observations are arrays by the name of the input.
         """
         first = numbers % self.length
         last, arrays = first, self._arrays
@@ -97,19 +101,21 @@ class TransitionBuffer:
             rewards[:, k] = np.where(goes, arrays["reward"][last], 0)
             length += goes
         return {
-            "observation": arrays["observation"][first],
+            "observation": self._observation("observation", first),
             "action": arrays["action"][first],
             "rewards": rewards,
             "length": length,
-            "next_observation": arrays["next_observation"][last],
+            "next_observation": self._observation("next_observation", last),
             "terminated": arrays["terminated"][last],
         }
 
-    def newest(self, numbers: int) -> Array:
+    def _observation(self, when: str, places: Array) -> Observation:
+        return {name: self._arrays[f"{when}/{name}"][places] for name in self._parts}
+
+    def newest(self, numbers: int) -> Observation:
         """The observations of the newest transitions, at most as many as are alive."""
         places = np.arange(self.total - min(numbers, len(self)), self.total) % self.length
-        found: Array = self._arrays["observation"][places]
-        return found
+        return self._observation("observation", places)
 
     def state_dict(self) -> State:
         """Full segments sealed, hashed once; the open one copied."""

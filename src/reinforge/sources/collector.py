@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from reinforge.core.batch import Batch
 from reinforge.core.contracts import State
 from reinforge.core.seeds import derive
-from reinforge.environments.vector import Array, Environments, Transition
+from reinforge.environments.observations import Array, Observation, copied, tensors
+from reinforge.environments.vector import Environments, Transition
 from reinforge.models.policy import Policy
 from reinforge.sources.options import EpsilonOptions
 
@@ -29,7 +32,7 @@ class Collector:
         self.count, self._seed = environments.count, seed
         self.generator = np.random.default_rng(derive(seed, "actions"))
         self.steps = 0
-        self.observation: Array = environments.reset()
+        self.observation: Observation = environments.reset()
         self.start: Array = np.ones(self.count, dtype=np.bool_)
         self.memory: dict[str, Tensor] = {}
         self._return = np.zeros(self.count)
@@ -40,7 +43,7 @@ class Collector:
     def outputs(self, policy: Policy) -> dict[str, Tensor]:
         """What the policy says of the present observations, carrying its memory on."""
         device = policy.low.device
-        inputs = {"observation": torch.from_numpy(self.observation).to(device)}
+        inputs = tensors(self.observation, device)
         if not self.memory:
             self.memory = _tensors(policy.initial_state(self.count))
         if self.memory:
@@ -52,7 +55,7 @@ class Collector:
     def greedy(self, policy: Policy, epsilon: float) -> Array:
         """The best action, or with probability `epsilon`, drawn for each environment by itself, any: int64 (n,)."""
         chosen = self.generator.random(self.count) < epsilon
-        action = self.generator.integers(policy.output.size, size=self.count)
+        action = self.uniform(policy)
         if not chosen.all():
             best = self.outputs(policy)["action"].argmax(-1).cpu().numpy()
             np.copyto(action, best, where=~chosen)
@@ -62,21 +65,24 @@ class Collector:
     def sample(self, policy: Policy) -> Array:
         """Actions in learner space, drawn from the policy."""
         shape = (self.count, *policy.noise_shape())
-        noise = self.generator.random(shape) if policy.discrete else self.generator.standard_normal(shape)
+        noise = self.generator.standard_normal(shape) if policy.continuous else self.generator.random(shape)
         outputs = self.outputs(policy)
         action: Array = policy.sample(outputs, torch.from_numpy(noise).to(outputs["action"])).cpu().numpy()
         return action
 
     def uniform(self, policy: Policy) -> Array:
         """Any action, in learner space."""
-        if policy.discrete:
-            return self.generator.integers(policy.output.size, size=self.count)
+        output = policy.output
+        if output.form == "discrete":
+            return self.generator.integers(output.size, size=self.count)
+        if output.form == "multi-discrete":
+            return self.generator.integers(output.sizes, size=(self.count, len(output.sizes)))
         return self.generator.uniform(-1, 1, (self.count, policy.output.size)).astype(np.float32)
 
     @torch.no_grad()
     def step(self, policy: Policy, action: Array) -> Transition:
         """Take actions given in learner space."""
-        if not policy.discrete:
+        if policy.continuous:
             action = policy.scale(torch.from_numpy(action).to(policy.low)).cpu().numpy()
         transition = self.environments.step(action)
         self.observation, self.start = transition.observation, transition.start
@@ -95,7 +101,7 @@ class Collector:
             "environments": self.environments.state_dict(),
             "generator": self.generator.bit_generator.state,
             "steps": self.steps,
-            "observation": self.observation.copy(),
+            "observation": copied(self.observation),
             "start": self.start.copy(),
             "memory": {name: value.clone() for name, value in self.memory.items()},
             "return": self._return.copy(),
@@ -107,7 +113,8 @@ class Collector:
         self.environments.load_state_dict(state["environments"])
         self.generator.bit_generator.state = state["generator"]
         self.steps = state["steps"]
-        self.observation, self.start = np.array(state["observation"]), np.array(state["start"])
+        self.observation = {name: np.array(value) for name, value in state["observation"].items()}
+        self.start = np.array(state["start"])
         self.memory = {name: value.clone() for name, value in state["memory"].items()}
         self._return, self._length = np.array(state["return"]), np.array(state["length"])
         self.recent = deque([(value, length) for value, length in state["recent"]], maxlen=_RECENT)
@@ -118,13 +125,21 @@ class Collector:
             self._return[:], self._length[:] = 0, 0
 
 
+def as_batch(columns: Mapping[str, Any]) -> Batch:
+    """Arrays, and dictionaries of them, as tensors that share their memory."""
+    return {
+        name: as_batch(value) if isinstance(value, Mapping) else torch.as_tensor(value)
+        for name, value in columns.items()
+    }
+
+
 def epsilon_at(options: EpsilonOptions, steps: int) -> float:
     """The probability of a random action after so many environment steps."""
     return options.start + (options.end - options.start) * min(steps / options.steps, 1.0)
 
 
-def moments(observations: Array) -> dict[str, Any]:
-    """Count, mean and sum of squared differences of observations (n, *shape), as a normaliser takes them."""
+def moments(observations: Array) -> dict[str, Tensor]:
+    """Count, mean and sum of squared differences of one part of observations (n, *shape), for a normaliser."""
     values = observations.astype(np.float64)
     mean = values.mean(0) if len(values) else np.zeros(values.shape[1:])
     return {
@@ -132,6 +147,14 @@ def moments(observations: Array) -> dict[str, Any]:
         "mean": torch.from_numpy(mean),
         "squares": torch.from_numpy(np.square(values - mean).sum(0)),
     }
+
+
+def moments_of(policy: Policy, observation: Observation) -> dict[str, dict[str, Tensor]]:
+    """The moments of every part that the policy normalises: (rows, ...) or (rows, time, ...), for `policy.observe`."""
+    found = {}
+    for name, normaliser in policy.normalisers.items():
+        found[name] = moments(observation[name].reshape(-1, *normaliser.mean.shape))
+    return found
 
 
 def _tensors(state: object) -> dict[str, Tensor]:

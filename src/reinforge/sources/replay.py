@@ -9,12 +9,12 @@ from torch import nn
 from reinforge.core.contracts import Clock, Experience, Outcome, Signal, State
 from reinforge.core.seeds import derive
 from reinforge.environments.build import build
+from reinforge.environments.observations import Array
 from reinforge.environments.options import EnvironmentOptions
-from reinforge.environments.vector import Array
 from reinforge.errors import ComponentError
 from reinforge.models.policy import Policy
 from reinforge.sources.buffer import TransitionBuffer
-from reinforge.sources.collector import Collector, epsilon_at, moments
+from reinforge.sources.collector import Collector, as_batch, epsilon_at, moments_of
 from reinforge.sources.options import PrioritiesOptions, ReplayOptions
 from reinforge.sources.priorities import SumTree
 
@@ -24,8 +24,8 @@ class ReplaySource:
 
     An experience has the rows of all its updates, `extra["updates"]` of them, each of `batch` rows: observation,
     action, rewards (rows, n_step), length, next_observation, terminated, and with priorities the weight of each row.
-    Discrete actions explore by epsilon-greedy, drawn for each environment by itself; continuous ones by the policy's
-    own noise, and at random until learning starts.
+    A policy that is not stochastic (action values) explores by epsilon-greedy, drawn for each environment by itself;
+    others by their own noise, and at random until learning starts.
     """
 
     sharded = False
@@ -63,7 +63,7 @@ class ReplaySource:
             numbers, weight = self.priorities.sample(rows, self.generator, self.collector.steps)
             columns = {**self.buffer.gather(numbers, self.options.n_step), "weight": weight}
         return Experience(
-            {name: torch.from_numpy(value) for name, value in columns.items()},
+            as_batch(columns),
             samples=rows,
             steps=self.collector.steps - steps,
             extra={"updates": torch.tensor(self.options.updates_per_round)},
@@ -88,11 +88,11 @@ class ReplaySource:
             if not warm:
                 self._allowance += len(numbers) * options.updates_per_step
         self._allowance -= options.updates_per_round
-        if policy.normaliser is not None and self.buffer.total > before:
-            policy.normaliser.update(**moments(self.buffer.newest(self.buffer.total - before)))
+        if policy.normalises and self.buffer.total > before:
+            policy.observe(moments_of(policy, self.buffer.newest(self.buffer.total - before)))
 
     def _action(self, policy: Policy) -> Array:
-        if policy.discrete:
+        if not policy.stochastic:
             return self.collector.greedy(policy, epsilon_at(self.options.epsilon, self.collector.steps))
         if self.collector.steps < self.options.learning_starts:
             return self.collector.uniform(policy)

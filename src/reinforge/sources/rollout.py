@@ -11,10 +11,12 @@ from torch import nn
 from reinforge.core.contracts import Clock, Experience, Outcome, Signal, State
 from reinforge.core.seeds import derive
 from reinforge.environments.build import build
+from reinforge.environments.observations import Observation, put
 from reinforge.environments.options import EnvironmentOptions
+from reinforge.environments.spaces import Codec
 from reinforge.errors import ComponentError
 from reinforge.models.policy import Policy
-from reinforge.sources.collector import Collector, moments
+from reinforge.sources.collector import Collector, as_batch, moments_of
 from reinforge.sources.options import RolloutOptions
 
 
@@ -23,8 +25,8 @@ class RolloutSource:
 
     Columns (n, steps, ...): observation, action (learner space), reward, terminated, truncated, final_observation (what
     each action truly led to), valid (False where the step only began an episode), start (the observation begins one).
-    `extra` holds `sequence` and, for a policy with memory, the memory (n, width) before the first step. Log-probs and
-    values of the acting pass are not among them: the objective takes its own from the training forward.
+    For a policy with memory, `memory` is its state (n, width) before the first step; `extra` holds `sequence`.
+    Log-probs and values of the acting pass are not among them: the objective takes its own from the training forward.
     """
 
     sharded = False
@@ -49,14 +51,15 @@ class RolloutSource:
         policy = self._policy
         if policy is None:
             raise ComponentError("no policy was published before the first experience")
-        if policy.normaliser is not None and self._seen is not None:
+        if self._seen is not None:
             # Only now: the last rollout was acted and learned with the statistics that stood before it.
-            policy.normaliser.update(**self._seen)
+            policy.observe(self._seen)
         collector, steps = self.collector, self.options.steps
         before, columns = collector.steps, _columns(collector, steps)
         memory = {name: value.clone() for name, value in collector.memory.items()}
         for time in range(steps):
-            columns["observation"][:, time] = collector.observation
+            now = (slice(None), time)
+            put(columns["observation"], now, collector.observation)
             columns["start"][:, time] = collector.start
             action = collector.sample(policy)
             transition = collector.step(policy, action)
@@ -64,17 +67,16 @@ class RolloutSource:
             columns["reward"][:, time] = transition.reward
             columns["terminated"][:, time] = transition.terminated
             columns["truncated"][:, time] = transition.truncated
-            columns["final_observation"][:, time] = transition.final_observation
+            put(columns["final_observation"], now, transition.final_observation)
             columns["valid"][:, time] = transition.valid
-        if policy.normaliser is not None:
-            self._seen = moments(columns["observation"].reshape(-1, *columns["observation"].shape[2:]))
+        if policy.normalises:
+            self._seen = moments_of(policy, columns["observation"])
         taken = collector.steps - before
         sequence = self.options.sequence or (steps if collector.memory else 1)
         extra = {"sequence": torch.tensor(sequence)}
         if collector.memory:
-            extra["memory"] = memory.get("memory", torch.zeros_like(collector.memory["memory"]))
-        batch = {name: torch.from_numpy(value) for name, value in columns.items()}
-        return Experience(batch, samples=taken, steps=taken, extra=extra)
+            columns["memory"] = memory or {name: torch.zeros_like(value) for name, value in collector.memory.items()}
+        return Experience(as_batch(columns), samples=taken, steps=taken, extra=extra)
 
     def feedback(self, experience: Experience, outcome: Outcome) -> None:
         """Nothing to learn from outcomes."""
@@ -87,14 +89,17 @@ class RolloutSource:
         self._seen = state["seen"]
 
 
-def _columns(collector: Collector, steps: int) -> dict[str, np.ndarray[Any, Any]]:
+def _columns(collector: Collector, steps: int) -> dict[str, Any]:
     codec, n = collector.environments.codec, collector.count
-    observation = ((n, steps, *codec.observation_shape), codec.observation_dtype)
     columns = {name: np.zeros((n, steps), np.bool_) for name in ("terminated", "truncated", "valid", "start")}
     return {
-        "observation": np.zeros(*observation),
+        "observation": _parts(codec, n, steps),
         "action": np.zeros((n, steps, *codec.action_shape), codec.action_dtype),
         "reward": np.zeros((n, steps), np.float32),
-        "final_observation": np.zeros(*observation),
+        "final_observation": _parts(codec, n, steps),
         **columns,
     }
+
+
+def _parts(codec: Codec, n: int, steps: int) -> Observation:
+    return {name: np.zeros((n, steps, *block.shape), block.dtype) for name, block in codec.blocks.items()}

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from reinforge.bundle.bundle import Bundle
-from reinforge.bundle.forms import ObservationForm, TableForm
+from reinforge.bundle.forms import TableForm
+from reinforge.bundle.observation_form import ObservationForm
 from reinforge.bundle.text_form import TextForm
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from reinforge.bundle.bundle import Bundle
-from reinforge.bundle.forms import ObservationForm
+from reinforge.bundle.observation_form import ObservationForm
 from reinforge.core import seeds
 from reinforge.environments.build import build, spaces
 from reinforge.environments.options import EnvironmentOptions
@@ -32,7 +32,7 @@ def environment_task(recipe: Recipe, start: Bundle | None) -> Task:
     options = recipe.data
     assert isinstance(options, EnvironmentOptions)
     observation, action, where = spaces(options)
-    signature = signature_of(observation, action, where)
+    signature = signature_of(observation, action, where, options.inputs)
     if start is not None and start.signature != signature:
         if start.form.kind != ObservationForm.kind:
             raise unfit(start, ObservationForm.kind)
@@ -63,7 +63,7 @@ def environment_task(recipe: Recipe, start: Bundle | None) -> Task:
         model_options=recipe.model,
         objective=objective,
         source=source,
-        form=ObservationForm(schema_of(observation, action, where), signature),
+        form=ObservationForm(schema_of(observation, action, where, options.inputs), signature),
         examples=_observations(options, recipe.seed),
         test=test,
         evaluator=evaluator,
@@ -73,6 +73,8 @@ def environment_task(recipe: Recipe, start: Bundle | None) -> Task:
 def _random(action: Output, generator: np.random.Generator) -> np.ndarray[Any, Any]:
     if action.form == "discrete":
         return generator.integers(action.size, size=1)
+    if action.form == "multi-discrete":
+        return generator.integers(action.sizes, size=(1, len(action.sizes)))
     return generator.uniform(action.low, action.high, (1, action.size)).astype(np.float32)
 
 
@@ -82,7 +84,7 @@ def _observations(options: EnvironmentOptions, seed: int) -> list[dict[str, obje
     generator = np.random.default_rng(seeds.derive(seed, "golden actions"))
     observation, rows = environments.reset(), []
     for _example in range(_EXAMPLES):
-        rows.append({"observation": environments.codec.raw(observation)[0].tolist()})
+        rows.append(environments.codec.row(observation, 0))
         observation = environments.step(_random(environments.signature.outputs["action"], generator)).observation
     environments.close()
     return rows

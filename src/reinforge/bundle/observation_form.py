@@ -1,0 +1,170 @@
+"""Rows of observations of a policy, and the actions it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reinforge.bundle.forms import ROWS, Forward, Row
+from reinforge.bundle.readout import Prediction
+from reinforge.bundle.task import Task
+from reinforge.core.batch import Batch
+from reinforge.data.values import Origin
+from reinforge.errors import DataError, IntegrityError
+from reinforge.schema.fields import Box, Continuous, Discrete, MultiDiscrete
+from reinforge.schema.schema import Schema
+from reinforge.schema.signature import Input, Signature
+from reinforge.storage.strict_json import Json
+
+Array = np.ndarray[Any, Any]
+
+
+class ObservationForm:
+    """Rows {part: value} of observations, "observation" alone where they have no parts, and the actions of a policy."""
+
+    kind: ClassVar[str] = "observation"
+    chunk: ClassVar[int] = 4096
+
+    def __init__(self, schema: Schema, signature: Signature) -> None:
+        boxes = [field for field in schema.inputs if isinstance(field, Box)]
+        names = [box.name for box in boxes]
+        if not boxes or len(boxes) != len(schema.inputs) or set(names) != set(signature.inputs):
+            raise IntegrityError("a policy takes boxes, each an input of its model", where="schema.json")
+        if list(signature.outputs) != ["action"] or len(schema.targets) != 1:
+            raise IntegrityError("a policy gives one action", where="schema.json")
+        self.schema = schema
+        self.parts = [_Part(box, signature.inputs[box.name]) for box in boxes]
+        action, self.output = schema.targets[0], signature.outputs["action"]
+        match action:
+            case Discrete():
+                fits = self.output.form == "discrete" and self.output.size == action.n
+                self.first: Array = np.array(action.start)
+            case MultiDiscrete():
+                fits = self.output.form == "multi-discrete" and self.output.sizes == action.sizes
+                self.first = np.array(action.starts or (0,) * len(action.sizes))
+            case Continuous():
+                fits = self.output.form == "continuous" and self.output.size == len(action.low)
+            case _:
+                fits = False
+        if not fits:
+            raise IntegrityError("the schema and the model do not fit each other", where="schema.json")
+
+    def save(self) -> tuple[Json, dict[str, Tensor]]:
+        """Nothing: normalising is inside the model."""
+        return {}, {}
+
+    @classmethod
+    def load(
+        cls, schema: Schema, signature: Signature, description: Json, tensors: Mapping[str, Tensor]
+    ) -> ObservationForm:
+        """Raises IntegrityError unless there are boxes and one action, and nothing else."""
+        if description != {} or tensors:
+            raise IntegrityError("a policy's pipeline holds nothing", where="pipeline.json")
+        return cls(schema, signature)
+
+    def inputs(self, rows: Sequence[Row], origin: Origin = ROWS) -> Batch:
+        """{part: float32 or uint8 (n, *shape), or int64 (n, columns) for choices}."""
+        found: dict[str, Tensor] = {}
+        for part in self.parts:
+            name, arrays = part.name, []
+            for index, row in enumerate(rows):
+                if not isinstance(row, Mapping) or name not in row:
+                    raise DataError(f"the field {name!r} is missing", where=origin.at(index, name))
+                arrays.append(part.checked(row[name], part.box.shape, origin.at(index, name)))
+            found[name] = part.tensor(np.stack(arrays) if arrays else np.empty((0, *part.box.shape)))
+        return found
+
+    def table_inputs(self, data: object) -> Batch:
+        """From {part: (n, *shape)}; where there is one part only, from that array itself too."""
+        found = {}
+        for part in self.parts:
+            if isinstance(data, Mapping) and part.name in data:
+                array = data[part.name]
+            elif len(self.parts) == 1:
+                array = data
+            else:
+                raise DataError(f"the field {part.name!r} is missing", where=part.name)
+            sized = isinstance(array, np.ndarray | Tensor | Sequence)
+            shape = (len(array), *part.box.shape) if sized else part.box.shape
+            found[part.name] = part.tensor(part.checked(array, shape, part.name))
+        return found
+
+    def values(
+        self, inputs: Batch, forward: Forward, model: nn.Module, task: Task, origin: Origin = ROWS
+    ) -> list[Prediction]:
+        """{"action": {"action"}}: the number of the action or of each choice, or coordinates in the environment's
+        units."""
+        action = forward(inputs)["action"].float().cpu()
+        known = action.isfinite().all(-1).tolist()
+        match self.output.form:
+            case "discrete":
+                chosen = (action.argmax(-1).numpy() + self.first).tolist()
+            case "multi-discrete":
+                each = [scores.argmax(-1) for scores in torch.split(action, list(self.output.sizes), -1)]
+                chosen = (torch.stack(each, -1).numpy() + self.first).tolist()
+            case _:
+                chosen = action.clamp(torch.tensor(self.output.low), torch.tensor(self.output.high)).tolist()
+        return [{"action": {"action": a if ok else None}} for a, ok in zip(chosen, known)]
+
+
+class _Part:
+    """One part of an observation: what values it takes, and the tensor it becomes."""
+
+    def __init__(self, box: Box, block: Input) -> None:
+        self.box, self.block, self.name = box, block, box.name
+        self.channels_last = False
+        size = int(np.prod(box.shape, dtype=np.int64))
+        match block.form:
+            case "box":
+                fits = block.shape == box.shape
+            case "image":
+                fits = int(np.prod(block.shape, dtype=np.int64)) == size and box.dtype == "uint8"
+                self.channels_last = len(box.shape) == 3 and box.shape != block.shape
+                fits &= not self.channels_last or (box.shape[2], *box.shape[:2]) == block.shape
+            case "categories":
+                fits = len(block.sizes) == size
+            case _:
+                fits = False
+        if not fits:
+            raise IntegrityError("the schema and the model do not fit each other", where="schema.json")
+        # A choice is a whole number between the first and the last.
+        low = box.low if isinstance(box.low, tuple) else (box.low,) * size
+        self.first: Array = np.array([first or 0 for first in low], dtype=np.int64).reshape(box.shape)
+        self.sizes: Array = np.array(block.sizes, dtype=np.int64).reshape(box.shape if block.sizes else (0,))
+
+    def checked(self, value: object, shape: tuple[int, ...], where: str) -> Array:
+        """An array of that shape. Raises DataError where it is none, or holds what the part can't be."""
+        try:
+            array = np.asarray(value)
+        except (ValueError, TypeError):
+            array = np.asarray(None)
+        if array.dtype.kind not in "fiu" or array.shape != shape:
+            raise DataError(f"it is no array of numbers of shape {shape}", where=where)
+        if not np.isfinite(array).all():
+            raise DataError("an observation holds NaN or infinity", where=where)
+        if self.block.form == "categories":
+            last = self.first + self.sizes - 1
+            if array.dtype.kind == "f" or ((array < self.first) | (array > last)).any():
+                raise DataError(f"it is no whole number from {_said(self.first)} to {_said(last)}", where=where)
+        elif self.box.dtype == "uint8" and (array.dtype.kind == "f" or ((array < 0) | (array > 255)).any()):
+            raise DataError("it holds something else than whole numbers from 0 to 255", where=where)
+        elif array.size and float(np.abs(array).max()) > float(np.finfo(np.float32).max):
+            raise DataError("a number does not fit 32 bits", where=where)
+        return array
+
+    def tensor(self, array: Array) -> Tensor:
+        """What the model takes, from (n, *box.shape)."""
+        if self.block.form == "categories":
+            return torch.from_numpy((array.astype(np.int64) - self.first).reshape(len(array), -1))
+        dtype = np.uint8 if self.box.dtype == "uint8" else np.float32
+        if self.channels_last:
+            array = np.moveaxis(array, -1, 1)
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=dtype)).reshape(len(array), *self.block.shape)
+
+
+def _said(bound: Array) -> str:
+    return str(bound.tolist() if bound.ndim else int(bound))

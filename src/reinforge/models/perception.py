@@ -1,0 +1,86 @@
+"""What a policy makes of an observation: an encoder for each of its parts, and running statistics where wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from reinforge.core.batch import Batch
+from reinforge.errors import ComponentError
+from reinforge.models.normaliser import Normaliser
+from reinforge.models.options import PolicyOptions
+from reinforge.registry import REGISTRY
+from reinforge.schema.signature import Input, Signature
+
+
+class Perception(nn.Module):
+    """Raw observations as features (..., features), each part through its encoder, end to end.
+
+    Boxes are normalised first where the options say so; images never are, for their bytes have a range of their own.
+    """
+
+    def __init__(self, options: PolicyOptions, signature: Signature) -> None:
+        super().__init__()
+        unknown = [name for name in options.encoders if name not in signature.inputs]
+        if unknown:
+            raise ComponentError(
+                f"observations have no part {unknown[0]!r}",
+                where="model.encoders",
+                remedy=f"Known: {', '.join(signature.inputs)}.",
+            )
+        self.blocks = dict(signature.inputs)
+        encoders, normalisers = {}, {}
+        for name, block in self.blocks.items():
+            chosen = options.encoders.get(name) or REGISTRY.find("encoder", _default(block)).options()
+            encoders[key(name)] = REGISTRY.build("encoder", chosen, block)
+            if options.normalise and block.form == "box":
+                normalisers[key(name)] = Normaliser(block.shape)
+        self.encoders, self.normalisers = nn.ModuleDict(encoders), nn.ModuleDict(normalisers)
+        self.features = sum(int(cast(int, encoder.features)) for encoder in encoders.values())
+        # Whether anything in it learns: what several networks look through can be shared only where nothing does.
+        self.learns = any(parameter.requires_grad for parameter in self.parameters())
+
+    def forward(self, inputs: Batch) -> Tensor:
+        """Parts (..., *shape) with the same leading dimensions, one or more, to (..., features)."""
+        found = [self._part(name, block, cast(Tensor, inputs[name])) for name, block in self.blocks.items()]
+        return found[0] if len(found) == 1 else torch.cat(found, -1)
+
+    def _part(self, name: str, block: Input, value: Tensor) -> Tensor:
+        if key(name) in self.normalisers:
+            value = self.normalisers[key(name)](value.float())
+        encoder = self.encoders[key(name)]
+        inner = 1 if block.form == "categories" else len(block.shape)
+        leading = value.shape[: value.ndim - inner]
+        if len(leading) == 1:
+            return cast(Tensor, encoder(value))
+        rows = value.reshape(-1, *value.shape[value.ndim - inner :])
+        return cast(Tensor, encoder(rows).unflatten(0, leading))
+
+    def statistics(self) -> dict[str, Normaliser]:
+        """The running statistics by the part of the observation they are of."""
+        return {
+            name: cast(Normaliser, self.normalisers[key(name)]) for name in self.blocks if key(name) in self.normalisers
+        }
+
+    def observe(self, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take in the moments of new observations, by part."""
+        for name, normaliser in self.statistics().items():
+            normaliser.update(**moments[name])
+
+
+def key(name: str) -> str:
+    """A part's name as that of a module, which can't hold a dot."""
+    return name.replace(".", "/")
+
+
+def _default(block: Input) -> str:
+    match block.form:
+        case "categories":
+            return "one-hot"
+        case "image":
+            return "nature-cnn"
+        case _:
+            return "flatten"

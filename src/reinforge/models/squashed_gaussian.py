@@ -1,0 +1,37 @@
+"""A bounded stochastic policy for continuous actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from reinforge.core.batch import Batch
+from reinforge.errors import ComponentError
+from reinforge.models.options import SquashedGaussianOptions
+from reinforge.models.policy import Network, Policy, Result
+from reinforge.schema.signature import Signature
+
+
+class SquashedGaussian(Policy):
+    """A normal distribution through tanh, scaled to the bounds: heads "action"; "mean" and "log_std" before tanh."""
+
+    def __init__(self, options: SquashedGaussianOptions, signature: Signature) -> None:
+        super().__init__(options, signature)
+        if not self.continuous:
+            raise ComponentError(
+                "a squashed Gaussian needs continuous actions", remedy="Use the model q-network with dqn."
+            )
+        self.range = (options.log_std_low, options.log_std_high)
+        sizes = (self.perception.features, *options.sizes, 2 * self.output.size)
+        self.network = Network(sizes, options.activation, 0.01)
+
+    def forward(self, inputs: Batch, state: Batch | None = None) -> Result:
+        mean, raw = self.network(self.perception(inputs)).chunk(2, -1)
+        low, high = self.range
+        log_std = low + 0.5 * (high - low) * (torch.tanh(raw) + 1)
+        return {"action": self.scale(torch.tanh(mean)), "mean": mean, "log_std": log_std}, state
+
+    def sample(self, outputs: Mapping[str, Tensor], noise: Tensor) -> Tensor:
+        return torch.tanh(super().sample(outputs, noise))
