@@ -94,7 +94,8 @@ def _listed(each: Explained, columns: Sequence[str]) -> str:
     inner = table(header, body) + (paragraph(more.strip(), "note") if more else "")
     if len(columns) > 1 and len(body) <= _DRAWN:
         return inner
-    return f"<details><summary>{escape(_('All of them'))}</summary>{inner}</details>"
+    name = _("All of them")
+    return f"<details><summary>{escape(name)}</summary>{inner}</details>"
 
 
 def _rules(each: Explained) -> str:
