@@ -65,6 +65,7 @@ figcaption h4 { overflow-wrap: anywhere; }
 .related td::before { content: ""; position: absolute; inset: 1px; border-radius: 0.2rem; background: var(--tone);
   opacity: var(--strength); }
 .related td span { position: relative; }
+@media print { .columns { font-size: 6.5pt; } .columns td { white-space: normal; } }
 @media print { .labels .bar, .related td::before { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 

@@ -145,7 +145,7 @@ def _metrics(found: Found, findings: Findings) -> str:
         known = [value for value in values if value is not None]
         best = max(known) if each.best == "high" else min(known)
         arrow = "↑" if each.best == "high" else "↓"
-        cells = [f'<th scope="row">{escape(metric(each.name))} <span class="arrow">{arrow}</span></th>']
+        cells = [f'<th scope="row">{escape(metric(each.name))}&nbsp;<span class="arrow">{arrow}</span></th>']
         for place, value in enumerate(values):
             stands = " best" if value == best and len(known) > 1 else ""
             cells.append(f'<td class="number{stands}">{escape(measured(value))}</td>')

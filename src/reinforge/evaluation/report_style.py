@@ -68,7 +68,13 @@ a { color: var(--accent); }
 }
 .verdicts .verdict { grid-template-columns: 1fr; margin: 0; align-items: start; }
 .verdicts .value { font-size: 2.2rem; }
-.scroll { overflow-x: auto; }
+.scroll { /* A shadow where more is to be scrolled to. */
+  overflow-x: auto; --shade: rgb(0 0 0 / 0.16);
+  background: linear-gradient(to right, var(--ground) 40%, transparent) left / 2.5rem 100% no-repeat local,
+    linear-gradient(to left, var(--ground) 40%, transparent) right / 2.5rem 100% no-repeat local,
+    linear-gradient(to right, var(--shade), transparent) left / 0.6rem 100% no-repeat scroll,
+    linear-gradient(to left, var(--shade), transparent) right / 0.6rem 100% no-repeat scroll;
+}
 table { border-collapse: collapse; width: 100%; font-size: 0.95rem; }
 th, td { text-align: left; padding: 0.35rem 1rem 0.35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th {
@@ -161,6 +167,8 @@ pre {
 .notes li { margin: 0.2rem 0; }
 footer { margin-top: 3rem; color: var(--ink-soft); font-size: 0.85rem; }
 @media (max-width: 40rem) {
+  table { font-size: 0.85rem; }
+  figure { padding: 0.7rem 0.55rem 0.4rem; }
   main { padding: 1.5rem 1rem 3rem; }
   h1 { font-size: 1.6rem; }
   .verdict { padding: 1rem; }
@@ -180,9 +188,14 @@ footer { margin-top: 3rem; color: var(--ink-soft); font-size: 0.85rem; }
   body { font-size: 10.5pt; }
   main { max-width: none; padding: 0; }
   .charts { grid-template-columns: 1fr 1fr; }
+  .tiles { grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr)); }
+  .scroll { overflow: visible; background: none; }
+  table { font-size: 8.5pt; }
   pre { border: 0; padding: 0; }
   .matrix td, .bar span, .key::before { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  h2, h3 { break-after: avoid; }
+  .matrix, tr { break-inside: avoid; }
+  h2, h3, p { break-after: avoid; }
+  details.card > summary { list-style: none; }
   details.card::details-content { content-visibility: visible; display: block; }
 }
 """.strip()
