@@ -19,12 +19,12 @@ from sklearn.metrics import f1_score
 from reinforge import recipe as recipes
 from reinforge.bundle.task import Reading
 from reinforge.data.table import Table
-from reinforge.evaluation.baselines import available
 from reinforge.evaluation.examine import Asked, Held, examine
 from reinforge.evaluation.examples import picture
 from reinforge.evaluation.findings import Findings, Found
 from reinforge.evaluation.report import Page, render
 from reinforge.evaluation.supervised import SupervisedEvaluator
+from reinforge.models.classic.estimators import available
 from reinforge.models.composed import Composed
 from reinforge.models.options import ComposedOptions
 from reinforge.objectives.options import SupervisedOptions

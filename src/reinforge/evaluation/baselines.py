@@ -7,7 +7,6 @@ trees have fewer rounds the more classes there are.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,9 @@ from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.evaluation.supervised import Judged, Units
 from reinforge.messages import mark
+from reinforge.models.classic.design import MOST_LABELS, Design
+from reinforge.models.classic.estimators import available, estimator, part
+from reinforge.models.classic.options import BoostingOptions, LinearOptions
 from reinforge.schema.signature import Output, Signature
 
 MOST_ROWS = 20_000
@@ -34,8 +36,7 @@ UNSOUND: Mapping[str, frozenset[str]] = {GRAMS: frozenset({"log-loss", "brier", 
 # Trees of all classes together.
 _TREES = 300
 _MOST_CLASSES = 50
-# A category with more values than this is no set of columns, and no category of scikit-learn's trees.
-_MOST_VALUES = 255
+_LINEAR_STEPS = 300
 
 Array = np.ndarray[Any, Any]
 
@@ -49,11 +50,6 @@ class Baseline:
     rows: int
     seconds: float
     judged: Judged
-
-
-def available() -> bool:
-    """Whether scikit-learn is installed."""
-    return importlib.util.find_spec("sklearn") is not None
 
 
 def baselines(
@@ -91,22 +87,21 @@ def baselines(
     if texts is not None and output.form == "category":
         chosen = _draw(rows, MOST_ROWS, generator)
         yield from _grams(texts, target, chosen, judged)
-    design = _design(signature, train)
-    if design is None:
+    tables = _of_tables(signature)
+    linear, trees = Design(tables, coded=False, widest=MOST_LABELS), Design(tables, coded=True)
+    if not linear.columns or not trees.columns:
         return
-    linear, trees, categorical = design
-    chosen = _draw(rows, min(MOST_ROWS, max(1000, MOST_VALUES // max(1, linear.shape[1]))), generator)
-    found = _design(signature, held)
-    assert found is not None
-    there = judged.rows.numpy()
-    for kind, inputs, asked in ((LINEAR, linear, found[0]), (TREES, trees, found[1])):
-        if inputs.shape[1] > MOST_COLUMNS:
+    chosen = _draw(rows, min(MOST_ROWS, max(1000, MOST_VALUES // linear.columns)), generator)
+    learned_from = batches.section(batches.select(train, chosen), "inputs")
+    asked = batches.section(batches.select(held, judged.rows), "inputs")
+    for kind, design in ((LINEAR, linear), (TREES, trees)):
+        if design.columns > MOST_COLUMNS:
             continue
-        model, about = _estimator(kind, output, len(chosen), categorical, seed)
+        model, about = _estimator(kind, output, len(chosen), trees.categorical, seed)
         if model is None:
             continue
         began = time.perf_counter()
-        learned = _learn(model, output, inputs[chosen.numpy()], target[chosen].numpy(), asked[there])
+        learned = _learn(model, output, design(learned_from).numpy(), target[chosen].numpy(), design(asked).numpy())
         if learned is None:
             continue
         seconds = time.perf_counter() - began
@@ -128,62 +123,32 @@ def _in_units(name: str, said: Tensor, output: Output, units: Units | None) -> T
     return torch.as_tensor(units(name, said)).view_as(said) if units is not None and output.form == "number" else said
 
 
-def _design(signature: Signature, batch: Batch) -> tuple[Array, Array, list[bool]] | None:
-    """(rows, columns) for linear models, with a column per category, and for trees, with their codes; which of the
-    trees' columns are categories. None where no input is a table's or an image."""
-    inputs = batches.section(batch, "inputs")
-    linear: list[Array] = []
-    trees: list[Array] = []
-    categorical: list[bool] = []
-    for name, block in signature.inputs.items():
-        value = inputs[name]
-        if block.form == "categories":
-            codes = value.cpu().numpy()
-            for column, size in enumerate(block.sizes):
-                if size <= _MOST_VALUES:
-                    linear.append(np.eye(size, dtype=np.float32)[codes[:, column]])
-                trees.append(codes[:, column : column + 1].astype(np.float32))
-                categorical.append(size <= _MOST_VALUES)
-        elif block.form in ("numbers", "box", "image") and isinstance(value, Tensor):
-            numbers = value.cpu().flatten(1).numpy().astype(np.float32)
-            numbers = numbers / np.float32(255) if value.dtype == torch.uint8 else numbers
-            linear.append(numbers)
-            trees.append(numbers)
-            categorical += [False] * numbers.shape[1]
-        # Tokens are left out: texts have a baseline of their own.
-    if not linear or not trees:
-        return None
-    return np.concatenate(linear, 1), np.concatenate(trees, 1), categorical
+def _of_tables(signature: Signature) -> Signature:
+    """Without texts, which have a baseline of their own."""
+    read = {name: block for name, block in signature.inputs.items() if block.form != "tokens"}
+    return signature.model_copy(update={"inputs": read})
 
 
 def _estimator(kind: str, output: Output, rows: int, categorical: list[bool], seed: int) -> tuple[Any, str]:
     """The estimator, and what it is in words; None where it would take too long."""
-    ensemble, linear_model, multioutput = (_part(part) for part in ("ensemble", "linear_model", "multioutput"))
-
     several = output.form in ("labels", "number") and output.size > 1
     if kind == LINEAR:
-        if output.form in ("category", "ordinal", "labels"):
-            model = linear_model.LogisticRegression(max_iter=300)
-            return (multioutput.MultiOutputClassifier(model) if several else model), "LogisticRegression"
-        if output.form == "count":
-            return linear_model.PoissonRegressor(alpha=1e-3, max_iter=300), "PoissonRegressor"
-        return linear_model.Ridge(), "Ridge"
-    if output.size > _MOST_CLASSES:
+        model = estimator(LinearOptions(), output, None, rows)
+        about = type(model).__name__
+        if "max_iter" in model.get_params():
+            model.set_params(max_iter=_LINEAR_STEPS)
+    elif output.size > _MOST_CLASSES:
         return None, ""
-    models = output.size if output.form != "category" or output.size > 2 else 1
-    rounds = max(10, min(100, _TREES // models))
-    common = {
-        "max_iter": rounds, "learning_rate": max(0.1, 3 / rounds), "random_state": seed, "early_stopping": False,
-        "categorical_features": categorical if any(categorical) else None,
-        "min_samples_leaf": max(2, min(20, rows // 20)),
-    }  # fmt: skip
-    about = f"HistGradientBoosting, {rounds} rounds"
-    if output.form in ("category", "ordinal", "labels"):
-        model = ensemble.HistGradientBoostingClassifier(**common)
-        return (multioutput.MultiOutputClassifier(model) if several else model), about
-    loss = "poisson" if output.form == "count" else "squared_error"
-    model = ensemble.HistGradientBoostingRegressor(loss=loss, **common)
-    return (multioutput.MultiOutputRegressor(model) if several else model), about
+    else:
+        models = output.size if output.form != "category" or output.size > 2 else 1
+        rounds = max(10, min(100, _TREES // models))
+        options = BoostingOptions(rounds=rounds, rate=max(0.1, 3 / rounds))
+        model = estimator(options, output, None, rows, categorical=categorical, seed=seed)
+        about = f"HistGradientBoosting, {rounds} rounds"
+    if several:
+        wrapped = part("multioutput")
+        model = (wrapped.MultiOutputClassifier if output.form == "labels" else wrapped.MultiOutputRegressor)(model)
+    return model, about
 
 
 def _learn(model: Any, output: Output, inputs: Array, target: Array, asked: Array) -> Tensor | None:
@@ -215,7 +180,7 @@ def _learn(model: Any, output: Output, inputs: Array, target: Array, asked: Arra
 def _grams(
     texts: tuple[Sequence[str], Sequence[str]], target: Tensor, chosen: Tensor, judged: Judged
 ) -> Iterator[Baseline]:
-    pipeline, text, svm = (_part(part) for part in ("pipeline", "feature_extraction.text", "svm"))
+    pipeline, text, svm = (part(name) for name in ("pipeline", "feature_extraction.text", "svm"))
     classes = target[chosen].numpy()
     if len(np.unique(classes)) < 2:
         return
@@ -231,11 +196,6 @@ def _grams(
     found[:, torch.from_numpy(model.classes_.astype(np.int64))] = torch.from_numpy(margins)
     seconds = time.perf_counter() - began
     yield Baseline(GRAMS, "TfidfVectorizer, LinearSVC", len(chosen), seconds, Judged(found, judged.target, judged.rows))
-
-
-def _part(name: str) -> Any:
-    """A module of scikit-learn, which has no types."""
-    return importlib.import_module(f"sklearn.{name}")
 
 
 def _draw(rows: Tensor, most: int, generator: torch.Generator) -> Tensor:

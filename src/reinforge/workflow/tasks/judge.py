@@ -11,13 +11,13 @@ from reinforge.bundle.task import Reading
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.data.prepared import Prepared
-from reinforge.evaluation.baselines import available
 from reinforge.evaluation.examine import Asked, Held, examine
 from reinforge.evaluation.explanation import explanation_of
 from reinforge.evaluation.findings import Column, Findings, Side
 from reinforge.evaluation.readings import fit_reading
 from reinforge.evaluation.supervised import Judgement, SupervisedEvaluator
 from reinforge.messages import _
+from reinforge.models.classic.estimators import available
 from reinforge.objectives.supervised import Supervised
 from reinforge.recipe.recipe import Recipe
 from reinforge.schema.fields import Field
