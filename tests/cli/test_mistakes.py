@@ -170,3 +170,12 @@ def test_ctrl_c_before_anything_was_learned(
     assert shown.err == "Interrupted.\n"
     assert json.loads(shown.out)["error"]["exit_status"] == 130
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("line", ["train pengins", "prepare pengins", "doctor pengins", "train penguins lern.lr=1"])
+def test_a_slip_is_told_before_torch_is_loaded(line: str) -> None:
+    code = (
+        "import sys; from reinforge.cli import main; status = main(sys.argv[1:]); print(status, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *line.split()], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["2", "False"]

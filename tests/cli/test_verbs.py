@@ -61,40 +61,48 @@ def workflow(monkeypatch: pytest.MonkeyPatch) -> Workflow:
         module = ModuleType(HOMES[verb])
         setattr(module, verb, fake.function(verb))
         monkeypatch.setitem(sys.modules, module.__name__, module)
+    for verb in ("prepare", "train", "doctor"):
+        monkeypatch.setattr(f"reinforge.cli.{verb}.checked", _listed)
+    monkeypatch.setattr("reinforge.cli.train._ended", lambda folder: None)
     return fake
+
+
+def _listed(recipe: str, overrides: list[str] | None, use: list[Path] | None) -> tuple[str, ...]:
+    """Stands for the loaded recipe: what it would be loaded from."""
+    return (recipe, *(overrides or ()), *map(str, use or ()))
 
 
 CALLS: list[tuple[str, str, Call]] = [
     (
         "prepare r data.x=1 -o f.md --use u.py",
         "prepare",
-        (("r", ["data.x=1"]), {"output": Path("f.md"), "use": [Path("u.py")]}),
+        ((("r", "data.x=1", "u.py"),), {"output": Path("f.md")}),
     ),
     (
         "train r learn.lr=-1 a=b --from b -o out --use u.py --use v.py",
         "train",
         (
-            ("r", ["learn.lr=-1", "a=b"]),
+            (("r", "learn.lr=-1", "a=b", "u.py", "v.py"),),
             {"start": Path("b"), "output": Path("out"), "resume": None, "use": [Path("u.py"), Path("v.py")]},
         ),
     ),
     (
         "train --resume run",
         "train",
-        ((None, ()), {"start": None, "output": None, "resume": Path("run"), "use": ()}),
+        ((None,), {"start": None, "output": None, "resume": Path("run"), "use": ()}),
     ),
     (
         "train r seed=2 --from b --use u.py --dry-run",
         "rehearse",
-        (("r", ["seed=2"]), {"start": Path("b"), "use": [Path("u.py")]}),
+        ((("r", "seed=2", "u.py"),), {"start": Path("b")}),
     ),
     ("evaluate b --data f.csv", "evaluate", ((Path("b"),), {"data": Path("f.csv"), "episodes": None, "use": ()})),
     ("evaluate b --episodes 7", "evaluate", ((Path("b"),), {"data": None, "episodes": 7, "use": ()})),
     ("serve b --host ::1 --port 0", "serve", ((Path("b"),), {"host": "::1", "port": 0, "use": ()})),
     ("serve b", "serve", ((Path("b"),), {"host": "127.0.0.1", "port": 8000, "use": ()})),
     ("verify b", "verify", ((Path("b"),), {"use": ()})),
-    ("doctor", "doctor", ((None, ()), {"use": ()})),
-    ("doctor r seed=2", "doctor", (("r", ["seed=2"]), {"use": ()})),
+    ("doctor", "doctor", ((None,), {})),
+    ("doctor r seed=2", "doctor", ((("r", "seed=2"),), {})),
 ]
 
 

@@ -49,7 +49,7 @@ def test_split_fit_and_digest(tmp_path: Path) -> None:
     assert decode(data.training) == text[:60]
     assert decode(data.validation) == UNKNOWN_TEXT * 6, "the vocabulary must come from the training part alone"
     assert data.validation_characters == 6
-    assert data.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert data.digest == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
     again = prepare_text(TextOptions(path=str(path), validation=0.5), data.pipeline)
     assert again.pipeline is data.pipeline
 

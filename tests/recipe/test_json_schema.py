@@ -10,6 +10,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from reinforge import recipe
+from reinforge.errors import RecipeError
 from tests.recipe.conftest import TEXT
 
 
@@ -70,3 +71,24 @@ def test_every_option_is_described(schema: dict[str, Any]) -> None:
         if not described(field)
     ]
     assert bare == []
+
+
+def test_a_kind_may_be_left_out_where_one_stands_by_default() -> None:
+    schema = recipe.json_schema()
+    table = {"kind": "table", "targets": ["y"]}
+    for data in (
+        {"data": table},
+        {"data": {**table, "split": {"validation": 0.2}}},
+        {"data": table, "model": {"body": {"sizes": [4]}}},
+        {"data": "text"},
+    ):
+        recipe.load(data)
+        assert not errors(schema, data), data
+    for data in (
+        {"data": {**table, "split": {"colum": "x"}}},
+        {"data": table, "model": {"body": {"size": [4]}}},
+        {"data": {"kind": "environment", "id": "CartPole-v1"}},
+    ):
+        with pytest.raises(RecipeError):
+            recipe.load(data)
+        assert errors(schema, data), data

@@ -209,3 +209,15 @@ class Candle(Options):
             recipe.load({}, use=[file])
         with pytest.raises(RecipeError, match="no such Python file"):
             recipe.load({}, use=[tmp_path / "absent.py"])
+
+
+def test_data_say_which_model_and_objective_go_with_them() -> None:
+    table = {"kind": "table", "targets": ["y"]}
+    alone = recipe.load({"data": table})
+    assert recipe.load({"data": table, "model": "composed", "objective": "supervised"}) == alone
+    chosen = recipe.load({"data": table}, ["model.body.sizes=[4]"])
+    assert chosen.model.model_dump()["body"]["sizes"] == (4,)
+    staged = recipe.load({"data": table, "stages": [{"name": "a"}, {"name": "b", "data": {"drop": ["x"]}}]})
+    assert [stage.model.model_dump()["kind"] for stage in staged.stages] == ["composed", "composed"]
+    with pytest.raises(RecipeError, match=r"model: it is missing"):
+        recipe.load({"data": {"kind": "environment", "id": "CartPole-v1"}})

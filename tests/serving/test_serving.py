@@ -88,6 +88,7 @@ def test_bad_requests_are_refused_by_name(url, body, status, says):
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert says in f"{error['problem']} {error['where']}"
+    assert error["type"] == ("DataError" if status == 422 else "Refused")
     assert "Traceback" not in answer.text
     assert post(url, "table", {"rows": [GOOD]}).status_code == 200
 

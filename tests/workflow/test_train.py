@@ -135,6 +135,9 @@ def test_a_folder_that_is_there_is_not_touched(line: Run) -> None:
     with pytest.raises(PathError, match="not empty"):
         train(LINEAR, output=line.folder)
     assert train(resume=line.folder).metrics == line.metrics
+    told = command("train", "--resume", str(line.folder), env={"REINFORGE_LANG": "en"})
+    assert told.returncode == 0
+    assert "the run was finished before" in told.stdout
 
 
 def test_what_fails_before_anything_is_learned_leaves_no_folder(line: Run, tmp_path: Path) -> None:
@@ -385,3 +388,14 @@ def test_two_ranks_by_torchrun(tmp_path: Path) -> None:
     assert one.returncode == 0, one.stderr
     metrics = [json.loads(r.stdout.splitlines()[-1])["metrics"] for r in (one, two)]
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-4)
+
+
+def test_a_run_of_a_file_is_named_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reinforge.workflow.train import resolve
+
+    names = {
+        "my birds.csv": "my-birds", "data/birds.csv.gz": "birds", "package:birds/data/penguins.csv": "penguins",
+        "sqlite:///people.db": "people", "pixels:sklearn:digits": "digits", "parts/*.csv": "run", "folder/": "folder",
+    }  # fmt: skip
+    assert {path: resolve(None, data=path, target="y").name for path in names} == names
+    assert resolve(None, data={"x": [1.0], "y": [2.0]}, target="y").name == "run"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from reinforge.cli.arguments import Overrides, Use
+from reinforge.cli.arguments import Overrides, Use, checked
 from reinforge.cli.output import Result
 from reinforge.messages import mark
 
@@ -19,7 +19,8 @@ def doctor(
     use: Use = None,
 ) -> Result:
     """Look at this machine; for a recipe: parameters, memory, time, and whether it fits."""
+    whole = checked(recipe, overrides, use) if recipe is not None else None
     from reinforge.workflow.doctor import doctor as run
 
-    found = run(recipe, overrides or (), use=use or ())
+    found = run(whole)
     return Result(found.summary(), found.text())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reinforge.cli.arguments import Overrides, RecipeName, Use
+from reinforge.cli.arguments import Overrides, RecipeName, Use, checked
 from reinforge.cli.output import Result
 from reinforge.cli.progress import progress
 from reinforge.messages import mark
@@ -28,8 +28,9 @@ def prepare(
     use: Use = None,
 ) -> Result:
     """Read and check the recipe's data, and fit the pipeline to it."""
+    whole = checked(recipe, overrides, use)
     from reinforge.workflow.prepare import prepare as run
 
     with progress() as shown:
-        found = run(recipe, overrides or (), output=output, use=use or (), progress=shown)
+        found = run(whole, output=output, progress=shown)
     return Result(found.summary(), found.text().rstrip("\n"))

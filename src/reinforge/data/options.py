@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -179,6 +180,7 @@ Targets = Annotated[
 class TableOptions(Options):
     """A table: rows of typed columns, from a file, an installed package or memory."""
 
+    usual: ClassVar[Mapping[str, str]] = {"model": "composed", "objective": "supervised"}
     kind: Literal["table"] = "table"
     path: str | tuple[str, ...] | None = Field(
         None,
@@ -235,6 +237,7 @@ class TableOptions(Options):
 class LinearOptions(Options):
     """Generated rows: y = weights . x + bias + noise, with standard normal x, moved by `shift`."""
 
+    usual: ClassVar[Mapping[str, str]] = TableOptions.usual
     kind: Literal["linear"] = "linear"
     rows: PositiveInt = Field(100, description="How many rows.")
     weights: tuple[float, ...] = Field((2.0, -3.4), min_length=1, description="One weight per feature.")
@@ -286,6 +289,7 @@ class PretrainedTokenizerOptions(Options):
 class TextOptions(Options):
     """One long text, split by position: the end of it is for validation."""
 
+    usual: ClassVar[Mapping[str, str]] = {"model": "decoder", "objective": "language"}
     kind: Literal["text"] = "text"
     path: str | None = Field(None, description="A text file in UTF-8; the named resource where null.")
     resource: Literal["python-documentation"] = Field(

@@ -222,7 +222,7 @@ def prepare_text(options: TextOptions, pipeline: TextPipeline | None = None) -> 
     training, validation = text[:cut], text[cut:]
     if pipeline is None:
         pipeline = TextPipeline(REGISTRY.build("tokenizer", options.tokenizer, [training]))
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    digest = "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     encode = pipeline.tokenizer.encode
     return TextData(encode(training), encode(validation), len(validation), pipeline, digest, origin)
 

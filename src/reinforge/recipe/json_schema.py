@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from reinforge.recipe.component import PLACEHOLDER
@@ -25,6 +26,8 @@ def json_schema() -> Schema:
             name = f"{kind}.{component.name}"
             options = component.options.model_json_schema(ref_template=f"#/$defs/{name}/$defs/{{model}}")
             definitions[name] = {**options, "required": ["kind", *options.get("required", [])]}
+            # Where it stands by default, its kind may be left out.
+            definitions[f"{name}.default"] = options
         references = [{"$ref": f"#/$defs/{kind}.{component.name}"} for component in components]
         by_name = {"enum": [component.name for component in components], "description": "With its defaults."}
         definitions[kind] = {"title": kind.capitalize(), "anyOf": [*references, by_name]}
@@ -33,23 +36,46 @@ def json_schema() -> Schema:
     definitions |= whole.pop("$defs")
     recipe = definitions.pop("Recipe")
     definitions, recipe = _resolved(definitions), _resolved(recipe)
+    usual = [getattr(component.options, "usual", {}) for component in REGISTRY.all("data")]
+    for key in ("model", "objective"):
+        part = {name: value for name, value in recipe["properties"][key].items() if name != "$ref"}
+        recipe["properties"][key] = {**_either(key, sorted({u[key] for u in usual if key in u})), **part}
     definitions["stage"] = _stage(recipe, definitions)
     properties = {
         **recipe["properties"],
         "stages": {**recipe["properties"]["stages"], "items": {"$ref": "#/$defs/stage"}},
     }
-    required = {"anyOf": [{"required": list(REQUIRED)}, {"required": ["stages"]}]}
+    required = {"anyOf": [{"required": list(REQUIRED)}, {"required": ["stages"]}, _usual()]}
     without = {key: value for key, value in recipe.items() if key != "required"}
     return {"$schema": DIALECT, **without, "properties": properties, **required, "$defs": definitions}
 
 
+def _usual() -> Schema:
+    """A recipe whose data say which model and objective go with them."""
+    names = [c.name for c in REGISTRY.all("data") if set(REQUIRED) <= {"data", *getattr(c.options, "usual", {})}]
+    named = {"type": "object", "properties": {"kind": {"enum": names}}, "required": ["kind"]}
+    return {"properties": {"data": {"anyOf": [{"enum": names}, named]}}, "required": ["data"]}
+
+
+def _either(kind: str, defaults: Sequence[str]) -> Schema:
+    """Any component of a kind, or without its name one of these."""
+    plain = [{"$ref": f"#/$defs/{kind}.{name}.default"} for name in defaults]
+    return {"anyOf": [{"$ref": f"#/$defs/{kind}"}, *plain]} if plain else {"$ref": f"#/$defs/{kind}"}
+
+
 def _resolved(schema: Any) -> Any:
-    """With every placeholder for a kind of component turned into a reference."""
+    """With every placeholder for a kind of component turned into a reference: to any of the kind, or without its name
+    to the one that stands there by default."""
     if isinstance(schema, dict):
-        return {
-            "$ref" if key == PLACEHOLDER else key: f"#/$defs/{value}" if key == PLACEHOLDER else _resolved(value)
-            for key, value in schema.items()
-        }
+        found = {key: _resolved(value) for key, value in schema.items() if key != PLACEHOLDER}
+        default = schema.get("default")
+        stands = default.get("kind") if isinstance(default, dict) else None
+        if (kind := schema.get(PLACEHOLDER)) is not None:
+            return {**_either(kind, [stands] if stands else []), **found}
+        if stands is not None and "oneOf" in found and "discriminator" in found:
+            named = [{**choice, "required": ["kind"]} for choice in found.pop("oneOf")]
+            return {"anyOf": [*named, {"$ref": found.pop("discriminator")["mapping"][stands]}], **found}
+        return found
     return [_resolved(item) for item in schema] if isinstance(schema, list) else schema
 
 

@@ -13,10 +13,12 @@ from reinforge.errors import RecipeError
 from reinforge.messages import _
 from reinforge.recipe import overrides as override
 from reinforge.recipe import yaml_form
+from reinforge.recipe.component import OneOf
 from reinforge.recipe.document import Document, Path, copy
 from reinforge.recipe.problems import Problem, combine, explain
 from reinforge.recipe.recipe import REQUIRED, WHOLE_ONLY, Recipe
 from reinforge.recipe.user_code import load_user_code
+from reinforge.registry import Options
 
 SHIPPED = FilePath(__file__).parents[1] / "recipes"
 SUFFIXES = (".yaml", ".yml")
@@ -53,6 +55,7 @@ def load(
     problems = _lay_out_stages(document)
     if problems:
         raise combine(problems, document.name)
+    _complete(document.data)
     try:
         return Recipe.model_validate(document.data)
     except ValidationError as error:
@@ -149,6 +152,7 @@ def _lay_out_stages(document: Document) -> list[Problem]:
     for index, whole in enumerate(laid_out):
         if "use" in document.data:
             whole.data["use"] = document.data["use"]
+        _complete(whole.data)
         stages[index] = whole.data
         for inside, place in whole.places.items():
             document.places["stages", index, *inside] = place
@@ -157,6 +161,19 @@ def _lay_out_stages(document: Document) -> list[Problem]:
         if stages and key not in document.data and key in stages[0]:
             document.data[key] = copy(stages[0][key])
     return problems
+
+
+def _complete(data: dict[str, object]) -> None:
+    """Name, in place, the model and the objective that usually go with the data, where the recipe names none."""
+    given = data.get("data")
+    component = OneOf("data").find(given)
+    options = type(given) if isinstance(given, Options) else component.options if component else None
+    for key, name in getattr(options, "usual", {}).items():
+        part = data.get(key)
+        if part is None:
+            data[key] = name
+        elif isinstance(part, Mapping) and "kind" not in part:
+            data[key] = {"kind": name, **part}
 
 
 def _with_use(failure: RecipeError, recorded: object) -> RecipeError:

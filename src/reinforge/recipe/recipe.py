@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from reinforge.recipe.component import OneOf
 from reinforge.recipe.sections import Checkpoint, Evaluate, Learn, Log, Start
@@ -23,12 +23,19 @@ class Recipe(Options):
 
     name: Name = Field("run", description="Names the run's folder; by default the recipe's file name.")
     seed: NonNegativeInt = Field(0, description="All randomness of a run follows from it.")
+    seeds: PositiveInt | None = Field(
+        None, description="Train so many seeds, from `seed` on, each a run of its own, and report them together."
+    )
     use: tuple[str, ...] = Field(
         (), description="Files of your own components, recorded here. A recipe never loads them: give --use FILE.py."
     )
     data: Annotated[Options, OneOf("data")] = Field(description="What to learn from: a table, a text, an environment.")
-    model: Annotated[Options, OneOf("model")] = Field(description="The network.")
-    objective: Annotated[Options, OneOf("objective")] = Field(description="What is optimised.")
+    model: Annotated[Options, OneOf("model")] = Field(
+        description="The network; where it is left out, `composed` for a table, `decoder` for a text."
+    )
+    objective: Annotated[Options, OneOf("objective")] = Field(
+        description="What is optimised; where it is left out, `supervised` for a table, `language` for a text."
+    )
     source: Annotated[Options, OneOf("source")] | None = Field(
         None, description="Where batches come from; by default what the objective needs."
     )
@@ -43,5 +50,5 @@ class Recipe(Options):
 
 
 # What only the whole recipe has; a stage takes the rest.
-WHOLE_ONLY = ("use", "stages")
+WHOLE_ONLY = ("use", "seeds", "stages")
 REQUIRED = tuple(name for name, field in Recipe.model_fields.items() if field.is_required())

@@ -131,8 +131,11 @@ async def _body(request: Request, limits: Limits) -> bytes:
 
 
 def _request(body: bytes, limits: Limits) -> tuple[list[Any], bool]:
-    value = strict_json.parse(body, "body", limit=limits.body, depth=limits.depth)
     remedy = 'Send {"rows": [{...}, ...]}, and "partial": true where bad rows may fail alone.'
+    try:
+        value = strict_json.parse(body, "body", limit=limits.body, depth=limits.depth)
+    except IntegrityError as error:
+        raise Refused(400, error.problem, where=error.where, remedy=remedy) from None
     if not isinstance(value, dict) or not set(value) <= {"rows", "partial"} or "rows" not in value:
         raise Refused(400, "the body is no object with `rows`", where="body", remedy=remedy)
     rows, partial = value["rows"], value.get("partial", False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import re
 import shlex
 import shutil
 import time
@@ -50,6 +51,7 @@ def train(
     start: str | Path | None = None,
     output: str | Path | None = None,
     resume: str | Path | None = None,
+    seeds: int | None = None,
     use: Iterable[str | Path] = (),
     progress: Progress | None = None,
 ) -> Run:
@@ -59,7 +61,8 @@ def train(
     `data` (a frame, a mapping of columns, a list of rows, or a path) and `target` do, with `model` or a plain network;
     or batches (a DataLoader, any iterable of pairs of tensors) without a target.
     `start`: a bundle to begin with, whose schema and pipeline stay as they are. `output`: the run's folder, made new;
-    by default runs/NAME-TIME. `resume`: an interrupted run's folder.
+    by default runs/NAME-TIME. `resume`: an interrupted run's folder. `seeds`: train so many, from the recipe's own on; they
+    are the run's children (`run.stages`), and its metrics are theirs together.
 
     Raises RecipeError, DataError, BundleError and other ReinforgeErrors that name the place and the remedy. Ctrl-C
     checkpoints; the run's status is then "interrupted".
@@ -78,6 +81,8 @@ def train(
             )  # fmt: skip
     else:
         resolved = resolve(recipe, overrides, data=data, target=target, start=start, use=use, model=model)
+        if seeds is not None:
+            resolved = recipes.load(resolved, {"seeds": seeds})
         run = None
     device = device_of(resolved.learn.device)
     world = World.join(device)
@@ -268,6 +273,8 @@ def resolve(
         kind = "iterable" if is_batches(data) else "table"
         own = {"kind": "given", "name": type(model).__qualname__} if model is not None else {"kind": "composed"}
         recipe = {"data": {"kind": kind}, "model": own, "objective": {"kind": "supervised"}}
+        if isinstance(data, str | Path) and (name := _named_after(data)):
+            recipe["name"] = name
     if isinstance(recipe, Mapping):
         recipe = {key: dict(value) if isinstance(value, Mapping) else value for key, value in recipe.items()}
         section = recipe.get("data")
@@ -280,6 +287,12 @@ def resolve(
         path = str(bundle_folder(start).resolve())
         resolved = resolved.model_copy(update={"start": resolved.start.model_copy(update={"bundle": path})})
     return resolved
+
+
+def _named_after(data: str | Path) -> str:
+    """A run's name by the file or folder that it learns from: "birds" of "data/birds.csv.gz"; nothing where none is."""
+    stem = str(data).rstrip("/\\*").replace("\\", "/").rpartition("/")[2].rpartition(":")[2].partition(".")[0]
+    return re.sub(r"[^\w-]+", "-", stem).strip("-")[:100]
 
 
 def is_batches(data: object) -> bool:
