@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 from collections.abc import Generator, Mapping, Sequence
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -16,37 +14,13 @@ from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Term
 from reinforge.errors import ComponentError
-from reinforge.models.activations import ACTIVATIONS
+from reinforge.models.critics import Critics
 from reinforge.models.distributions import tanh_gaussian_log_prob
-from reinforge.models.perception import Perception
 from reinforge.models.squashed_gaussian import SquashedGaussian
 from reinforge.objectives.averages import follow
 from reinforge.objectives.options import SACOptions
 from reinforge.objectives.returns import parts, summed, tensor
 from reinforge.schema.signature import Signature
-
-
-class TwinCritics(nn.Module):
-    """Two action values computed together: features (rows, f) and actions (rows, size) to (2, rows)."""
-
-    def __init__(self, features: int, actions: int, sizes: Sequence[int], activation: str) -> None:
-        super().__init__()
-        widths = [features + actions, *sizes, 1]
-        self.weights = nn.ParameterList(torch.empty(2, i, o) for i, o in pairwise(widths))
-        self.biases = nn.ParameterList(torch.zeros(2, 1, o) for o in widths[1:])
-        self.activation = ACTIVATIONS[activation]
-        for index, weight in enumerate(self.weights):
-            for critic in weight:
-                nn.init.orthogonal_(critic, math.sqrt(2) if index < len(widths) - 2 else 1.0)
-
-    def forward(self, features: Tensor, action: Tensor) -> Tensor:
-        x = torch.cat([features, action], -1).to(self.weights[0].dtype).expand(2, -1, -1)
-        last = len(self.weights) - 1
-        for index, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = torch.baddbmm(bias, x, weight)
-            if index < last:
-                x = self.activation(x)
-        return x.squeeze(-1).float()
 
 
 class SACLearner(nn.Module):
@@ -56,15 +30,15 @@ class SACLearner(nn.Module):
         super().__init__()
         self.model = model
         size = model.output.size
-        self.critics = TwinCritics(model.perception.features, size, options.critic_sizes, options.critic_activation)
-        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.critics = Critics(model.perception, size, options.critic_sizes, options.critic_activation)
+        self.targets = self.critics.target(model.perception)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(options.temperature)))
         self.log_temperature.requires_grad_(options.adapt)
 
-    @property
-    def perception(self) -> Perception:
-        """The model's own view of observations, shared with the critics."""
-        return self.model.perception
+    def values(self, critics: Critics, observation: Batch, action: Tensor) -> Tensor:
+        """What the critics say of actions in learner space: (2, rows)."""
+        values: Tensor = critics(critics.see(self.model.perception, observation), action)
+        return values
 
     def act(self, observation: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Reparameterised actions in learner space (rows, size), and their log-probs (rows,)."""
@@ -138,10 +112,10 @@ class SAC:
         following = parts(batch, "next_observation")
         with torch.no_grad():
             next_action, log_prob = learner.act(following, tensor(batch, "next_noise"))
-            values = learner.targets(learner.perception(following), next_action).amin(0)
+            values = learner.values(learner.targets, following, next_action).amin(0)
             soft = values - learner.log_temperature.exp() * log_prob
             goal = tensor(batch, "reward") + tensor(batch, "discount") * soft
-        errors = learner.critics(learner.perception(observation), action) - goal
+        errors = learner.values(learner.critics, observation, action) - goal
         each = 0.5 * errors.square().sum(0)
         weight = batch.get("weight")
         if isinstance(weight, Tensor):
@@ -152,7 +126,7 @@ class SAC:
         assert isinstance(learner, SACLearner)
         observation = parts(batch, "observation")
         action, log_prob = learner.act(observation, tensor(batch, "noise"))
-        value = learner.critics(learner.perception(observation), action).amin(0)
+        value = learner.values(learner.critics, observation, action).amin(0)
         temperature = learner.log_temperature.detach().exp()
         each = temperature * log_prob - value
         weight = batch.get("weight")
