@@ -95,7 +95,9 @@ def charts(rows: Iterable[Row]) -> list[Chart]:
     covered += ["log-loss"] if held_out and _same(known.get(EVALUATION + "log-loss"), held_out) else []
     for name in known:
         if name.startswith(EVALUATION) and name.removeprefix(EVALUATION) not in covered:
-            add(_label(name), [name], unit=_("held out"), wide=name.endswith("loss"))
+            # What was played was held out from nothing.
+            unit = "" if EVALUATION + "return" in known else _("held out")
+            add(_label(name), [name], unit=unit, wide=name.endswith("loss"))
     steps = _terms(known)
     for step, terms in steps.items():
         # A single term of a single step is the loss itself.

@@ -35,7 +35,11 @@ def measured(value: float | None) -> str:
         return "–"
     if 0 < abs(value) < 0.001:
         return f"{value:.2g}"
-    return f"{value:.3f}" if abs(value) < 10 else number(value)
+    if abs(value) >= 10:
+        return f"{value:.2f}" if abs(value) < 100 else number(value)
+    text = f"{value:.3f}"
+    # So near to 1, that it is not 1 is what matters.
+    return f"{value:.6f}".rstrip("0") if text == "1.000" and 1 - value > 1e-6 else text
 
 
 def span(low: float | None, high: float | None) -> str:

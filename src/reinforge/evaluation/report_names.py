@@ -36,6 +36,16 @@ METRICS = {
     "count-mae": "MAE",
     "exact-match": mark("exact match"),
     "token-f1": mark("F1 of tokens"),
+    "return": mark("return"),
+    "return_iqm": mark("return, mean of the middle half"),
+    "return_std": mark("deviation of returns"),
+    "return_min": mark("least return"),
+    "return_max": mark("greatest return"),
+    "length": mark("steps of an episode"),
+    "episodes": mark("episodes"),
+    "bits_per_character": mark("bits per character"),
+    "bits_per_token": mark("bits per token"),
+    "perplexity": mark("perplexity"),
 }
 SIDES = {
     "train": mark("train"), "validation": mark("validation"), "test": mark("test"), "final": mark("final"),

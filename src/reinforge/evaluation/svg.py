@@ -46,9 +46,12 @@ def ticks(low: float, high: float, most: int = 6, whole: bool = False) -> list[f
 def decades(low: float, high: float) -> list[float]:
     """Powers of ten from `low` to `high`, at most six; with their twofold and fivefold where there are few."""
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
-    step = max(1, math.ceil((last - first) / 5))
-    powers = [10.0**p for p in range(first, last + 1, step)]
-    found = [p for p in powers if low <= p * (1 + 1e-9) and p <= high * (1 + 1e-9)]
+    found: list[float] = []
+    for step in range(max(1, math.ceil((last - first) / 5)), 0, -1):
+        powers = [10.0**p for p in range(first, last + 1, step)]
+        found = [p for p in powers if low <= p * (1 + 1e-9) and p <= high * (1 + 1e-9)]
+        if len(found) >= 3:
+            break
     if len(found) < 3:
         every = (m * 10.0**p for p in range(first, last + 1) for m in (1, 2, 5))
         found = [value for value in every if low <= value * (1 + 1e-9) and value <= high * (1 + 1e-9)]
