@@ -36,7 +36,16 @@ class ComponentError(ReinforgeError):
 
 
 class EnvironmentFault(ReinforgeError):
-    """An environment breaks Gymnasium's contract."""
+    """An environment breaks Gymnasium's contract. `trace` is the traceback of what it raised itself, as text."""
+
+    def __init__(
+        self, problem: str, *, where: str | None = None, remedy: str | None = None, trace: str | None = None
+    ) -> None:
+        self.trace = trace
+        super().__init__(problem, where=where, remedy=remedy)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.trace.rstrip()}" if self.trace else super().__str__()
 
 
 class MissingExtra(ReinforgeError):

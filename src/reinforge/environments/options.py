@@ -24,6 +24,9 @@ class EnvironmentOptions(Options):
     inputs: tuple[str, ...] | None = Field(
         None, description="Parts of a Dict observation that the policy sees; all of them where null."
     )
-    vectorization: Literal["auto", "native", "synchronous"] = Field(
-        "auto", description="`native` uses the environment's own vectorised form; `auto` where there is one."
+    vectorization: Literal["auto", "native", "synchronous", "processes"] = Field(
+        "auto",
+        description="`native` uses the environment's own vectorised form; `synchronous` steps copies in turn, "
+        "`processes` in as many processes as there are processors, with the same result. `auto` is native where there "
+        "is such a form, else synchronous.",
     )

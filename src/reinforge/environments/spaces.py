@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from reinforge.schema.signature import Input, Output, Signature
 
 FLATTEN = "Wrap the environment with gymnasium.wrappers.FlattenObservation, or write a wrapper that gives a Box."
 # What a policy is told beside observations, so nothing in an observation may have its name.
-_TAKEN = ("action", "start", "value")
+_TAKEN = ("action", "noise", "start", "value")
 
 
 class Part(NamedTuple):
@@ -324,4 +325,16 @@ class Codec:
         """An EnvironmentFault that names the environment and the moment."""
         return EnvironmentFault(
             f"{problem} ({moment})", where=self.where, remedy=f"Mend the environment: it promises {wanted}."
+        )
+
+    def raised(self, error: Exception, moment: str) -> EnvironmentFault:
+        """An EnvironmentFault for what an environment raised, with the part of its traceback that lies inside it."""
+        # The first frame is the caller's, that called reset or step.
+        inside = error.__traceback__.tb_next if error.__traceback__ else None
+        trace = "".join(traceback.format_exception(type(error), error, inside))
+        return EnvironmentFault(
+            f"it raised {type(error).__name__}: {error} ({moment})",
+            where=self.where,
+            remedy="Mend the environment: it promises no exception.",
+            trace=trace,
         )

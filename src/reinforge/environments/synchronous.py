@@ -25,7 +25,8 @@ class SynchronousEnvironments:
 
     Episode e of copy i resets with the seed derived from (seed, i, e), so an unfinished episode is stated by its seed
     and its actions: they are played again on loading and compared by a digest of every observation and reward. An
-    environment that ignores its seed is not `exact`: after loading, its episodes begin anew.
+    environment that ignores its seed is not `exact`: after loading, its episodes begin anew. `first` is the number of
+    the first copy, where these are some of more.
     """
 
     def __init__(
@@ -35,12 +36,13 @@ class SynchronousEnvironments:
         seed: int,
         where: str,
         only: Sequence[str] | None = None,
+        first: int = 0,
     ) -> None:
         self.count = count
-        self._where, self._seed = where, seed
+        self._where, self._seed, self._first = where, seed, first
         self._environments: Sequence[gym.Env[Any, Any]] = [make() for _ in range(count)]
-        first = self._environments[0]
-        self.codec = Codec(first.observation_space, first.action_space, where, only)
+        one = self._environments[0]
+        self.codec = Codec(one.observation_space, one.action_space, where, only)
         self._episodes = np.full(count, -1, dtype=np.int64)
         self._actions: list[list[Array]] = [[] for _ in range(count)]
         self._digests = [hashlib.blake2b(digest_size=16) for _ in range(count)]
@@ -100,7 +102,7 @@ class SynchronousEnvironments:
                 self._digests[index].update(checked)
             if self._digests[index].hexdigest() != state["digests"][index]:
                 raise EnvironmentFault(
-                    f"copy {index} played the same seed and actions again and came out differently",
+                    f"copy {self._first + index} played the same seed and actions again and came out differently",
                     where=self._where,
                     remedy=REMEDY,
                 )
@@ -113,9 +115,11 @@ class SynchronousEnvironments:
         self._episodes[index] = episode
         self._actions[index] = []
         try:
-            observation, _ = self._environments[index].reset(seed=derive(self._seed, index, episode) % 2**32)
+            observation, _ = self._environments[index].reset(
+                seed=derive(self._seed, self._first + index, episode) % 2**32
+            )
         except Exception as error:  # a user's environment may raise anything
-            raise self._raised(error, index) from error
+            raise self.codec.raised(error, self._moment(index)) from error
         checked = self._observation(observation, index)
         self._digests[index] = hashlib.blake2b(content(checked, 0), digest_size=16)
         return checked
@@ -125,7 +129,7 @@ class SynchronousEnvironments:
         try:
             observation, reward, terminated, truncated, _ = self._environments[index].step(action)
         except Exception as error:  # a user's environment may raise anything
-            raise self._raised(error, index) from error
+            raise self.codec.raised(error, self._moment(index)) from error
         return observation, reward, terminated, truncated
 
     def _observations(self, values: list[object]) -> Observation:
@@ -147,10 +151,7 @@ class SynchronousEnvironments:
     def _reward(self, value: object, index: int) -> Array:
         return self.codec.rewards([value], 1, self._moment(index))[0]  # type: ignore[no-any-return]
 
-    def _raised(self, error: Exception, index: int) -> EnvironmentFault:
-        return self.codec.fault(f"it raised {type(error).__name__}: {error}", self._moment(index), "no exception")
-
     def _moment(self, index: int) -> str:
         taken = len(self._actions[index])
         place = f"in step {taken}" if taken else "in reset"
-        return f"{place} of episode {int(self._episodes[index])}, copy {index}"
+        return f"{place} of episode {int(self._episodes[index])}, copy {self._first + index}"

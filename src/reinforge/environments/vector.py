@@ -106,7 +106,7 @@ class NativeEnvironments:
         try:
             observation, _ = self._environment.reset(seed=derive(self._seed, "environments") % 2**32)
         except Exception as error:  # a user's environment may raise anything
-            raise self.codec.fault(f"it raised {type(error).__name__}: {error}", moment, "no exception") from error
+            raise self.codec.raised(error, moment) from error
         self._resetting = self._nothing
         # Only now does everything exist that it will hold.
         self.exact = _restorable(self._environment.unwrapped)
@@ -117,7 +117,7 @@ class NativeEnvironments:
         try:
             raw, reward, terminated, truncated, info = self._environment.step(self.codec.actions(action))
         except Exception as error:  # a user's environment may raise anything
-            raise self.codec.fault(f"it raised {type(error).__name__}: {error}", moment, "no exception") from error
+            raise self.codec.raised(error, moment) from error
         # A copy, since an environment may write its next observation into the same array.
         observation = copied(self.codec.observations(raw, self.count, moment))
         reward = self.codec.rewards(reward, self.count, moment)

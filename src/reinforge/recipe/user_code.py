@@ -12,6 +12,13 @@ from pathlib import Path
 from reinforge.errors import RecipeError
 from reinforge.messages import _
 
+_PREFIX = "reinforge_use_"
+
+
+def loaded_user_code() -> list[str]:
+    """The files imported so far, for a process that begins anew."""
+    return [str(module.__file__) for name, module in list(sys.modules.items()) if name.startswith(_PREFIX)]
+
 
 def load_user_code(files: Iterable[str | Path]) -> list[str]:
     """Import each file once, so that what it registers is known; returns their absolute paths.
@@ -26,7 +33,7 @@ def _load(file: Path) -> str:
     if path.suffix != ".py" or not path.is_file():
         raise RecipeError(_("there is no such Python file"), where=f"--use {file}")
     # Named by its path, so that two files of one name differ and the same file is imported once.
-    name = f"reinforge_use_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return str(path)
     spec = importlib.util.spec_from_file_location(name, path)
