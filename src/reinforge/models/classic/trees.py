@@ -12,8 +12,8 @@ from reinforge.models.classic.classic import FLOOR, Classic
 from reinforge.models.classic.options import Grown, TreesOptions
 from reinforge.schema.signature import Output
 
-# Numbers that are looked up at once; above it, fewer rows are.
-_AT_ONCE = 1 << 22
+# Numbers that are looked up at once, so many that they stay in a processor's cache.
+_AT_ONCE = 1 << 17
 EMPTY = Grown(nodes=1, trees=0, values=1, sets=0, codes=0, depth=0)
 Link = Literal["none", "log", "logit"]
 
@@ -93,13 +93,15 @@ class Trees(nn.Module):
 
     def step(self, design: Tensor, place: Tensor) -> Tensor:
         """From nodes (rows, trees) to the next ones."""
-        seen = design.gather(1, self.feature[place].long())
-        left = seen.double() <= self.threshold[place]
+        flat = place.reshape(-1)
+        seen = design.gather(1, self.feature.index_select(0, flat).view_as(place).long())
+        left = seen.double() <= self.threshold.index_select(0, flat).view_as(place)
         if self.grown.sets:
-            category = self.category[place]
+            category = self.category.index_select(0, flat).view_as(place)
             held = self.sets[category.clamp(min=0).long(), seen.long().clamp(0, self.grown.codes - 1)]
             left = torch.where(category >= 0, held, left)
-        return self.below.view(-1)[2 * place + (~left).long()].long()
+        chosen = 2 * flat + (~left).reshape(-1).long()
+        return self.below.view(-1).index_select(0, chosen).view_as(place).long()
 
     def check(self) -> None:
         """Raise IntegrityError where nodes are out of place."""
