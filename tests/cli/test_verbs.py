@@ -96,8 +96,16 @@ CALLS: list[tuple[str, str, Call]] = [
         "rehearse",
         ((("r", "seed=2", "u.py"),), {"start": Path("b")}),
     ),
-    ("evaluate b --data f.csv", "evaluate", ((Path("b"),), {"data": Path("f.csv"), "episodes": None, "use": ()})),
-    ("evaluate b --episodes 7", "evaluate", ((Path("b"),), {"data": None, "episodes": 7, "use": ()})),
+    (
+        "evaluate b --data f.csv",
+        "evaluate",
+        ((Path("b"),), {"data": Path("f.csv"), "episodes": None, "seed": None, "stochastic": False, "use": ()}),
+    ),
+    (
+        "evaluate b --episodes 7 --seed 3 --stochastic",
+        "evaluate",
+        ((Path("b"),), {"data": None, "episodes": 7, "seed": 3, "stochastic": True, "use": ()}),
+    ),
     ("serve b --host ::1 --port 0", "serve", ((Path("b"),), {"host": "::1", "port": 0, "use": ()})),
     ("serve b", "serve", ((Path("b"),), {"host": "127.0.0.1", "port": 8000, "use": ()})),
     ("verify b", "verify", ((Path("b"),), {"use": ()})),

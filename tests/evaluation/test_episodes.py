@@ -17,7 +17,7 @@ from reinforge.environments.build import build, signature
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.environments.spaces import signature as signature_of
 from reinforge.environments.synchronous import SynchronousEnvironments
-from reinforge.evaluation.episodes import EpisodeEvaluator, Episodes, interquartile_mean, play
+from reinforge.evaluation.episodes import EpisodeEvaluator, play
 from reinforge.models.options import ActorCriticOptions, MemoryOptions, QNetworkOptions
 from reinforge.models.policy import Policy
 from reinforge.registry import REGISTRY
@@ -134,15 +134,6 @@ def test_each_evaluation_has_fresh_episodes_and_seeds_matter() -> None:
     first = evaluator.evaluate(policy, Clock(updates=1))
     assert first != evaluator.evaluate(policy, Clock(updates=2))
     assert first != EpisodeEvaluator(CARTPOLE, episodes=30, seed=4).evaluate(policy, Clock(updates=1))
-
-
-def test_interquartile_mean_is_the_mean_of_the_middle_half() -> None:
-    values = np.random.default_rng(0).permutation(np.arange(8.0))
-    assert interquartile_mean(values) == pytest.approx(np.mean([2, 3, 4, 5]))
-    # Five values: the quartiles cut the second and fourth, three quarters of each count.
-    assert interquartile_mean(np.array([0.0, 1, 2, 3, 100])) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
-    assert interquartile_mean(np.array([7.0])) == 7.0
-    assert Episodes(values, values.astype(np.int64)).metrics()["return"] == pytest.approx(3.5)
 
 
 def test_a_hundred_full_episodes_take_a_fraction_of_a_second() -> None:

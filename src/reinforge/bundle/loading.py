@@ -66,6 +66,12 @@ def bundle_folder(given: str | Path) -> Path:
         return path / "bundle"
     if not path.is_dir():
         raise PathError(_("there is no such folder"), where=str(path), remedy=_("Check the path."))
+    several = sorted(path.glob("stages/*/bundle/manifest.json"))
+    if several and _finished(path / "run.json"):
+        raise PathError(
+            _("the run has several bundles, and none of its own"), where=str(path),
+            remedy=_("Name one of them: {path}").format(path=shlex.quote(str(several[0].parent))),
+        )  # fmt: skip
     if (path / "recipe.yaml").is_file():
         raise PathError(
             _("the run has no bundle yet: it was not finished"), where=str(path),
@@ -75,6 +81,11 @@ def bundle_folder(given: str | Path) -> Path:
         _("this is no bundle: it has no manifest.json"), where=str(path),
         remedy=_("Give the folder of a finished run, or the folder `bundle` in it."),
     )  # fmt: skip
+
+
+def _finished(status: Path) -> bool:
+    told = strict_json.read(status) if status.is_file() else None
+    return isinstance(told, dict) and told.get("state") == "finished"
 
 
 def _load(path: Path, verify: str, modules: Mapping[str, Factory], device: torch.device) -> Bundle:

@@ -23,6 +23,12 @@ def evaluate(
     episodes: Annotated[
         int | None, typer.Option("--episodes", metavar="N", help=mark("Fresh episodes in the environment."))
     ] = None,
+    stochastic: Annotated[
+        bool, typer.Option("--stochastic", help=mark("Draw actions from the policy instead of taking the best one."))
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help=mark("Seed of the episodes; by default the recipe's."))
+    ] = None,
     use: Use = None,
 ) -> Result:
     """Measure a bundle on data or in its environment."""
@@ -33,4 +39,7 @@ def evaluate(
     from reinforge.workflow.evaluate import evaluate as run
 
     with progress() as shown:
-        return Result.of(run(bundle, data=data, episodes=episodes, use=use or (), progress=shown))
+        found = run(
+            bundle, data=data, episodes=episodes, seed=seed, stochastic=stochastic, use=use or (), progress=shown
+        )
+        return Result.of(found)

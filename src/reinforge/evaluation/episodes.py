@@ -15,9 +15,13 @@ from reinforge.environments.build import build, is_native
 from reinforge.environments.observations import tensors
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.environments.vector import Environments
+from reinforge.errors import ComponentError
+from reinforge.evaluation.seeds import interquartile_mean, stratified
+from reinforge.messages import _
 from reinforge.models.policy import Policy, decode
 
 _MOST_COPIES = 256
+_REPLICATES = 2000
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Episodes:
         returns = self.returns
         return {
             "return": float(returns.mean()),
-            "return_iqm": interquartile_mean(returns),
+            "return_iqm": float(interquartile_mean(returns)),
             "return_std": float(returns.std()),
             "return_min": float(returns.min()),
             "return_max": float(returns.max()),
@@ -40,19 +44,30 @@ class Episodes:
             "episodes": float(len(returns)),
         }
 
+    def intervals(self) -> dict[str, list[float]]:
+        """95% bootstrap intervals over the episodes: [low, high] of the mean return and of its interquartile mean. They
+        are about this one policy; how well the algorithm does follows from several seeds."""
+        if len(self.returns) < 2:
+            return {}
+        drawn = np.random.default_rng(0).integers(len(self.returns), size=(_REPLICATES, len(self.returns)))
+        mean = np.quantile(self.returns[drawn].mean(-1), [0.025, 0.975]).tolist()
+        return {"return": mean, "return_iqm": stratified(self.returns[:, None], replicates=_REPLICATES).tolist()}
 
-def interquartile_mean(values: np.ndarray[Any, Any]) -> float:
-    """The mean of the middle half; at the quartiles a value counts with the part that lies inside."""
-    n = len(values)
-    edges = np.clip((np.arange(n + 1) - n / 4) / (n / 2), 0, 1)
-    return float(np.sort(values) @ np.diff(edges))
 
+def play(
+    policy: Policy, environments: Environments, episodes: int, generator: np.random.Generator | None = None
+) -> Episodes:
+    """Act from the beginning of `environments` until `episodes` whole episodes are done: the best action each time, or
+    with a `generator` one drawn from the policy's own distribution.
 
-def play(policy: Policy, environments: Environments, episodes: int) -> Episodes:
-    """Act greedily from the beginning of `environments` until `episodes` whole episodes are done.
-
-    Each copy plays a fixed number of episodes, so long ones count as much as short ones.
+    Each copy plays a fixed number of episodes, so long ones count as much as short ones. Raises ComponentError where
+    the policy has no distribution.
     """
+    if generator is not None and not policy.stochastic:
+        raise ComponentError(
+            _("a policy of action values has no distribution to draw actions from"), where=type(policy).__name__,
+            remedy=_("Leave out --stochastic."),
+        )  # fmt: skip
     copies = environments.count
     quota = np.full(copies, episodes // copies) + (np.arange(copies) < episodes % copies)
     returns: list[float] = []
@@ -68,7 +83,8 @@ def play(policy: Policy, environments: Environments, episodes: int) -> Episodes:
             if remembers:
                 inputs["start"] = torch.from_numpy(start).to(device)
             outputs, state = policy(inputs, state)
-            step = environments.step(decode(outputs, output).cpu().numpy())
+            action = decode(outputs, output) if generator is None else _drawn(policy, outputs, generator)
+            step = environments.step(action.cpu().numpy())
             observation, start = step.observation, step.start
             total += np.where(step.valid, step.reward, 0)
             length += step.valid
@@ -82,15 +98,26 @@ def play(policy: Policy, environments: Environments, episodes: int) -> Episodes:
     return Episodes(np.array(returns), np.array(lengths))
 
 
+def _drawn(policy: Policy, outputs: dict[str, torch.Tensor], generator: np.random.Generator) -> torch.Tensor:
+    """Actions in the environment's units, drawn from the policy."""
+    shape = (len(outputs["action"]), *policy.noise_shape())
+    noise = generator.standard_normal(shape) if policy.continuous else generator.random(shape)
+    return policy.scale(policy.sample(outputs, torch.from_numpy(noise).to(outputs["action"])))
+
+
 class EpisodeEvaluator:
-    """Greedy episodes of the learner's model, with environments and seeds of its own.
+    """Episodes of the learner's model, with environments and seeds of its own; greedy unless `stochastic`.
 
     Each evaluation has fresh episodes, given by (seed, name, updates so far); a `seed` apart from training's is the
     caller's part. No global random state is touched.
     """
 
-    def __init__(self, environment: EnvironmentOptions, *, episodes: int, seed: int, name: str = "evaluation") -> None:
+    def __init__(
+        self, environment: EnvironmentOptions, *, episodes: int, seed: int, name: str = "evaluation",
+        stochastic: bool = False,
+    ) -> None:  # fmt: skip
         self.environment, self.episodes, self.seed, self.name = environment, episodes, seed, name
+        self.stochastic = stochastic
         self._environments: Environments | None = None
 
     def evaluate(self, learner: nn.Module, clock: Clock) -> dict[str, float]:
@@ -108,7 +135,8 @@ class EpisodeEvaluator:
                 if self._environments is None:
                     self._environments = build(self.environment, seed=self.seed, count=self._copies())
                 self._environments.reseed(seeds.derive(self.seed, self.name, which))
-                return play(policy, self._environments, self.episodes)
+                generator = np.random.default_rng(seeds.derive(self.seed, self.name, which, "actions"))
+                return play(policy, self._environments, self.episodes, generator if self.stochastic else None)
         finally:
             policy.train(training)
 

@@ -29,6 +29,7 @@ from reinforge.evaluation.report_html import (
 )
 from reinforge.evaluation.report_names import SIDES, kind, metric, side
 from reinforge.evaluation.report_results import results, verdict
+from reinforge.evaluation.report_seeds import Seed, over_seeds
 from reinforge.evaluation.report_style import STYLE
 from reinforge.messages import _, language, mark
 from reinforge.recipe.recipe import Recipe
@@ -38,7 +39,7 @@ TILES = 4
 MOST_ROWS = 200
 _FEW_COLUMNS = 12
 # Of which side of the split the first that is there is what counts.
-COUNTS = ("mean", "final", "test", "validation", "train")
+COUNTS = ("iqm", "mean", "final", "test", "validation", "train")
 
 STATES = {
     "created": mark("created"),
@@ -62,6 +63,7 @@ REASONS = {
     "fitted": mark("it was fitted at once"),
     "stages": mark("all its stages were done"),
     "folds": mark("all its folds were done"),
+    "seeds": mark("all its seeds were trained"),
 }
 # Which of many metrics stand on top, where the recipe monitors none.
 FIRST = ("accuracy", "return", "bits_per_character", "r2", "rmse", "f1", "log-loss", "mae", "loss")
@@ -109,7 +111,9 @@ def render(page: Page) -> str:
     found = page.findings
     parts = [_head(page), verdict(found) if found else "", _tiles(page), results(found) if found else ""]
     parts += [explained(page.explanation) if page.explanation else ""]
-    parts += [_metrics(page), _folds(page), _stages(page), _curves(page), _data(page), _facts(page), _notes(page)]
+    seeds = [Seed(each.recipe.name, each.status.get("metrics") or {}, each.rows) for each in page.stages]
+    parts += [over_seeds(seeds) if _seeded(page) else "", _metrics(page), _folds(page), _stages(page), _curves(page)]
+    parts += [_data(page), _facts(page), _notes(page)]
     parts += [_use(page), _evaluations(page), _recipe(page)]
     footer = _("Written by Reinforge {version} from the run's own log; every logged row is in log.jsonl.")
     body = "\n".join(part for part in parts if part)
@@ -184,7 +188,7 @@ def _chief(page: Page, most: int) -> list[tuple[str, object]]:
 def _metrics(page: Page) -> str:
     """Of every side of the split; what they mean stands above, where there are findings."""
     metrics: Mapping[str, Any] = page.status.get("metrics") or {}
-    if not metrics or _folded(page):
+    if not metrics or _folded(page) or _seeded(page):
         return ""
     splits = [s for s in SIDES if any(name.startswith(f"{s}/") for name in metrics)]
     rows: dict[str, dict[str, Any]] = {}
@@ -206,6 +210,10 @@ def _metrics(page: Page) -> str:
 
 def _folded(page: Page) -> bool:
     return page.status.get("reason") == "folds" and bool(page.stages)
+
+
+def _seeded(page: Page) -> bool:
+    return page.recipe.seeds is not None and bool(page.stages)
 
 
 def _folds(page: Page) -> str:
@@ -305,7 +313,8 @@ def _notes(page: Page) -> str:
 def _stages(page: Page) -> str:
     if not page.stages:
         return ""
-    header = [_("stage"), _("state"), _("updates"), _("training time"), _("main metric")]
+    several = _folded(page) or _seeded(page)
+    header = [_("run") if several else _("stage"), _("state"), _("updates"), _("training time"), _("main metric")]
     body = []
     for stage in page.stages:
         clock, state = _clock(stage), str(stage.status.get("state", ""))
@@ -321,7 +330,8 @@ def _stages(page: Page) -> str:
         parts += [_metrics(stage), _notes(stage), _curves(stage), _recipe(stage)]
         name = f'<h3 class="stage">{escape(stage.recipe.name)}</h3>'
         inner += _folded_away(stage.recipe.name, name + "".join(part for part in parts if part))
-    return section(_("Folds, one by one") if _folded(page) else _("Stages"), inner)
+    name = _("Folds, one by one") if _folded(page) else _("Seeds, one by one") if _seeded(page) else _("Stages")
+    return section(name, inner)
 
 
 def _curves(page: Page) -> str:

@@ -50,6 +50,7 @@ METRICS = {
 SIDES = {
     "train": mark("train"), "validation": mark("validation"), "test": mark("test"), "final": mark("final"),
     "mean": mark("mean"), "deviation": mark("deviation"),
+    "iqm": mark("interquartile mean"), "low": mark("from"), "high": mark("to"),
 }  # fmt: skip
 CRITERIA = {
     "f1": mark("the best F1"), "balanced-accuracy": mark("the best balanced accuracy"),

@@ -1,14 +1,16 @@
-"""Runs made of runs: stages one after another, and the folds of a cross-validation."""
+"""Runs made of runs: seeds, stages one after another, and the folds of a cross-validation."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from reinforge.data.options import FoldSplit
 from reinforge.engine.distributed import World
 from reinforge.evaluation.folds import spread
+from reinforge.evaluation.seeds import together
 from reinforge.recipe.recipe import Recipe
 from reinforge.workflow.measured import write_measured
 from reinforge.workflow.progress import Progress
@@ -20,7 +22,10 @@ Train = Callable[[Recipe, Path, Path | None], Run]
 
 
 def children(recipe: Recipe) -> list[Recipe]:
-    """The recipes of a run's children, in order: its stages, or the folds where all are asked for; else none."""
+    """The recipes of a run's children, in order: one for each seed, or its stages, or the folds where all are asked
+    for; else none. A child may have children of its own."""
+    if recipe.seeds is not None:
+        return [_seeded(recipe, number) for number in range(recipe.seeds)]
     if recipe.stages:
         return list(recipe.stages)
     split = getattr(recipe.data, "split", None)
@@ -32,13 +37,21 @@ def children(recipe: Recipe) -> list[Recipe]:
     return [recipe.model_copy(update={"name": f"fold-{i}", "data": data}) for i, data in enumerate(folds)]
 
 
+def _seeded(recipe: Recipe, number: int) -> Recipe:
+    """The recipe of the seed so many after its own, which its stages follow."""
+    stages = tuple(stage.model_copy(update={"seed": stage.seed + number}) for stage in recipe.stages)
+    seed = recipe.seed + number
+    return recipe.model_copy(update={"name": f"seed-{seed}", "seed": seed, "seeds": None, "stages": stages})
+
+
 def train_children(run: Run, recipe: Recipe, train: Train, world: World, progress: Progress) -> Run:
     """Train each child that is not finished.
 
-    Each stage begins from the bundle before it, and the last one's is the run's. Folds are independent, and the run has
-    the mean and deviation of their metrics instead of a bundle.
+    Each stage begins from the bundle before it, and the last one's is the run's. Folds and seeds are independent, and
+    the run has what their metrics say together instead of a bundle.
     """
-    staged = bool(recipe.stages)
+    seeded = recipe.seeds is not None
+    staged = bool(recipe.stages) and not seeded
     start = Path(recipe.start.bundle) if recipe.start.bundle else None
     done: list[Run] = []
     if world.main:
@@ -55,21 +68,21 @@ def train_children(run: Run, recipe: Recipe, train: Train, world: World, progres
         if staged:
             start = made.bundle_path
     if world.main:
-        _finish(run, done, staged)
+        _finish(run, done, "seeds" if seeded else "stages" if staged else "folds")
     world.barrier()
     return run
 
 
-def _finish(run: Run, done: list[Run], staged: bool) -> None:
-    metrics = _last(done) if staged else _spread(done)
-    if staged and not run.bundle_path.exists():
+def _finish(run: Run, done: list[Run], kind: Literal["seeds", "stages", "folds"]) -> None:
+    metrics = {"seeds": _together, "stages": _last, "folds": _spread}[kind](done)
+    if kind == "stages" and not run.bundle_path.exists():
         # A copy, so that the run's bundle stands for itself when stages are removed.
         copying = run.folder / ".bundle"
         shutil.rmtree(copying, ignore_errors=True)
         shutil.copytree(done[-1].bundle_path, copying)
         copying.rename(run.bundle_path)
     write_measured(run.folder, metrics, None)
-    run.write_status(state="finished", reason="stages" if staged else "folds", metrics=metrics)
+    run.write_status(state="finished", reason=kind, metrics=metrics)
     report(run)
 
 
@@ -86,4 +99,17 @@ def _spread(runs: list[Run]) -> dict[str, float]:
         metrics[f"deviation/{name}"] = each.deviation or 0.0
         if name.startswith("test/") and each.low is not None and each.high is not None:
             metrics[f"low/{name}"], metrics[f"high/{name}"] = each.low, each.high
+    return metrics
+
+
+def _together(runs: list[Run]) -> dict[str, float]:
+    """Over seeds, of each metric: its interquartile mean with the interval, as "iqm/final/return", "low/..." and
+    "high/...", its mean and its standard deviation (n - 1), as "mean/..." and "deviation/..."."""
+    metrics: dict[str, float] = {}
+    for name, each in together([run.metrics for run in runs]).items():
+        metrics[f"iqm/{name}"] = each.iqm
+        if each.low is not None and each.high is not None:
+            metrics[f"low/{name}"], metrics[f"high/{name}"] = each.low, each.high
+        metrics[f"mean/{name}"] = each.mean
+        metrics[f"deviation/{name}"] = each.deviation or 0.0
     return metrics

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from reinforge.data.values import take
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import BundleError, DataError
 from reinforge.evaluation.episodes import EpisodeEvaluator
+from reinforge.evaluation.seeds import together
 from reinforge.evaluation.supervised import SupervisedEvaluator
 from reinforge.evaluation.text import TextEvaluator
 from reinforge.messages import _, mark
@@ -40,6 +41,9 @@ _EPISODES = 100
 # Rows that are tensors at once.
 _CHUNK = 65_536
 _LABELLED = mark("Give labelled data: --data FILE.")
+_TEXT = mark("Give text: --data FILE.")
+# What is no metric, though a number.
+_GIVEN = ("seed", "episodes", "rows", "tokens")
 
 
 def evaluate(
@@ -48,6 +52,7 @@ def evaluate(
     episodes: int | None = None,
     *,
     seed: int | None = None,
+    stochastic: bool = False,
     use: Iterable[str | Path] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -55,20 +60,53 @@ def evaluate(
 
     Tables: `data` (a file, a frame) with the targets, of which few rows are tensors at once; without, the test split of
     the recipe's own data, which must still be the same. Text: a file, or the recipe's validation part. Policies:
-    `episodes` fresh episodes (100 by default) in the recipe's environment, greedy, given by `seed`. Raises DataError
-    and BundleError.
+    `episodes` fresh episodes (100 by default) in the recipe's environment, given by `seed`; the best action each time,
+    or with `stochastic` one drawn from the policy.
+
+    A run of several seeds: each one's bundle, on the same rows or episodes, and what they say together: "iqm" (the
+    interquartile mean over seeds) with its "intervals", "mean", "deviation", and "each" by metric. Raises DataError and
+    BundleError.
     """
     (progress or Silent()).update(0.0, None, _("evaluating"))
+    if runs := _seeds(bundle):
+        found = [evaluate(run, data, episodes, seed=seed, stochastic=stochastic, use=use) for run in runs]
+        return _together(found, [run.recipe.name for run in runs])
     made = bundle.bundle if isinstance(bundle, Run) else opened(bundle, use)
     if isinstance(made.form, TableForm):
         _refuse(episodes, "--episodes", made, _LABELLED)
+        _refuse(stochastic or None, "--stochastic", made, _LABELLED)
         return _table(made, made.form, data)
     if isinstance(made.form, TextForm):
-        _refuse(episodes, "--episodes", made, mark("Give text: --data FILE."))
+        _refuse(episodes, "--episodes", made, _TEXT)
+        _refuse(stochastic or None, "--stochastic", made, _TEXT)
         return _text(made, made.form, data)
     assert isinstance(made.form, ObservationForm)
     _refuse(data, "--data", made, mark("Give a number of episodes: --episodes N."))
-    return _episodes(made, _EPISODES if episodes is None else episodes, seed)
+    return _episodes(made, _EPISODES if episodes is None else episodes, seed, stochastic)
+
+
+def _seeds(bundle: str | Path | Bundle | Run) -> list[Run]:
+    """The runs of each seed, where this is a run of several; else none."""
+    run = Run(Path(bundle)) if isinstance(bundle, str | Path) else bundle
+    return run.stages if isinstance(run, Run) and run.status.get("reason") == "seeds" else []
+
+
+def _together(found: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """What was found of each seed, by metric."""
+    numbers = [
+        {name: value for name, value in one.items() if isinstance(value, int | float) and name not in _GIVEN}
+        for one in found
+    ]
+    over = together(numbers)
+    given = {name: found[0][name] for name in ("on", *_GIVEN, "actions") if name in found[0]}
+    return {
+        **given, "seeds": list(names),
+        "iqm": {name: each.iqm for name, each in over.items()},
+        "intervals": {name: [each.low, each.high] for name, each in over.items() if each.low is not None},
+        "mean": {name: each.mean for name, each in over.items()},
+        "deviation": {name: each.deviation for name, each in over.items() if each.deviation is not None},
+        "each": {name: list(each.values) for name, each in over.items()},
+    }  # fmt: skip
 
 
 def recipe_of(bundle: Bundle) -> Recipe:
@@ -138,15 +176,18 @@ def _text(bundle: Bundle, form: TextForm, data: object) -> dict[str, Any]:
     return {"on": what, "tokens": len(tokens), **evaluator.evaluate(_Holder(bundle.model), Clock())}
 
 
-def _episodes(bundle: Bundle, episodes: int, seed: int | None) -> dict[str, Any]:
+def _episodes(bundle: Bundle, episodes: int, seed: int | None, stochastic: bool) -> dict[str, Any]:
     recipe = recipe_of(bundle)
     environment = recipe.data
     assert isinstance(environment, EnvironmentOptions)
     model = bundle.model
     assert isinstance(model, Policy)
     chosen = recipe.evaluate.seed if seed is None else seed
-    evaluator = EpisodeEvaluator(environment, episodes=episodes, seed=chosen, name="evaluate")
-    return {"on": environment.id, "seed": chosen, **evaluator.run(model, "command").metrics()}
+    evaluator = EpisodeEvaluator(environment, episodes=episodes, seed=chosen, name="evaluate", stochastic=stochastic)
+    played = evaluator.run(model, "command")
+    actions = "stochastic" if stochastic else "deterministic"
+    told = {"on": environment.id, "seed": chosen, "actions": actions, **played.metrics()}
+    return {**told, "intervals": played.intervals()}
 
 
 class _Holder(torch.nn.Module):

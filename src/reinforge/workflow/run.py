@@ -27,8 +27,8 @@ _MANY = 12
 class Run:
     """The folder of one training.
 
-    recipe.yaml (resolved), run.json (how it stands), log.jsonl, checkpoints/, bundle/, report.html; child runs of
-    stages under stages/. Made by `train`; `Run.open` reads one back.
+    recipe.yaml (resolved), run.json (how it stands), log.jsonl, checkpoints/, bundle/, report.html; child runs (seeds,
+    stages, folds) under stages/. Made by `train`; `Run.open` reads one back.
     """
 
     folder: Path
@@ -120,7 +120,11 @@ class Run:
 
 def _few(metrics: dict[str, Any]) -> dict[str, Any]:
     """Of many metrics, those of the side that counts most; all of them are in metrics.json."""
-    for sides in (("mean/test/", "deviation/test/"), ("test/",), ("validation/",)):
+    told = [f"{what}/final/return" for what in ("iqm", "low", "high", "mean", "deviation")]
+    if told[0] in metrics:
+        return {name: metrics[name] for name in told if name in metrics}
+    seeds, folds = ("iqm/test/", "low/test/", "high/test/"), ("mean/test/", "deviation/test/")
+    for sides in (seeds, folds, ("test/",), ("validation/",)):
         chosen = {name: value for name, value in metrics.items() if name.startswith(sides)}
         if len(metrics) > _MANY and chosen:
             return chosen

@@ -61,8 +61,8 @@ def train(
     `data` (a frame, a mapping of columns, a list of rows, or a path) and `target` do, with `model` or a plain network;
     or batches (a DataLoader, any iterable of pairs of tensors) without a target.
     `start`: a bundle to begin with, whose schema and pipeline stay as they are. `output`: the run's folder, made new;
-    by default runs/NAME-TIME. `resume`: an interrupted run's folder. `seeds`: train so many, from the recipe's own on; they
-    are the run's children (`run.stages`), and its metrics are theirs together.
+    by default runs/NAME-TIME. `resume`: an interrupted run's folder. `seeds`: train so many, from the recipe's own
+    on; they are the run's children (`run.stages`), and its metrics are theirs together.
 
     Raises RecipeError, DataError, BundleError and other ReinforgeErrors that name the place and the remedy. Ctrl-C
     checkpoints; the run's status is then "interrupted".
