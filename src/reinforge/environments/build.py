@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
+from reinforge.environments.catalogue import missing, package_of, require
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.environments.processes import ProcessEnvironments
 from reinforge.environments.spaces import Codec
@@ -29,20 +31,17 @@ def build(options: EnvironmentOptions, *, seed: int, count: int | None = None) -
     keywords: dict[str, Any] = dict(options.options)
     if options.vectorization == "native" and not native:
         raise EnvironmentFault("it has no vectorised form", where=where, remedy="Set vectorization: auto.")
-    # Gymnasium's own checker would look at every step; the codec does, and says where.
-    try:
-        if native:
-            vector = gym.make_vec(spec, num_envs=copies, vectorization_mode="vector_entry_point", **keywords)
-            return NativeEnvironments(vector, seed, where, options.inputs)
-        if options.vectorization == "processes":
-            observation, action, _ = spaces(options)
-            make = partial(_copies, options, seed, tuple(loaded_user_code()))
-            return ProcessEnvironments(make, Codec(observation, action, where, options.inputs), copies, where)
+    if options.vectorization == "processes":
+        observation, action, _ = spaces(options)
+        make = partial(_copies, options, seed, tuple(loaded_user_code()))
+        return ProcessEnvironments(make, Codec(observation, action, where, options.inputs), copies, where)
+    if not native:
         return _copies(options, seed, (), 0, copies)
-    except (gym.error.Error, TypeError, ImportError) as error:
-        raise EnvironmentFault(
-            f"it can't be made: {error}", where=where, remedy="Check its options and the packages it needs."
-        ) from error
+    try:
+        vector = gym.make_vec(spec, num_envs=copies, vectorization_mode="vector_entry_point", **keywords)
+        return NativeEnvironments(vector, seed, where, options.inputs)
+    except Exception as error:  # a user's environment may raise anything
+        raise _unmade(options, error) from error
 
 
 def _copies(
@@ -50,11 +49,8 @@ def _copies(
 ) -> SynchronousEnvironments:
     """Copies `first` to `first + count`, in a process that may yet have to import the user's `files`."""
     load_user_code(files)
-    spec, keywords = _spec(options), dict[str, Any](options.options)
-    return SynchronousEnvironments(
-        lambda: gym.make(spec, disable_env_checker=True, **keywords),
-        count, seed, f"environment {options.id!r}", options.inputs, first,
-    )  # fmt: skip
+    where = f"environment {options.id!r}"
+    return SynchronousEnvironments(lambda: single(options), count, seed, where, options.inputs, first)
 
 
 def is_native(options: EnvironmentOptions) -> bool:
@@ -62,17 +58,29 @@ def is_native(options: EnvironmentOptions) -> bool:
     spec = _spec(options)
     # A wrapper in the specification would be lost: the vectorised form knows nothing of it.
     offered = spec.vector_entry_point is not None and not spec.additional_wrappers
+    package = package_of(options.id)
+    offered = offered and (package is None or package.native)
     return offered and options.vectorization in ("auto", "native")
 
 
 def spaces(options: EnvironmentOptions) -> tuple[gym.Space[Any], gym.Space[Any], str]:
     """The observation space, the action space, and what to call the environment in an error."""
-    keywords: dict[str, Any] = dict(options.options)
-    environment = gym.make(_spec(options), disable_env_checker=True, **keywords)
+    environment = single(options)
     try:
         return environment.observation_space, environment.action_space, f"environment {options.id!r}"
     finally:
         environment.close()
+
+
+def single(options: EnvironmentOptions, render_mode: str | None = None) -> gym.Env[Any, Any]:
+    """One environment, as Gymnasium makes it. Raises EnvironmentFault where that fails."""
+    spec, keywords = _spec(options), dict[str, Any](options.options)
+    # Gymnasium's own checker would look at every step; the codec does, and says where.
+    keywords |= {"disable_env_checker": True} | ({"render_mode": render_mode} if render_mode else {})
+    try:
+        return gym.make(spec, **keywords)
+    except Exception as error:  # a user's environment may raise anything
+        raise _unmade(options, error) from error
 
 
 def signature(options: EnvironmentOptions) -> Signature:
@@ -80,7 +88,21 @@ def signature(options: EnvironmentOptions) -> Signature:
     return signature_of(*spaces(options), options.inputs)
 
 
+def _unmade(options: EnvironmentOptions, error: Exception) -> EnvironmentFault:
+    """What making it failed by. A wrong option says enough; any other exception comes with its traceback."""
+    remedy, trace = "Check its options.", None
+    if isinstance(error, ImportError | gym.error.DependencyNotInstalled):
+        remedy = f"pip install 'reinforge[{missing(options.id)}]'"
+    elif not isinstance(error, TypeError | gym.error.Error):
+        trace = "".join(traceback.format_exception(error))
+    said = str(error) or type(error).__name__
+    return EnvironmentFault(
+        f"it can't be made: {said}", where=f"environment {options.id!r}", remedy=remedy, trace=trace
+    )
+
+
 def _spec(options: EnvironmentOptions) -> EnvSpec:
+    require(options.id)
     try:
         return gym.spec(options.id)
     except (gym.error.Error, ImportError) as error:
