@@ -100,7 +100,7 @@ def test_encoding_may_be_stated(tmp_path):
 
 
 def test_other_delimiters(tmp_path):
-    assert texts(read(written(tmp_path, "a\tb\n1,5\tx\n", "t.tsv"))) == {"a": ["1,5"], "b": ["x"]}
+    assert texts(read(written(tmp_path, "a\tb\n1,5\tx\n", "t.tsv"))) == {"a": ["1.5"], "b": ["x"]}
     assert texts(read(written(tmp_path, "a;b\n1;x\n", "t.dat"), delimiter=";")) == {"a": ["1"], "b": ["x"]}
     with pytest.raises(DataError, match="can't tell what kind"):
         read(written(tmp_path, "a;b\n1;x\n", "t.dat"))

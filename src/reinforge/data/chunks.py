@@ -15,7 +15,7 @@ import polars as pl
 
 from reinforge.data.options import TableOptions
 from reinforge.data.readers import SUFFIXES, read
-from reinforge.data.reading import columnar, delimited
+from reinforge.data.reading import columnar, decimals, delimited
 from reinforge.data.reading.encodings import AUTO, decode, recognise
 from reinforge.data.reading.how import How
 from reinforge.data.reading.places import files_of
@@ -39,7 +39,7 @@ def pieces(options: TableOptions, base: Path | None) -> Chunks:
     """The table of the options' path in pieces of `options.stream` rows. Raises RecipeError where it can't be."""
     if not isinstance(options.path, str) or options.stream is None:
         raise RecipeError(_("only a file or a pattern can be streamed"), where="data.path")
-    how = How(options.delimiter, options.encoding, options.absent, options.sheet, options.query)
+    how = How(options.delimiter, options.encoding, options.absent, options.sheet, options.query, options.decimal)
     return Chunks(options.path, base or Path(), how, options.stream)
 
 
@@ -90,7 +90,7 @@ class Chunks:
         how = self.how
         return read(
             self.source, base=self.base, delimiter=how.delimiter, encoding=how.encoding, absent=how.absent,
-            sheet=how.sheet, query=how.query,
+            sheet=how.sheet, query=how.query, decimal=how.decimal,
         )  # fmt: skip
 
     def _slices(self, load: Load) -> Iterator[Load]:
@@ -130,6 +130,7 @@ class Chunks:
             file.seek(0)
             file.seek(3 if file.read(3) == b"\xef\xbb\xbf" else 0)
             before, header = 0, b""
+            commas: tuple[str, ...] = ()
             while not lines and not header.strip():
                 header, before = file.readline(), before + 1
                 if not header:
@@ -137,9 +138,13 @@ class Chunks:
             if not lines:
                 if header.count(b'"') % 2:
                     raise DataError(_("a header over several lines can't be streamed"), where=f"{name}, line 1")
+                text, _encoding = decode(start, name, how.encoding) if start.strip() else ("", "")
                 if how.delimiter is None and suffix not in delimited.BY_SUFFIX:
-                    text, _encoding = decode(start, name, how.encoding) if start.strip() else ("", "")
                     how = replace(how, delimiter=delimited.recognise(text[: text.rfind("\n") + 1] or text))
+                if text:
+                    delimiter = how.delimiter or delimited.BY_SUFFIX[suffix]
+                    names, _place = delimited.read_header(text, name, delimiter)
+                    commas = decimals.comma_columns(delimited.first_lines(text), names, delimiter, how.decimal)
             average = max(1, len(start) // max(1, start.count(b"\n")))
             size = max(_SAMPLE, average * self.rows)
             rest = b""
@@ -151,7 +156,9 @@ class Chunks:
                 end = _last_record(block, quotes=not lines) if read_now else len(block)
                 block, rest = block[:end], block[end:]
                 if block.strip():
-                    yield lambda b=block, n=before: _table(header, b, n, name, how, suffix)  # type: ignore[misc]
+                    yield lambda b=block, n=before: _table(  # type: ignore[misc]
+                        header, b, n, name, how, suffix, commas
+                    )
                 before += block.count(b"\n")
                 if not read_now:
                     return
@@ -181,7 +188,9 @@ def _last_record(block: bytes, quotes: bool) -> int:
     return end
 
 
-def _table(header: bytes, block: bytes, before: int, name: str, how: How, suffix: str) -> Table:
+def _table(
+    header: bytes, block: bytes, before: int, name: str, how: How, suffix: str, commas: tuple[str, ...]
+) -> Table:
     """A block's table, its places counted from the file's beginning: `before` lines stand before the block."""
     before -= header.count(b"\n")
     try:
@@ -189,7 +198,7 @@ def _table(header: bytes, block: bytes, before: int, name: str, how: How, suffix
             text, _encoding = decode(block, name, how.encoding)
             table = Table(*read_json(text, name, lines=True, absent=how.absent))
         else:
-            table = delimited.read_delimited(header + block, name, how, suffix=suffix)
+            table = delimited.read_delimited(header + block, name, how, suffix=suffix, commas=commas)
     except DataError as error:
         raise DataError(error.problem, where=_later(error.where or name, before), remedy=error.remedy) from error
     places = table.origin.places

@@ -213,6 +213,10 @@ class TableOptions(Options):
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
         None, description="What separates values; by default told by the file's suffix and first lines."
     )
+    decimal: Literal[".", ","] | None = Field(
+        None,
+        description="What stands before decimals in delimited text; by default told where no comma separates values.",
+    )
     encoding: str = Field(
         "auto",
         description="Encoding of a text file; `auto` tells UTF-8, UTF-16 (by its mark), GB18030 and Latin-1 by bytes.",

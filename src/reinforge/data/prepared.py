@@ -243,7 +243,7 @@ def _read(options: TableOptions, data: object, base: Path | None, seed: int) -> 
         )  # fmt: skip
     table = read(
         options.path if data is None else data, base=base, delimiter=options.delimiter, encoding=options.encoding,
-        absent=options.absent, sheet=options.sheet, query=options.query,
+        absent=options.absent, sheet=options.sheet, query=options.query, decimal=options.decimal,
     )  # fmt: skip
     return (table, np.arange(len(table))) if options.rows is None else sampling.of_table(table, options.rows, seed)
 

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from reinforge.data.reading import columnar, database, delimited, spreadsheet, texts, unpacking
+from reinforge.data.reading.decimals import Decimal
 from reinforge.data.reading.delimited import read_delimited
 from reinforge.data.reading.encodings import AUTO, decode, noted
 from reinforge.data.reading.how import Absent, How
@@ -39,6 +40,7 @@ def read(
     absent: Absent = "error",
     sheet: str | None = None,
     query: str | None = None,
+    decimal: Decimal | None = None,
 ) -> Table:
     """A table from a file (by its suffix: CSV, TSV, JSON, JSON Lines, Parquet, Arrow IPC, Excel, lines of text), from
     several (a pattern such as `parts/*.csv`, a list, or a folder), from a folder of texts or images, from a database
@@ -50,7 +52,7 @@ def read(
     """
     if isinstance(source, Table):
         return source
-    how = How(delimiter, encoding, absent, sheet, query)
+    how = How(delimiter, encoding, absent, sheet, query, decimal)
     if isinstance(source, (str, Path)) or (
         isinstance(source, (list, tuple)) and source and all(isinstance(item, (str, Path)) for item in source)
     ):

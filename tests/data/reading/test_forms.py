@@ -137,7 +137,7 @@ def test_semicolons_and_tabs_are_told(tmp_path: Path) -> None:
         table = read(tmp_path / name)
         return {column: series.to_list() for column, series in table.columns.items()}, table.notes
 
-    assert delimited("a;b\n1,5;x\n2,5;y\n")[0] == {"a": ["1,5", "2,5"], "b": ["x", "y"]}
+    assert delimited("a;b\n1,5;x\n2,5;y\n")[0] == {"a": ["1.5", "2.5"], "b": ["x", "y"]}
     assert "';'" in delimited("a;b\n1,5;x\n")[1][0]
     assert delimited("a\tb\n1\tx\n")[0] == {"a": ["1"], "b": ["x"]}
     assert delimited('a,b\n1,"x;y;z"\n2,";;"\n') == ({"a": ["1", "2"], "b": ["x;y;z", ";;"]}, ())

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from reinforge.data.reading import decimals
 from reinforge.data.reading.encodings import decode, noted
 from reinforge.data.reading.how import How
 from reinforge.data.table import Table
@@ -28,11 +29,12 @@ _SAMPLE = 1 << 16
 _QUOTES = mark("Close every quote, and double the quotes inside quoted text.")
 
 
-def read_delimited(raw: bytes, name: str, how: How, *, suffix: str = "") -> Table:
+def read_delimited(raw: bytes, name: str, how: How, *, suffix: str = "", commas: Sequence[str] | None = None) -> Table:
     """Text columns of a delimited file, and the line each record starts at; an empty field is missing.
 
-    Without `how.delimiter`, the suffix or `recognise` tells it. Blank lines are skipped. Raises DataError for bad
-    encoding, an empty file, a doubled column name, a record of another width or a broken quote.
+    Without `how.delimiter`, the suffix or `recognise` tells it; `commas`, the columns with decimal commas, are told
+    from the first records where they aren't given. Blank lines are skipped. Raises DataError for bad encoding, an empty
+    file, a doubled column name, a record of another width or a broken quote.
     """
     text, encoding = decode(raw, name, how.encoding)
     notes = noted(name, encoding, how.encoding)
@@ -43,13 +45,21 @@ def read_delimited(raw: bytes, name: str, how: How, *, suffix: str = "") -> Tabl
             told = _("{name} is separated by {delimiter}, told from its first lines; `delimiter` overrules it")
             notes = (*notes, told.format(name=name, delimiter=repr(delimiter)))
     header, start = read_header(text, name, delimiter)
+    if commas is None:
+        commas = decimals.comma_columns(first_lines(text), header, delimiter, how.decimal)
+        notes = (*notes, decimals.note(name, commas)) if commas and how.decimal is None else notes
     columns = _plain_grid(text, header, start, delimiter)
     digest = "sha256:" + hashlib.sha256(raw).hexdigest()
     if columns is not None:
         places = range(2, 2 + len(next(iter(columns.values()))))
-        return Table(columns, Origin(name, "line", places), digest, notes)
+        return Table(decimals.with_points(columns, commas), Origin(name, "line", places), digest, notes)
     columns, origin = _records(text, name, header, delimiter)
-    return Table(columns, origin, digest, notes)
+    return Table(decimals.with_points(columns, commas), origin, digest, notes)
+
+
+def first_lines(text: str) -> str:
+    """As many whole lines as are looked at."""
+    return text[: text.find("\n", _SAMPLE) + 1 or None]
 
 
 def recognise(text: str) -> str:
@@ -57,7 +67,7 @@ def recognise(text: str) -> str:
 
     A comma where none does so, or none stands in the header.
     """
-    head = text[: text.find("\n", _SAMPLE) + 1 or None]
+    head = first_lines(text)
     best, most = ",", 1
     for delimiter in CANDIDATES:
         records = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)
