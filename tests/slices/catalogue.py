@@ -37,6 +37,7 @@ from reinforge.models.options import (
     CNNOptions,
     ComposedOptions,
     DecoderOptions,
+    DistributionOptions,
     FocalOptions,
     GateOptions,
     MemoryOptions,
@@ -52,6 +53,7 @@ from reinforge.objectives.options import (
     GANOptions,
     GRPOOptions,
     LanguageOptions,
+    MunchausenOptions,
     PPOOptions,
     SACOptions,
     SupervisedOptions,
@@ -63,6 +65,7 @@ from reinforge.sources.completions import CompletionSource, task_pipeline
 from reinforge.sources.options import (
     CompletionOptions,
     CopyOptions,
+    EpsilonOptions,
     LoaderOptions,
     PrioritiesOptions,
     ReplayOptions,
@@ -236,6 +239,19 @@ def dqn(seed: int, batch: int) -> Parts:
     return _environment(QNetworkOptions(sizes=(16, 16)), DQNOptions(double=True), source, environment, seed, batch)
 
 
+def rainbow(seed: int, batch: int) -> Parts:
+    """DQN with all its switches: noisy duelling streams of a distribution of returns, double, Munchausen, prioritised
+    n-step replay."""
+    source = ReplayOptions(
+        capacity=200, learning_starts=32, n_step=3, priorities=PrioritiesOptions(beta_steps=100),
+        epsilon=EpsilonOptions(start=0, end=0),
+    )  # fmt: skip
+    distribution = DistributionOptions(kind="categorical", atoms=11, low=0, high=20)
+    model = QNetworkOptions(sizes=(12, 12), duelling=True, noisy=0.5, distribution=distribution)
+    objective = DQNOptions(double=True, munchausen=MunchausenOptions())
+    return _environment(model, objective, source, EnvironmentOptions(id="CartPole-v1", count=2), seed, batch)
+
+
 def sac(seed: int, batch: int) -> Parts:
     """SAC on Pendulum: critic, actor and temperature in turn, with target critics."""
     source = ReplayOptions(capacity=300, learning_starts=24)
@@ -298,6 +314,7 @@ SLICES = {
         Slice("multimodal", multimodal),
         Slice("augmented", augmented),
         Slice("dqn", dqn, learn={"clip": 10.0}),
+        Slice("rainbow", rainbow, learn={"clip": 10.0}),
         Slice("sac", sac),
         Slice("ppo", ppo, learn={"clip": 0.5}),
         Slice("gan", gan),

@@ -490,11 +490,43 @@ class MemoryOptions(Options):
     size: PositiveInt = Field(64, description="Its width.")
 
 
+class DistributionOptions(Options):
+    """The whole distribution of returns in place of their mean."""
+
+    kind: Literal["categorical", "quantile"] = Field(
+        "quantile",
+        description="categorical: probabilities of fixed returns (C51; Bellemare et al., 2017). quantile: returns of "
+        "fixed probabilities (QR-DQN; Dabney et al., 2018), which need no bounds.",
+    )
+    atoms: Annotated[int, Field(ge=2)] = Field(51, description="How many returns, or quantiles.")
+    low: float = Field(-10.0, description="categorical: the least return; what is below counts as it.")
+    high: float = Field(10.0, description="categorical: the greatest return; what is above counts as it.")
+
+    @model_validator(mode="after")
+    def ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError("low must be less than high")
+        return self
+
+
 @register("model", "reinforge.models.q_network:QNetwork")
 class QNetworkOptions(PolicyOptions):
-    """The value of each discrete action."""
+    """The value of each discrete action; its switches combine."""
 
     kind: Literal["q-network"] = "q-network"
+    duelling: bool = Field(
+        False,
+        description="The value of the state and each action's advantage over the mean, in two streams that part before "
+        "the last hidden layer (Wang et al., 2016).",
+    )
+    distribution: DistributionOptions | None = Field(
+        None, description="Learn the distribution of returns; actions go by its mean."
+    )
+    noisy: PositiveFloat | None = Field(
+        None,
+        description="Layers whose weights have learned noise, which explores in place of epsilon: its deviation at the "
+        "beginning, 0.5 in the paper (Fortunato et al., 2018). None where null.",
+    )
 
 
 @register("model", "reinforge.models.actor_critic:ActorCritic")

@@ -77,11 +77,13 @@ class Policy(nn.Module):
 
     "Learner space" is what a replay buffer and a log-prob hold: the number of the action (or of each choice), or real
     numbers where [-1, 1] spans the environment's bounds. `stochastic`: whether `sample` explores by itself.
+    `parameter_noise`: standard normal numbers per row that its weights' own noise takes, as the input "noise".
     """
 
     low: Tensor
     high: Tensor
     stochastic = True
+    parameter_noise = 0
 
     def __init__(self, options: PolicyOptions, signature: Signature) -> None:
         super().__init__()

@@ -51,9 +51,17 @@ class LanguageOptions(Options):
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+class MunchausenOptions(Options):
+    """Reward what the policy is sure of (Vieillard et al., 2020)."""
+
+    weight: Fraction = Field(0.9, description="How much the policy's log-probability adds to the reward.")
+    temperature: PositiveFloat = Field(0.03, description="Of the policy that values stand for, in units of return.")
+    floor: Annotated[float, Field(lt=0)] = Field(-1.0, description="The least that is added, before the weight.")
+
+
 @register("objective", "reinforge.objectives.dqn:DQN")
 class DQNOptions(Options):
-    """Deep Q-learning, for discrete actions."""
+    """Deep Q-learning, for discrete actions; what its network can be besides is up to the model q-network."""
 
     default_source: ClassVar[str] = "replay"
     kind: Literal["dqn"] = "dqn"
@@ -62,6 +70,14 @@ class DQNOptions(Options):
     period: PositiveInt = Field(1, description="Updates between two moves of the target network.")
     tau: Fraction = Field(0.005, description="How far the target moves to the network; 1 copies it.")
     delta: PositiveFloat = Field(1.0, description="Where Huber's square turns into a line.")
+    munchausen: MunchausenOptions | None = Field(
+        None, description="Soft values, and rewards for what the policy is sure of; none where null."
+    )
+    conservative: NonNegativeFloat = Field(
+        0.0,
+        description="Weight of conservative Q-learning, for learning from a file: values fall, but those of actions "
+        "taken rise (CQL; Kumar et al., 2020, equation 4).",
+    )
 
 
 @register("objective", "reinforge.objectives.sac:SAC")

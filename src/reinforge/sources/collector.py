@@ -19,6 +19,8 @@ from reinforge.models.policy import Policy
 from reinforge.sources.options import EpsilonOptions
 
 _RECENT = 100
+# One over the deviation of what hardly changes.
+_CONSTANT = 1e3
 
 
 class Collector:
@@ -48,6 +50,9 @@ class Collector:
             self.memory = _tensors(policy.initial_state(self.count))
         if self.memory:
             inputs["start"] = torch.from_numpy(self.start).to(device)
+        if policy.parameter_noise:
+            drawn = self.generator.standard_normal((self.count, policy.parameter_noise), np.float32)
+            inputs["noise"] = torch.from_numpy(drawn).to(device)
         outputs, state = policy(inputs, self.memory or None)
         self.memory = _tensors(state)
         return outputs  # type: ignore[no-any-return]
@@ -95,6 +100,19 @@ class Collector:
                 self.recent.append((float(self._return[index]), int(self._length[index])))
             self._return[done], self._length[done] = 0, 0
         return transition
+
+    def measures(self) -> dict[str, float]:
+        """Of the last 100 episodes: mean return and its quartiles, and mean length. Nothing before the first one."""
+        if not self.recent:
+            return {}
+        returns = sorted(value for value, _ in self.recent)
+        quarter = len(returns) // 4
+        return {
+            "training/return": sum(returns) / len(returns),
+            "training/return_low": returns[quarter],
+            "training/return_high": returns[-1 - quarter],
+            "training/length": sum(length for _, length in self.recent) / len(returns),
+        }
 
     def state_dict(self) -> State:
         return {
@@ -155,6 +173,19 @@ def moments_of(policy: Policy, observation: Observation) -> dict[str, dict[str, 
     for name, normaliser in policy.normalisers.items():
         found[name] = moments(observation[name].reshape(-1, *normaliser.mean.shape))
     return found
+
+
+def shift(policy: Policy, seen: Mapping[str, Mapping[str, Tensor]]) -> float:
+    """How far new observations, given by their moments, lie from those that the policy's normalisers know: the largest
+    distance of a mean, in deviations. Below 1 where observations come from one distribution; constants don't count."""
+    largest = 0.0
+    for name, normaliser in policy.normalisers.items():
+        if float(normaliser.count) == 0:
+            continue
+        moved = ((seen[name]["mean"] - normaliser.mean.cpu()) * normaliser.factor.cpu()).abs()
+        moved = moved[normaliser.factor.cpu() < _CONSTANT]
+        largest = max(largest, float(moved.max())) if moved.numel() else largest
+    return largest
 
 
 def _tensors(state: object) -> dict[str, Tensor]:
