@@ -164,7 +164,8 @@ def _tiles(page: Page) -> str:
         rows = page.findings.sides
         tiles += [(_("rows: {side}").format(side=side(name)), f"{count:,}") for name, count in rows.items()]
     if weights := page.status.get("parameters"):
-        tiles.append((_("weights"), number(weights)))
+        # More digits than this do not fit beside the other tiles.
+        tiles.append((_("weights"), number(weights) if weights < 1e7 else f"{weights / 1e6:,.1f} M"))
     if seconds := _clock(page).get("seconds"):
         tiles.append((_("training time"), duration(float(seconds))))
     if not tiles:
