@@ -137,6 +137,15 @@ class Source(Protocol):
     def load_state_dict(self, state: State) -> None: ...
 
 
+@runtime_checkable
+class Measuring(Protocol):
+    """A source that has something to say in a line of the log: returns of the latest episodes, say."""
+
+    def measures(self) -> Mapping[str, float]:
+        """By name; called only when a line is due, and without a trace in what comes next."""
+        ...
+
+
 class Objective(Protocol):
     """What is optimised. Objectives hold options, never tensors that learn: those are the learner's.
 

@@ -17,7 +17,18 @@ from torch import nn
 from reinforge.core import batch as batches
 from reinforge.core import seeds
 from reinforge.core.batch import Batch
-from reinforge.core.contracts import END, WAIT, Clock, Evaluator, Experience, Objective, Outcome, Source, State
+from reinforge.core.contracts import (
+    END,
+    WAIT,
+    Clock,
+    Evaluator,
+    Experience,
+    Measuring,
+    Objective,
+    Outcome,
+    Source,
+    State,
+)
 from reinforge.core.sealed import Sealed
 from reinforge.engine.averaging import Average, batch_statistics
 from reinforge.engine.checkpoint import CheckpointStore
@@ -315,6 +326,8 @@ class Engine:
             row["averaged_weights"] = self.average.taken
         row["updates_per_second"] = rate
         row["skipped_updates"] = self.updater.skipped
+        if isinstance(self.source, Measuring):
+            row |= self.source.measures()
         self._write(row)
         if self.report:
             self.report(self.stopper.fraction(self.clock), f"loss {loss:.4g}, {rate:.0f} updates/s")

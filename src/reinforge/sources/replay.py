@@ -14,9 +14,12 @@ from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import ComponentError
 from reinforge.models.policy import Policy
 from reinforge.sources.buffer import TransitionBuffer
-from reinforge.sources.collector import Collector, as_batch, epsilon_at, moments_of
+from reinforge.sources.collector import Collector, as_batch, epsilon_at, moments_of, shift
 from reinforge.sources.options import PrioritiesOptions, ReplayOptions
 from reinforge.sources.priorities import SumTree
+
+# Transitions that are compared with all that were seen.
+_NEWEST = 256
 
 
 class ReplaySource:
@@ -97,6 +100,15 @@ class ReplaySource:
         if self.collector.steps < self.options.learning_starts:
             return self.collector.uniform(policy)
         return self.collector.sample(policy)
+
+    def measures(self) -> dict[str, float]:
+        """What a line of the log says of the latest episodes, exploration and normalisers."""
+        found, policy = self.collector.measures(), self._policy
+        if policy is not None and not policy.stochastic:
+            found["training/epsilon"] = epsilon_at(self.options.epsilon, self.collector.steps)
+        if policy is not None and policy.normalises and len(self.buffer):
+            found["training/shift"] = shift(policy, moments_of(policy, self.buffer.newest(_NEWEST)))
+        return found
 
     def state_dict(self) -> State:
         return {

@@ -16,7 +16,7 @@ from reinforge.environments.options import EnvironmentOptions
 from reinforge.environments.spaces import Codec
 from reinforge.errors import ComponentError
 from reinforge.models.policy import Policy
-from reinforge.sources.collector import Collector, as_batch, moments_of
+from reinforge.sources.collector import Collector, as_batch, moments_of, shift
 from reinforge.sources.options import RolloutOptions
 
 
@@ -80,6 +80,13 @@ class RolloutSource:
 
     def feedback(self, experience: Experience, outcome: Outcome) -> None:
         """Nothing to learn from outcomes."""
+
+    def measures(self) -> dict[str, float]:
+        """What a line of the log says of the latest episodes and of normalisers."""
+        found = self.collector.measures()
+        if self._seen is not None and self._policy is not None:
+            found["training/shift"] = shift(self._policy, self._seen)
+        return found
 
     def state_dict(self) -> State:
         return {"collector": self.collector.state_dict(), "seen": self._seen}
