@@ -12,7 +12,7 @@ import pytest
 from reinforge.cli import main
 from reinforge.cli.application import VERBS
 from reinforge.cli.output import table
-from reinforge.workflow.columns import width
+from reinforge.messages.width import width
 
 # A third of a second on a quiet machine; tests share theirs, so the best of several counts, with room to spare.
 SECONDS = 0.6

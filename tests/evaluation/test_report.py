@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from reinforge import recipe as recipes
+from reinforge.evaluation.findings import Example
 from reinforge.evaluation.report import Page, render
 from reinforge.evaluation.report_curves import MOST_POINTS, charts, draw, summary
+from reinforge.evaluation.report_examples import _example
 from reinforge.evaluation.report_html import duration, measured, number, size, span
 from reinforge.evaluation.svg import shown
 
@@ -234,3 +236,10 @@ def test_numbers_are_shown_as_people_read_them() -> None:
     assert [shown(v) for v in (0, 500, 20_000, 1_500_000)] == ["0", "500", "20k", "1.5M"]
     assert [measured(v) for v in (0.98765, 40.2345, 1.6e-5, None)] == ["0.988", "40.23", "1.6e-05", "–"]
     assert [span(2e-9, 0.09), span(0.2, 0.31), span(None, 1.0)] == ["0.000 to 0.090", "0.200 to 0.310", ""]
+
+
+def test_a_chinese_text_that_is_wider_than_a_line_has_lines_of_its_own() -> None:
+    """Twenty-two Chinese characters are as wide as forty-four others, and would run out of their card."""
+    for value, long in (("地理位置还不错，到哪里都比较方便，但是服务", True), ("地理位置还不错", False), ("a nice place", False)):
+        example = Example(row=0, said="pos", truth="neg", cost=1.0, inputs={"text": value})
+        assert ("class=long" in _example(example)) == long

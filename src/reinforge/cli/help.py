@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from reinforge.errors import ReinforgeError
 from reinforge.messages import _, mark
-from reinforge.workflow.columns import width
+from reinforge.messages.width import width
 
 COLUMN = 24
 _EVERYWHERE = (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from reinforge.errors import ReinforgeError
-from reinforge.workflow.columns import width
+from reinforge.messages.width import width
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from reinforge.evaluation.findings import Example, Found
 from reinforge.evaluation.report_html import is_base64, measured, paragraph, span
 from reinforge.evaluation.report_names import metric
 from reinforge.messages import _
+from reinforge.messages.width import width
 
 _MOST_INPUTS = 8
 _SHORT = 240
-# What fits into a line of a card.
+# What fits into a line of a card, a Chinese character counting for two.
 _LINE = 26
 
 
@@ -33,7 +34,7 @@ def _example(each: Example) -> str:
     known = _("{p} sure").format(p=f"{each.sure:.0%}") if each.sure is not None else ""
     sure = f" <small>{escape(known)}</small>" if known else ""
     inputs = "".join(
-        f"<div{' class=long' if len(name) + len(value) > _LINE else ''}><dt>{escape(name)}</dt>"
+        f"<div{' class=long' if width(name) + width(value) > _LINE else ''}><dt>{escape(name)}</dt>"
         f"<dd>{escape(_cut(value))}</dd></div>"
         for name, value in list(each.inputs.items())[:_MOST_INPUTS]
     )

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
-
-def width(text: str) -> int:
-    """Columns that a text takes on a terminal (Unicode's East Asian width, UAX 11)."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+from reinforge.messages.width import width
 
 
 def aligned(rows: Sequence[Sequence[str]], indent: str = "    ") -> list[str]:
