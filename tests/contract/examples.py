@@ -25,12 +25,13 @@ from reinforge.models.options import (
     ActorCriticOptions,
     ComposedOptions,
     DecoderOptions,
+    DeterministicOptions,
     MLPOptions,
     PretrainedOptions,
     QNetworkOptions,
     SquashedGaussianOptions,
 )
-from reinforge.objectives.options import GRPOOptions, LanguageOptions
+from reinforge.objectives.options import DDPGOptions, GRPOOptions, LanguageOptions
 from reinforge.registry import REGISTRY, Component, Options
 from reinforge.schema.signature import Input, Output, Signature
 from reinforge.sources.completions import task_pipeline
@@ -213,6 +214,9 @@ MODELS: dict[str, ModelExample] = {
     ),
     "q-network": ModelExample(QNetworkOptions(sizes=(8,)), _signature({"observation": "box"}, action="discrete")),
     "actor-critic": ModelExample(ActorCriticOptions(sizes=(8,)), _signature({"observation": "box"}, action="discrete")),
+    "deterministic": ModelExample(
+        DeterministicOptions(sizes=(8,)), _signature({"observation": "box"}, action="continuous")
+    ),
     "squashed-gaussian": ModelExample(
         SquashedGaussianOptions(sizes=(8,)), _signature({"observation": "box"}, action="continuous")
     ),
@@ -261,10 +265,18 @@ def _grpo(seed: int, batch: int) -> Parts:
     return REGISTRY.build("objective", GRPOOptions(), signature), _decoder(signature, seed), source
 
 
+def _ddpg(seed: int, batch: int) -> Parts:
+    """The TD3 slice with DDPG."""
+    _, model, source = SLICES["td3"].build(seed, batch)
+    signature = _signature({"observation": "box"}, action="continuous")
+    signature = signature.model_copy(update={"outputs": {"action": model.output}})
+    return REGISTRY.build("objective", DDPGOptions(critic_sizes=(16, 16)), signature), model, source
+
+
 # Slices first; what follows them are components that no slice has.
 BUILDS: dict[str, Callable[[int, int], Parts]] = {
     **{name: piece.build for name, piece in SLICES.items()},
-    **{"iterable": _iterable, "tokens": _language, "completions": _grpo},
+    **{"iterable": _iterable, "tokens": _language, "completions": _grpo, "ddpg": _ddpg},
 }
 
 

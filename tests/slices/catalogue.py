@@ -37,6 +37,7 @@ from reinforge.models.options import (
     CNNOptions,
     ComposedOptions,
     DecoderOptions,
+    DeterministicOptions,
     DistributionOptions,
     FocalOptions,
     GateOptions,
@@ -57,6 +58,7 @@ from reinforge.objectives.options import (
     PPOOptions,
     SACOptions,
     SupervisedOptions,
+    TD3Options,
 )
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.registry import REGISTRY
@@ -260,6 +262,14 @@ def sac(seed: int, batch: int) -> Parts:
     return _environment(model, SACOptions(critic_sizes=(16, 16)), source, environment, seed, batch)
 
 
+def td3(seed: int, batch: int) -> Parts:
+    """TD3 on Pendulum: an actor that moves with every second update of its critics, and targets of both."""
+    source = ReplayOptions(capacity=300, learning_starts=24, n_step=2)
+    environment = EnvironmentOptions(id="Pendulum-v1", count=2)
+    model = DeterministicOptions(sizes=(16, 16), normalise=True)
+    return _environment(model, TD3Options(critic_sizes=(16, 16)), source, environment, seed, batch)
+
+
 def ppo(seed: int, batch: int) -> Parts:
     """PPO with a memory on CartPole: a rollout, prepared once, feeds epochs of minibatches of sequences until it
     has moved the policy too far."""
@@ -316,6 +326,7 @@ SLICES = {
         Slice("dqn", dqn, learn={"clip": 10.0}),
         Slice("rainbow", rainbow, learn={"clip": 10.0}),
         Slice("sac", sac),
+        Slice("td3", td3),
         Slice("ppo", ppo, learn={"clip": 0.5}),
         Slice("gan", gan),
         Slice("language", language),

@@ -549,6 +549,17 @@ class SquashedGaussianOptions(PolicyOptions):
     log_std_high: float = Field(2.0, description="Greatest logarithm of the deviation before tanh.")
 
 
+@register("model", "reinforge.models.deterministic:Deterministic")
+class DeterministicOptions(PolicyOptions):
+    """One action for each observation, for continuous actions."""
+
+    kind: Literal["deterministic"] = "deterministic"
+    sizes: tuple[PositiveInt, ...] = Field((256, 256), min_length=1, description="Width of each hidden layer.")
+    exploration: NonNegativeFloat = Field(
+        0.1, description="Deviation of the noise on actions while it collects; half of the actions' range is 1."
+    )
+
+
 @register("model", "reinforge.models.composed:given_in_python")
 class GivenOptions(Options):
     """A module that a Python caller passed to `train`; a recipe alone can't build it."""

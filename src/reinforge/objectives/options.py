@@ -100,6 +100,35 @@ class SACOptions(Options):
     )
 
 
+class DeterministicGradientOptions(Options):
+    """What TD3 and DDPG share."""
+
+    default_source: ClassVar[str] = "replay"
+    gamma: Fraction = Field(0.99, description="Discount per environment step.")
+    tau: Fraction = Field(0.005, description="How far the targets of actor and critics move to them.")
+    critic_sizes: tuple[PositiveInt, ...] = Field((256, 256), min_length=1, description="Widths of each critic.")
+    critic_activation: Literal["relu", "leaky-relu", "gelu", "silu", "tanh"] = Field(
+        "relu", description="What follows each hidden layer of the critics."
+    )
+
+
+@register("objective", "reinforge.objectives.td3:TD3")
+class TD3Options(DeterministicGradientOptions):
+    """Twin delayed deterministic policy gradients, for continuous actions (Fujimoto et al., 2018)."""
+
+    kind: Literal["td3"] = "td3"
+    delay: PositiveInt = Field(2, description="Updates of the critics for each one of the actor and of all targets.")
+    target_noise: NonNegativeFloat = Field(0.2, description="Deviation of the noise on the target's actions.")
+    noise_clip: PositiveFloat = Field(0.5, description="The largest noise on the target's actions.")
+
+
+@register("objective", "reinforge.objectives.td3:DDPG")
+class DDPGOptions(DeterministicGradientOptions):
+    """Deep deterministic policy gradients, for continuous actions (Lillicrap et al., 2016); td3 is steadier."""
+
+    kind: Literal["ddpg"] = "ddpg"
+
+
 @register("objective", "reinforge.objectives.ppo:PPO")
 class PPOOptions(Options):
     """Proximal policy optimisation, for all kinds of actions."""

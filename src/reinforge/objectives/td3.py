@@ -1,0 +1,134 @@
+"""Twin delayed deterministic policy gradients, and the deterministic policy gradients that they began from."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Generator, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from reinforge.core import batch as batches
+from reinforge.core.batch import Batch
+from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Term
+from reinforge.errors import ComponentError
+from reinforge.models.critics import Critics
+from reinforge.models.deterministic import Deterministic
+from reinforge.objectives.averages import follow
+from reinforge.objectives.options import DDPGOptions, TD3Options
+from reinforge.objectives.returns import parts, summed, tensor
+from reinforge.schema.signature import Signature
+
+
+class TD3Learner(nn.Module):
+    """The actor (deployed), its critics, and the targets of both."""
+
+    def __init__(self, model: Deterministic, options: TD3Options | DDPGOptions, critics: int) -> None:
+        super().__init__()
+        self.model = model
+        self.target = copy.deepcopy(model).requires_grad_(False)
+        # Observations are normalised alike by both.
+        self.target.perception.normalisers = model.perception.normalisers
+        self.critics = Critics(
+            model.perception, model.output.size, options.critic_sizes, options.critic_activation, critics
+        )
+        self.targets = self.critics.target(model.perception)
+
+    def values(self, critics: Critics, observation: Batch, action: Tensor, first: int | None = None) -> Tensor:
+        """What the critics, or the `first` of them, say of actions in learner space: (critics, rows)."""
+        values: Tensor = critics(critics.see(self.model.perception, observation), action, first)
+        return values
+
+
+class TD3:
+    """Deterministic policy gradients with twin critics, smoothed targets and a delayed actor (Fujimoto et al., 2018).
+
+    Critics learn r + gamma^k min Q'(s', a'), where a' is the target actor's action with clipped normal noise, clipped
+    to [-1, 1]. The actor climbs the first critic; it and all targets move every `delay` updates. Everything is in
+    learner space, where [-1, 1] spans the environment's bounds.
+    """
+
+    default_optimizer: ClassVar[Mapping[str, object]] = {"kind": "adam"}
+
+    def __init__(self, options: TD3Options | DDPGOptions, signature: Signature) -> None:
+        self.options = options
+        output = signature.outputs["action"]
+        if output.form != "continuous":
+            raise ComponentError("it needs continuous actions", where="objective", remedy="Use dqn.")
+        self.size = output.size
+        if isinstance(options, TD3Options):
+            self.critics, self.delay = 2, options.delay
+            self.smoothing, self.bound = options.target_noise, options.noise_clip
+        else:
+            self.critics, self.delay, self.smoothing, self.bound = 1, 1, 0.0, 0.0
+
+    def build(self, model: nn.Module) -> nn.Module:
+        if not isinstance(model, Deterministic):
+            raise ComponentError(f"it can't train a {type(model).__name__}", remedy="Use the model deterministic.")
+        return TD3Learner(model, self.options, self.critics)
+
+    def prepare(self, learner: nn.Module, experience: Experience) -> Experience:
+        """Sum the n-step rewards."""
+        rows = dict(experience.batch)
+        rows["reward"], rows["discount"] = summed(rows, self.options.gamma)
+        return dataclasses.replace(experience, batch=rows)
+
+    def updates(
+        self, experience: Experience, generator: torch.Generator, clock: Clock
+    ) -> Generator[Batch, Outcome, None]:
+        """The experience's updates, in order, with the noise of the target's actions."""
+        size = batches.rows(experience.batch) // int(experience.extra["updates"])
+        for batch in batches.split(experience.batch, size):
+            if self.smoothing:
+                noise = torch.randn(batches.rows(batch), self.size, generator=generator)
+                batch = {**batch, "noise": (noise * self.smoothing).clamp(-self.bound, self.bound)}
+            yield batch
+
+    def steps(self, learner: nn.Module) -> Sequence[Step]:
+        assert isinstance(learner, TD3Learner)
+        return [
+            Step("critic", list(learner.critics.parameters()), self._critic),
+            Step("actor", list(learner.model.parameters()), self._actor, every=self.delay),
+        ]
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        rows = torch.tensor(batches.rows(batch))
+        return {"td": rows, "policy": rows}
+
+    @torch.no_grad()
+    def after_update(self, learner: nn.Module, clock: Clock) -> None:
+        """Move all targets by tau, after the updates in which the actor moved."""
+        assert isinstance(learner, TD3Learner)
+        if (clock.updates - 1) % self.delay == 0:
+            follow(learner.targets, learner.critics, self.options.tau)
+            follow(learner.target, learner.model, self.options.tau)
+
+    def _critic(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
+        assert isinstance(learner, TD3Learner)
+        following, noise, weight = parts(batch, "next_observation"), batch.get("noise"), batch.get("weight")
+        with torch.no_grad():
+            action = learner.target(following)[0]["mean"]
+            if isinstance(noise, Tensor):
+                action = (action + noise).clamp(-1, 1)
+            values = learner.values(learner.targets, following, action).amin(0)
+            goal = tensor(batch, "reward") + tensor(batch, "discount") * values
+        errors = learner.values(learner.critics, parts(batch, "observation"), tensor(batch, "action")) - goal
+        each = errors.square().sum(0)
+        if isinstance(weight, Tensor):
+            each = each * weight
+        return Loss({"td": Term(each.sum())}, {"td": errors.detach().abs().mean(0)})
+
+    def _actor(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
+        assert isinstance(learner, TD3Learner)
+        observation, weight = parts(batch, "observation"), batch.get("weight")
+        action = learner.model(observation)[0]["mean"]
+        each = -learner.values(learner.critics, observation, action, first=1)[0]
+        if isinstance(weight, Tensor):
+            each = each * weight
+        return Loss({"policy": Term(each.sum())})
+
+
+class DDPG(TD3):
+    """Deep deterministic policy gradients: one critic, no smoothing, no delay (Lillicrap et al., 2016)."""
