@@ -240,6 +240,10 @@ def test_numbers_are_shown_as_people_read_them() -> None:
 
 def test_a_chinese_text_that_is_wider_than_a_line_has_lines_of_its_own() -> None:
     """Twenty-two Chinese characters are as wide as forty-four others, and would run out of their card."""
-    for value, long in (("地理位置还不错，到哪里都比较方便，但是服务", True), ("地理位置还不错", False), ("a nice place", False)):
+    for value, long in (
+        ("地理位置还不错，到哪里都比较方便，但是服务", True),
+        ("地理位置还不错", False),
+        ("a nice place", False),
+    ):
         example = Example(row=0, said="pos", truth="neg", cost=1.0, inputs={"text": value})
         assert ("class=long" in _example(example)) == long
