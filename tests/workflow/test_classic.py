@@ -17,7 +17,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import accuracy_score
 
 import reinforge
-from reinforge.errors import ComponentError, RecipeError
+from reinforge.errors import ComponentError, RecipeError, StorageError
 from reinforge.evaluation.report_explained import as_text
 from reinforge.workflow.doctor import doctor
 from reinforge.workflow.evaluate import evaluate
@@ -153,6 +153,30 @@ def test_a_killed_run_is_fitted_anew_and_a_finished_one_stays(runs: dict[str, Ru
     before = (resumed.folder / "run.json").read_bytes()
     assert train(resume=resumed.folder).finished
     assert (resumed.folder / "run.json").read_bytes() == before
+
+
+def test_interrupted_while_it_is_fitted_nothing_is_left(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_arguments: Any, **_keywords: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("reinforge.workflow.tasks.classic.fit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(file, "tree", "kind"), output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_room_the_run_waits_for_more(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, size: int) -> None:
+        raise StorageError("no space is left", where=str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("reinforge.workflow.fitting.require_space", full)
+        with pytest.raises(StorageError, match="no space"):
+            train(recipe(file, "tree", "kind"), output=tmp_path / "run")
+    assert not Run(tmp_path / "run").finished
+    assert train(resume=tmp_path / "run").finished
 
 
 def test_folds(file: Path, tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ def _facts(page: Page) -> str:
     course = [(label, number(clock[key])) for key, label in counters.items() if clock.get(key)]
     if seconds := clock.get("seconds"):
         course.append((_("training time"), duration(float(seconds))))
-        if clock.get("updates"):
+        if clock.get("updates") and status.get("reason") != "fitted":
             course.append((_("updates per second"), number(clock["updates"] / float(seconds))))
     logged: Any = next((row["skipped_updates"] for row in reversed(page.rows) if "skipped_updates" in row), 0)
     if skipped := status.get("skipped_updates", logged):
