@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from reinforge.bundle.readout import Prediction
 from reinforge.bundle.task import Task
 from reinforge.core.batch import Batch
 from reinforge.data.values import Origin
+from reinforge.environments.images import Scaling, Shape, channels_last, image_shape
+from reinforge.environments.images import fits as scales
 from reinforge.errors import DataError, IntegrityError
 from reinforge.schema.fields import Box, Continuous, Discrete, MultiDiscrete
 from reinforge.schema.schema import Schema
@@ -117,14 +119,18 @@ class _Part:
     def __init__(self, box: Box, block: Input) -> None:
         self.box, self.block, self.name = box, block, box.name
         self.channels_last = False
+        self.image: tuple[int, ...] = ()
+        self.scaling: Scaling | None = None
         size = int(np.prod(box.shape, dtype=np.int64))
         match block.form:
             case "box":
                 fits = block.shape == box.shape
             case "image":
-                fits = int(np.prod(block.shape, dtype=np.int64)) == size and box.dtype == "uint8"
-                self.channels_last = len(box.shape) == 3 and box.shape != block.shape
-                fits &= not self.channels_last or (box.shape[2], *box.shape[:2]) == block.shape
+                given = image_shape(box.shape) if box.dtype == "uint8" else None
+                fits = given is not None and len(block.shape) == 3 and scales(given, block.shape)
+                if given is not None and fits:
+                    self.image, self.channels_last = given, channels_last(box.shape)
+                    self.scaling = Scaling(given, cast(Shape, block.shape)) if given != block.shape else None
             case "categories":
                 fits = len(block.sizes) == size
             case _:
@@ -163,6 +169,8 @@ class _Part:
         dtype = np.uint8 if self.box.dtype == "uint8" else np.float32
         if self.channels_last:
             array = np.moveaxis(array, -1, 1)
+        if self.scaling is not None:
+            array = self.scaling(np.ascontiguousarray(array, dtype=dtype).reshape(len(array), *self.image))
         return torch.from_numpy(np.ascontiguousarray(array, dtype=dtype)).reshape(len(array), *self.block.shape)
 
 

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, PositiveInt
+from pydantic import Field, JsonValue, PositiveFloat, PositiveInt
 
 from reinforge.registry import Options, register
+
+
+class ImageOptions(Options):
+    """What a policy sees of images of bytes. The bundle does the same to a raw image."""
+
+    size: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="Height and width; a new pixel is the mean of the area that it covers. As it is where null."
+    )
+    grey: bool = Field(False, description="One channel in place of red, green and blue.")
+
+
+class RewardOptions(Options):
+    """Rewards as learning sees them; returns of episodes and evaluations are the true ones."""
+
+    scale: PositiveFloat = Field(1.0, description="Factor of every reward.")
+    normalise: bool = Field(
+        False, description="Divide by the running deviation of the discounted sum of rewards, kept in the run's state."
+    )
+    gamma: Annotated[float, Field(ge=0, le=1)] = Field(0.99, description="Discount of that sum.")
+    clip: PositiveFloat | None = Field(None, description="Last of all, clip to [-clip, clip].")
 
 
 @register("data", "reinforge.environments.build:build")
@@ -24,6 +44,12 @@ class EnvironmentOptions(Options):
     inputs: tuple[str, ...] | None = Field(
         None, description="Parts of a Dict observation that the policy sees; all of them where null."
     )
+    time_limit: PositiveInt | None = Field(
+        None, description="Steps of the policy after which an episode is truncated, in place of the environment's own."
+    )
+    frame_skip: PositiveInt = Field(1, description="Times that each action is taken; the rewards are summed.")
+    images: ImageOptions = Field(ImageOptions(), description="Size and colour of images.")
+    reward: RewardOptions = Field(RewardOptions(), description="Scale of rewards while learning.")
     vectorization: Literal["auto", "native", "synchronous", "processes"] = Field(
         "auto",
         description="`native` uses the environment's own vectorised form; `synchronous` steps copies in turn, "

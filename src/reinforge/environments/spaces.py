@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
 import numpy as np
 
+from reinforge.environments.images import Scaling, Shape, channels_last, image_shape
 from reinforge.environments.observations import Array, Observation
+from reinforge.environments.options import ImageOptions
 from reinforge.errors import EnvironmentFault
 from reinforge.schema.fields import Box, Continuous, Discrete, Field, MultiDiscrete
 from reinforge.schema.schema import Schema
@@ -18,6 +20,7 @@ from reinforge.schema.signature import Input, Output, Signature
 FLATTEN = "Wrap the environment with gymnasium.wrappers.FlattenObservation, or write a wrapper that gives a Box."
 # What a policy is told beside observations, so nothing in an observation may have its name.
 _TAKEN = ("action", "noise", "start", "value")
+_AS_IT_IS = ImageOptions()
 
 
 class Part(NamedTuple):
@@ -45,7 +48,7 @@ def parts(space: gym.Space[Any], where: str, only: Sequence[str] | None = None) 
     for part in found:
         if part.name in _TAKEN:
             raise EnvironmentFault(f"an observation can't have a part named {part.name!r}", where=where, remedy=FLATTEN)
-        _input(part, where)
+        _input(part, where, _AS_IT_IS)
     return found
 
 
@@ -61,14 +64,18 @@ def _walk(space: gym.spaces.Dict, keys: tuple[str, ...]) -> list[Part]:
 
 
 def signature(
-    observation: gym.Space[Any], action: gym.Space[Any], where: str, only: Sequence[str] | None = None
+    observation: gym.Space[Any],
+    action: gym.Space[Any],
+    where: str,
+    only: Sequence[str] | None = None,
+    images: ImageOptions = _AS_IT_IS,
 ) -> Signature:
     """The signature of a policy between these spaces. Raises EnvironmentFault where one is not supported."""
-    inputs = {part.name: _input(part, where) for part in parts(observation, where, only)}
+    inputs = {part.name: _input(part, where, images) for part in parts(observation, where, only)}
     return Signature(inputs=inputs, outputs={"action": _output(action, where)})
 
 
-def _input(part: Part, where: str) -> Input:
+def _input(part: Part, where: str, images: ImageOptions) -> Input:
     space = part.space
     match space:
         case gym.spaces.Box():
@@ -77,7 +84,7 @@ def _input(part: Part, where: str) -> Input:
                     f"observations of type {space.dtype} are not numbers", where=where, remedy=FLATTEN
                 )
             shape = image_shape(space.shape) if space.dtype == np.uint8 else None
-            return Input(form="image", shape=shape) if shape else Input(form="box", shape=tuple(space.shape))
+            return Input(form="image", shape=_seen(shape, images)) if shape else Input(form="box", shape=space.shape)
         case gym.spaces.Discrete():
             return Input(form="categories", sizes=(int(space.n),))
         case gym.spaces.MultiDiscrete():
@@ -92,17 +99,9 @@ def _input(part: Part, where: str) -> Input:
     )
 
 
-def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
-    """(channels, height, width) of bytes of this shape, where it is an image: (height, width), or with channels last
-    (1, 3 or 4 of them) or first. None where it is none."""
-    match shape:
-        case (height, width):
-            return (1, height, width)
-        case (height, width, 1 | 3 | 4 as channels) if min(height, width) > channels:
-            return (channels, height, width)
-        case (channels, height, width):
-            return (channels, height, width)
-    return None
+def _seen(shape: tuple[int, int, int], images: ImageOptions) -> tuple[int, int, int]:
+    channels = 1 if images.grey and shape[0] in (3, 4) else shape[0]
+    return (channels, *(images.size or shape[1:]))
 
 
 def _output(space: gym.Space[Any], where: str) -> Output:
@@ -199,7 +198,10 @@ class Block:
         self.first: Array = np.ravel(np.asarray(first, dtype=np.int64))
         self.choices = block.form == "categories"
         # Channels come first in a batch, whatever the environment's own order is.
-        self.channels_last = block.form == "image" and len(self.given) == 3 and self.given != block.shape
+        shape = image_shape(self.given) if block.form == "image" else None
+        self.channels_last = shape is not None and channels_last(self.given)
+        self.image = shape or ()
+        self.scaling = Scaling(shape, cast(Shape, block.shape)) if shape and shape != block.shape else None
         self.shape = (len(block.sizes),) if self.choices else block.shape
         self.dtype: np.dtype[Any] = np.dtype(
             np.int64 if self.choices else np.uint8 if self.native == np.uint8 else np.float32
@@ -210,14 +212,10 @@ class Block:
         if self.choices:
             return array.reshape(len(array), -1).astype(np.int64) - self.first
         if self.channels_last:
-            return np.ascontiguousarray(np.moveaxis(array, -1, 1))
+            array = np.ascontiguousarray(np.moveaxis(array, -1, 1))
+        if self.scaling is not None:
+            return self.scaling(array.reshape(len(array), *self.image))
         return array.reshape(len(array), *self.shape).astype(self.dtype, copy=False)
-
-    def decode(self, array: Array) -> Array:
-        """What the environment itself would give: (n, *given)."""
-        if self.choices:
-            return (array + self.first).reshape(len(array), *self.given)
-        return np.moveaxis(array, 1, -1) if self.channels_last else array.reshape(len(array), *self.given)
 
     def outside(self, array: Array) -> bool:
         """Whether a choice, encoded, is none of its choices."""
@@ -233,9 +231,14 @@ class Codec:
     """
 
     def __init__(
-        self, observation: gym.Space[Any], action: gym.Space[Any], where: str, only: Sequence[str] | None = None
+        self,
+        observation: gym.Space[Any],
+        action: gym.Space[Any],
+        where: str,
+        only: Sequence[str] | None = None,
+        images: ImageOptions = _AS_IT_IS,
     ) -> None:
-        self.signature = signature(observation, action, where, only)
+        self.signature = signature(observation, action, where, only, images)
         self.where = where
         inputs = self.signature.inputs
         self.blocks = {part.name: Block(part, inputs[part.name]) for part in parts(observation, where, only)}
@@ -287,10 +290,10 @@ class Codec:
             raise self.fault("an observation lies outside its space of choices", moment, "the observation space")
         return encoded
 
-    def row(self, observation: Observation, index: int) -> dict[str, object]:
-        """One observation in plain values, part by part, as a bundle takes it."""
-        kept = slice(index, index + 1)
-        return {name: block.decode(observation[name][kept])[0].tolist() for name, block in self.blocks.items()}
+    def row(self, value: object, moment: str) -> dict[str, object]:
+        """One observation, as the environment gave it, in plain values part by part: what a bundle takes."""
+        raw = {name: np.asarray(self._part(value, block, moment)) for name, block in self.blocks.items()}
+        return {name: array.tolist() for name, array in raw.items()}
 
     def rewards(self, value: object, count: int, moment: str) -> Array:
         """float32 (count,). Raises EnvironmentFault where a reward is no finite number."""

@@ -12,6 +12,7 @@ import numpy as np
 from reinforge.core.contracts import State
 from reinforge.core.seeds import derive
 from reinforge.environments.observations import Array, Observation, content, copied, joined, put
+from reinforge.environments.options import ImageOptions
 from reinforge.environments.spaces import Codec
 from reinforge.environments.vector import Transition
 from reinforge.errors import CheckpointError, EnvironmentFault
@@ -36,13 +37,14 @@ class SynchronousEnvironments:
         seed: int,
         where: str,
         only: Sequence[str] | None = None,
+        images: ImageOptions = ImageOptions(),  # noqa: B008
         first: int = 0,
     ) -> None:
         self.count = count
         self._where, self._seed, self._first = where, seed, first
         self._environments: Sequence[gym.Env[Any, Any]] = [make() for _ in range(count)]
         one = self._environments[0]
-        self.codec = Codec(one.observation_space, one.action_space, where, only)
+        self.codec = Codec(one.observation_space, one.action_space, where, only, images)
         self._episodes = np.full(count, -1, dtype=np.int64)
         self._actions: list[list[Array]] = [[] for _ in range(count)]
         self._digests = [hashlib.blake2b(digest_size=16) for _ in range(count)]

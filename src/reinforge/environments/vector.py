@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 from reinforge.core.contracts import State
 from reinforge.core.seeds import derive
 from reinforge.environments.observations import Array, Observation, copied, put, rows
+from reinforge.environments.options import ImageOptions
 from reinforge.environments.spaces import Codec
 from reinforge.errors import CheckpointError, EnvironmentFault
 from reinforge.schema.signature import Signature
@@ -78,6 +79,7 @@ class NativeEnvironments:
         seed: int,
         where: str,
         only: Sequence[str] | None = None,
+        images: ImageOptions = ImageOptions(),  # noqa: B008
     ) -> None:
         mode = environment.metadata.get("autoreset_mode")
         if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
@@ -87,7 +89,7 @@ class NativeEnvironments:
                 remedy="Set metadata['autoreset_mode'] to NEXT_STEP or SAME_STEP.",
             )
         self.count = environment.num_envs
-        self.codec = Codec(environment.single_observation_space, environment.single_action_space, where, only)
+        self.codec = Codec(environment.single_observation_space, environment.single_action_space, where, only, images)
         self._environment, self._seed, self._next_step = environment, seed, mode is AutoresetMode.NEXT_STEP
         self._resetting = np.zeros(self.count, dtype=np.bool_)
         self._nothing = np.zeros(self.count, dtype=np.bool_)

@@ -14,6 +14,8 @@ from reinforge.core.batch import Batch
 from reinforge.core.contracts import State
 from reinforge.core.seeds import derive
 from reinforge.environments.observations import Array, Observation, copied, tensors
+from reinforge.environments.options import RewardOptions
+from reinforge.environments.rewards import RewardScaling
 from reinforge.environments.vector import Environments, Transition
 from reinforge.models.policy import Policy
 from reinforge.sources.options import EpsilonOptions
@@ -26,11 +28,13 @@ _CONSTANT = 1e3
 class Collector:
     """Vector environments, the observation each waits at, the memory of the policy in each, and a generator of its own.
 
-    `steps` counts real transitions. Returns and lengths of the last 100 finished episodes are in `recent`.
+    `steps` counts real transitions. Returns and lengths of the last 100 finished episodes are in `recent`, of the true
+    rewards; what `step` gives has them as `rewards` says.
     """
 
-    def __init__(self, environments: Environments, seed: int) -> None:
+    def __init__(self, environments: Environments, seed: int, rewards: RewardOptions = RewardOptions()) -> None:  # noqa: B008
         self.environments = environments
+        self.rewards = RewardScaling(rewards, environments.count)
         self.count, self._seed = environments.count, seed
         self.generator = np.random.default_rng(derive(seed, "actions"))
         self.steps = 0
@@ -99,6 +103,8 @@ class Collector:
             for index in np.flatnonzero(done).tolist():
                 self.recent.append((float(self._return[index]), int(self._length[index])))
             self._return[done], self._length[done] = 0, 0
+        if self.rewards.active:
+            transition = transition._replace(reward=self.rewards(transition.reward, done, transition.valid))
         return transition
 
     def measures(self) -> dict[str, float]:
@@ -125,6 +131,7 @@ class Collector:
             "return": self._return.copy(),
             "length": self._length.copy(),
             "recent": [list(episode) for episode in self.recent],
+            "rewards": self.rewards.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -135,12 +142,14 @@ class Collector:
         self.start = np.array(state["start"])
         self.memory = {name: value.clone() for name, value in state["memory"].items()}
         self._return, self._length = np.array(state["return"]), np.array(state["length"])
+        self.rewards.load_state_dict(state["rewards"])
         self.recent = deque([(value, length) for value, length in state["recent"]], maxlen=_RECENT)
         if not self.environments.exact:
             # They could not be put back where they were: what was observed there leads nowhere.
             self.environments.reseed(derive(self._seed, "resumed", self.steps))
             self.observation, self.start[:] = self.environments.reset(), True
             self._return[:], self._length[:] = 0, 0
+            self.rewards.begin()
 
 
 def as_batch(columns: Mapping[str, Any]) -> Batch:

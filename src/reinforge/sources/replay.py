@@ -35,7 +35,8 @@ class ReplaySource:
 
     def __init__(self, options: ReplayOptions, *, environment: EnvironmentOptions, seed: int, batch: int) -> None:
         self.options, self.batch = options, batch
-        self.collector = Collector(build(environment, seed=derive(seed, "collect")), derive(seed, "collect"))
+        own = derive(seed, "collect")
+        self.collector = Collector(build(environment, seed=own), own, environment.reward)
         codec = self.collector.environments.codec
         self.exact = self.collector.environments.exact
         self.buffer = TransitionBuffer(options.capacity, codec, self.collector.count)

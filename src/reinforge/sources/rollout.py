@@ -33,7 +33,8 @@ class RolloutSource:
 
     def __init__(self, options: RolloutOptions, *, environment: EnvironmentOptions, seed: int, batch: int = 0) -> None:
         self.options = options
-        self.collector = Collector(build(environment, seed=derive(seed, "collect")), derive(seed, "collect"))
+        own = derive(seed, "collect")
+        self.collector = Collector(build(environment, seed=own), own, environment.reward)
         self.exact = self.collector.environments.exact
         self._policy: Policy | None = None
         self._seen: dict[str, Any] | None = None

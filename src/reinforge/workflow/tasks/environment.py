@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from torch import nn
 
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.observation_form import ObservationForm
 from reinforge.core import seeds
-from reinforge.environments.build import build, spaces
+from reinforge.environments.build import examples
+from reinforge.environments.build import schema as schema_of
+from reinforge.environments.build import signature as signature_of
 from reinforge.environments.options import EnvironmentOptions
-from reinforge.environments.spaces import schema as schema_of
-from reinforge.environments.spaces import signature as signature_of
 from reinforge.errors import RecipeError
 from reinforge.evaluation.episodes import EpisodeEvaluator
 from reinforge.messages import _
 from reinforge.models.policy import Policy
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY
-from reinforge.schema.signature import Output
+from reinforge.schema.fields import Box
+from reinforge.schema.schema import Schema
 from reinforge.workflow.tasks.task import Task, Tested, source_options, unfit
 
 # Fresh episodes at the end of training, and golden observations.
 _FINAL_EPISODES, _EXAMPLES = 100, 16
+# Numbers in all of them together, about.
+_EXAMPLE_VALUES = 200_000
 
 
 def environment_task(recipe: Recipe, start: Bundle | None) -> Task:
     """Make the environment's source and put its training together."""
     options = recipe.data
     assert isinstance(options, EnvironmentOptions)
-    observation, action, where = spaces(options)
-    signature = signature_of(observation, action, where, options.inputs)
+    signature, schema = signature_of(options), schema_of(options)
     if start is not None and start.signature != signature:
         if start.form.kind != ObservationForm.kind:
             raise unfit(start, ObservationForm.kind)
@@ -63,28 +63,14 @@ def environment_task(recipe: Recipe, start: Bundle | None) -> Task:
         model_options=recipe.model,
         objective=objective,
         source=source,
-        form=ObservationForm(schema_of(observation, action, where, options.inputs), signature),
-        examples=_observations(options, recipe.seed),
+        form=ObservationForm(schema, signature),
+        examples=examples(options, _few(schema), seeds.derive(recipe.seed, "golden")),
         test=test,
         evaluator=evaluator,
     )
 
 
-def _random(action: Output, generator: np.random.Generator) -> np.ndarray[Any, Any]:
-    if action.form == "discrete":
-        return generator.integers(action.size, size=1)
-    if action.form == "multi-discrete":
-        return generator.integers(action.sizes, size=(1, len(action.sizes)))
-    return generator.uniform(action.low, action.high, (1, action.size)).astype(np.float32)
-
-
-def _observations(options: EnvironmentOptions, seed: int) -> list[dict[str, object]]:
-    """What random actions lead to, as raw rows for golden replay."""
-    environments = build(options, seed=seeds.derive(seed, "golden"), count=1)
-    generator = np.random.default_rng(seeds.derive(seed, "golden actions"))
-    observation, rows = environments.reset(), []
-    for _example in range(_EXAMPLES):
-        rows.append(environments.codec.row(observation, 0))
-        observation = environments.step(_random(environments.signature.outputs["action"], generator)).observation
-    environments.close()
-    return rows
+def _few(schema: Schema) -> int:
+    """How many golden observations: fewer of large ones, which are stored as text."""
+    values = sum(int(np.prod(field.shape)) for field in schema.inputs if isinstance(field, Box))
+    return max(2, min(_EXAMPLES, _EXAMPLE_VALUES // max(values, 1)))
