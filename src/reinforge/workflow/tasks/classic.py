@@ -50,8 +50,8 @@ def refuse(recipe: Recipe) -> None:
     if recipe.source not in (None, LoaderOptions()):
         raise RecipeError(
             _("a model of kind {kind!r} takes all rows as they are").format(kind=kind), where="source",
-            remedy=_("Leave the source out; classes are balanced by {option}.").format(
-                option="objective.losses.TARGET={kind: cross-entropy, weights: balanced}"
+            remedy=_("Leave the source out ({none}); classes are balanced by {option}.").format(
+                none="source=null", option="objective.losses.TARGET={kind: cross-entropy, weights: balanced}"
             ),
         )  # fmt: skip
 
