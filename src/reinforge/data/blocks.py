@@ -18,6 +18,7 @@ from reinforge.data.operations.numbers import Array, Arrays, Impute, Indicate, O
 from reinforge.data.text import STORED, Tokenizer
 from reinforge.data.values import Encoded, Nulls, Numbers, Origin, Unreadable, read_codes, read_list, text
 from reinforge.errors import DataError, IntegrityError
+from reinforge.messages import _
 from reinforge.schema.fields import Image, Labels, Number, Text
 from reinforge.schema.schema import Schema, own_block
 
@@ -160,7 +161,9 @@ class LabelsBlock:
         held, there = self.read(columns, count, origin)
         if self.field.missing == "error" and not there.all():
             row = int(np.flatnonzero(~there)[0])
-            raise DataError(f"{self.field.name!r} must not be missing", where=origin.at(row, self.field.name))
+            raise DataError(
+                _("{name!r} must not be missing").format(name=self.field.name), where=origin.at(row, self.field.name)
+            )
         return torch.from_numpy(held)
 
     def read(
@@ -214,7 +217,7 @@ class TokensBlock:
         values = column(columns, self.field.name, count, self.schema, origin)
         found = read_list(values, self.field.name, lambda value: text(value, self.nulls), origin)
         if self.field.missing == "error" and None in found:
-            raise DataError("the text must not be missing", where=origin.at(found.index(None), self.field.name))
+            raise DataError(_("the text must not be missing"), where=origin.at(found.index(None), self.field.name))
         return [value or "" for value in found]
 
     def encode(self, value: str) -> Tensor:
@@ -264,7 +267,7 @@ class ImageBlock:
         if not (isinstance(values, np.ndarray) and values.ndim > 1):
             missing = [row for row, value in enumerate(values) if self._missing(value)]
             if missing and field.missing == "error":
-                raise DataError("the image must not be missing", where=origin.at(missing[0], field.name))
+                raise DataError(_("the image must not be missing"), where=origin.at(missing[0], field.name))
             if missing:
                 blank = np.zeros(field.size, np.uint8)
                 values = [blank if self._missing(value) else value for value in values]
@@ -370,9 +373,11 @@ def to_float32(
     if not finite.all():
         row, index = (int(i) for i in np.argwhere(~finite)[0])
         raise DataError(
-            f"after preprocessing the value is {block[row, index]:g}, which no 32-bit float holds",
+            _("after preprocessing the value is {block:g}, which no 32-bit float holds").format(
+                block=block[row, index]
+            ),
             where=origin.at(first + row, names[index]),
-            remedy="Set `low` and `high` for this field, or rescale it.",
+            remedy=_("Set `low` and `high` for this field, or rescale it."),
         )
     return result
 

@@ -22,7 +22,7 @@ from reinforge.data.reading.places import files_of
 from reinforge.data.reading.rows import read_json
 from reinforge.data.reading.several import joined_digest
 from reinforge.data.table import Table
-from reinforge.data.values import Origin
+from reinforge.data.values import Origin, place_in, placed
 from reinforge.errors import DataError, RecipeError
 from reinforge.messages import _
 from reinforge.storage.files import file_digest
@@ -210,5 +210,8 @@ def _table(
 
 
 def _later(where: str, lines: int) -> str:
-    head, found, line = where.rpartition(", line ")
-    return f"{head}{found}{int(line) + lines}" if found and line.isdigit() else where
+    found = place_in(where, "line")
+    if found is None:
+        return where
+    line, match = found
+    return where[: match.start()] + placed("line", line + lines) + where[match.end() :]

@@ -87,9 +87,9 @@ class NumberReader:
         allowed = f" (from {field.least:g})" if field.least is not None and value < field.least else ""
         allowed = f" (to {field.high:g})" if field.high is not None and value > field.high else allowed
         return DataError(
-            f"the value {problem}" if np.isnan(value) else f"{value:g} {problem}{allowed}",
+            _("the value {problem}").format(problem=problem) if np.isnan(value) else f"{value:g} {problem}{allowed}",
             where=origin.at(first + row, self._sources[index]),
-            remedy="Mend the value, leave it out (null), or change the field's policy in the recipe.",
+            remedy=_("Mend the value, leave it out (null), or change the field's policy in the recipe."),
         )
 
 
@@ -104,7 +104,7 @@ def length(columns: Columns, names: Sequence[str]) -> int:
             ),
         )
     if len(set(lengths.values())) > 1:
-        raise DataError(f"columns have different lengths: {lengths}")
+        raise DataError(_("columns have different lengths: {lengths}").format(lengths=lengths))
     return next(iter(lengths.values()))
 
 

@@ -14,6 +14,7 @@ from reinforge.data.options import TableOptions
 from reinforge.data.table import Table
 from reinforge.data.values import Column, Nulls, Vocabulary
 from reinforge.errors import DataError
+from reinforge.messages import _
 from reinforge.schema.fields import Category, Field, Labels, Role, sources
 from reinforge.schema.schema import Schema
 
@@ -26,7 +27,7 @@ def with_targets(schema: Schema, table: Table, options: TableOptions, notes: lis
     fields: list[Field] = []
     for f in schema.fields:
         if f.role == "target" and any(name not in table.columns for name in sources(f)):
-            notes.append(f"target {f.name!r} is not in these data: what it gives is not trained")
+            notes.append(_("target {name!r} is not in these data: what it gives is not trained").format(name=f.name))
             f = f.model_copy(update={"missing": "mask"})
         fields.append(f)
     for name, overrule in options.targets.items():
@@ -34,7 +35,7 @@ def with_targets(schema: Schema, table: Table, options: TableOptions, notes: lis
             for source in overrule.columns or (name,):
                 table.column(source)
             fields.append(target_field(table, name, overrule, nulls, notes))
-            notes.append(f"target {name!r} is new")
+            notes.append(_("target {name!r} is new").format(name=name))
     return schema.model_copy(update={"fields": tuple(fields)})
 
 
@@ -60,12 +61,12 @@ def with_labels(schema: Schema, columns: Columns, role: Role, notes: list[str]) 
             new = _new(f, columns[f.name], nulls)
             if new and isinstance(f, Category) and f.ordered:
                 raise DataError(
-                    f"its classes stand in order, and {new[0]!r} has no place among them",
+                    _("its classes stand in order, and {new!r} has no place among them").format(new=new[0]),
                     where=f"target {f.name!r}",
-                    remedy="Train anew, with all labels declared in order.",
+                    remedy=_("Train anew, with all labels declared in order."),
                 )
             if new:
-                notes.append(f"{f.name!r} has new labels: {_listed(new)}")
+                notes.append(_("{name!r} has new labels: {value}").format(name=f.name, value=_listed(new)))
                 f = f.model_copy(update={"labels": (*f.labels, *new)})
         fields.append(f)
     return schema.model_copy(update={"fields": tuple(fields)})

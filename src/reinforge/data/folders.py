@@ -49,7 +49,11 @@ def read_image_folder(folder: Path, name: str | None = None) -> Table:
         )
     notes = []
     if len(found) < len(files):
-        notes.append(f"{len(files) - len(found)} of {len(files)} files are no images and are passed over")
+        notes.append(
+            _("{value} of {n} files are no images and are passed over").format(
+                value=len(files) - len(found), n=len(files)
+            )
+        )
     places = [path.relative_to(folder).parts[:-1] for path in found]
     columns = {IMAGE: pl.Series(IMAGE, [str(path) for path in found], dtype=pl.String)}
     if len({place[0] for place in places if place}) > 1 and all(
@@ -57,7 +61,11 @@ def read_image_folder(folder: Path, name: str | None = None) -> Table:
     ):
         columns[SPLIT] = pl.Series(SPLIT, [SIDES[place[0].lower()] for place in places])
         places = [place[1:] for place in places]
-        notes.append(f"the folders on top are the column {SPLIT!r}: state split: {{kind: given, column: {SPLIT}}}")
+        notes.append(
+            _("the folders on top are the column {name!r}: state split: {{kind: given, column: {name}}}").format(
+                name=SPLIT
+            )
+        )
     if any(places):
         columns[LABEL] = pl.Series(LABEL, [place[0] if place else None for place in places], dtype=pl.String)
     origin = Origin(name, "image", np.arange(1, len(found) + 1))

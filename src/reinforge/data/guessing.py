@@ -12,6 +12,7 @@ import polars as pl
 from reinforge.data.images import SUFFIXES
 from reinforge.data.operations import dates
 from reinforge.data.values import Nulls, Unreadable
+from reinforge.messages import _
 
 SAMPLE = 1000  # values that are looked at one by one, spread over the column
 SEPARATORS = ("|", ";", ",")
@@ -39,7 +40,7 @@ def special(there: pl.Series, base: Path | None) -> Guess | None:
         absent = next((text for text in sample if not ((base or Path()) / text).is_file()), None)
         if absent is None:
             return Guess("image")
-        return Guess("nothing", f"it names images that are not there, such as {absent!r}")
+        return Guess("nothing", _("it names images that are not there, such as {absent!r}").format(absent=absent))
     return _label_sets(there)
 
 
@@ -49,13 +50,13 @@ def nested(series: pl.Series) -> Guess:
     first = next((value for value in series.drop_nulls()[:1].to_list()), None)
     if dtype == pl.Binary:
         known = isinstance(first, bytes) and first.startswith(MAGIC)
-        return Guess("image") if known else Guess("nothing", "its bytes are no image")
+        return Guess("image") if known else Guess("nothing", _("its bytes are no image"))
     if isinstance(dtype, pl.Array):
         pixels = len(dtype.shape) in (2, 3) and dtype.base_type() is not None and _innermost(dtype) == pl.UInt8
-        return Guess("image", options=_pixel_options(dtype.shape)) if pixels else Guess("nothing", "it holds arrays")
+        return Guess("image", options=_pixel_options(dtype.shape)) if pixels else Guess("nothing", _("it holds arrays"))
     if isinstance(dtype, pl.List) and (dtype.inner == pl.String or dtype.inner.is_integer()):
         return Guess("labels")
-    return Guess("nothing", "it holds nested values")
+    return Guess("nothing", _("it holds nested values"))
 
 
 def words(there: pl.Series) -> float:
@@ -90,7 +91,7 @@ def _dates(there: pl.Series) -> bool:
 def _label_sets(there: pl.Series) -> Guess | None:
     """Sets share their labels: there are far fewer labels than sets, and many sets have several."""
     if there.str.starts_with("[").all() and there.str.ends_with("]").all():
-        return Guess("labels", note="its texts are lists, taken as sets of labels")
+        return Guess("labels", note=_("its texts are lists, taken as sets of labels"))
     for separator in SEPARATORS:
         several = there.str.contains(separator, literal=True)
         if (several.mean() or 0.0) < 0.2:  # type: ignore[operator]
@@ -99,9 +100,8 @@ def _label_sets(there: pl.Series) -> Guess | None:
         labels = parts.filter(parts != "")
         amount = labels.str.contains(r"^[-+0-9.]+$").all()  # such as 1,5 where a comma stands for the point
         if labels.n_unique() <= 0.5 * there.n_unique() and words(labels) < 3 and not amount:
-            told = (
-                f"taken as sets of {labels.n_unique()} labels separated by {separator!r}; kind: category for one label"
-            )
+            told = _("taken as sets of {n} labels separated by {separator!r}; kind: category for one label")
+            told = told.format(n=labels.n_unique(), separator=separator)
             return Guess("labels", note=told, options={"separator": separator})
     return None
 

@@ -35,6 +35,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from reinforge.errors import DataError, StorageError
+from reinforge.messages import _
 
 Pixels = NDArray[np.uint8]
 Resize = Literal["stretch", "crop", "pad"]
@@ -134,8 +135,9 @@ def animations(sources: Iterable[object], name: str) -> list[str]:
     found = [source for source in sources if animated(source)]
     if not found:
         return []
-    first = f", {found[0]} the first of them" if isinstance(found[0], Path) else ""
-    return [f"images of {name!r} with several frames or pages: {len(found)}{first}; of each the first frame is taken"]
+    first = _(", {path} the first of them").format(path=found[0]) if isinstance(found[0], Path) else ""
+    told = _("images of {name!r} with several frames or pages: {n}{first}; of each the first frame is taken")
+    return [told.format(name=name, n=len(found), first=first)]
 
 
 def empty(shape: tuple[int, ...], mapped_bytes: int = MAPPED_BYTES) -> Pixels:
@@ -176,14 +178,14 @@ def from_base64(text: str, where: str = "image") -> bytes:
     if text.startswith("data:"):
         head, _comma, text = text.partition(",")
         if not head.endswith(";base64"):
-            raise DataError("the data URL is not in base64", where=where)
+            raise DataError(_("the data URL is not in base64"), where=where)
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         raise DataError(
-            "a text stands for an image in base64, and this is none",
+            _("a text stands for an image in base64, and this is none"),
             where=where,
-            remedy="Send the file's bytes in base64, as they are or as a data URL.",
+            remedy=_("Send the file's bytes in base64, as they are or as a data URL."),
         ) from None
 
 
@@ -208,21 +210,26 @@ def pixels(value: object, where: str = "image") -> Pixels:
         array = array[:, :, 0]
     if array.dtype.kind not in "iu" or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise DataError(
-            "these are no pixels", where=where,
-            remedy="Give whole numbers from 0 to 255: height x width, or height x width x 3 (or 4, with transparency).",
+            _("these are no pixels"), where=where,
+            remedy=_("Give whole numbers from 0 to 255: height x width, or height x width x 3 (or 4, with "
+                     "transparency)."),
         )  # fmt: skip
     _bounded(array.shape[1], array.shape[0], where)
     if array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
-        raise DataError(f"pixels reach from {array.min()} to {array.max()}, beyond 0 to 255", where=where)
+        raise DataError(
+            _("pixels reach from {min} to {max}, beyond 0 to 255").format(min=array.min(), max=array.max()), where=where
+        )
     return np.ascontiguousarray(array, np.uint8)
 
 
 def _bounded(width: int, height: int, where: str) -> None:
     if not 0 < width * height <= MAX_PIXELS:
         raise DataError(
-            f"it has {width} x {height} pixels; from 1 to {MAX_PIXELS:,} are allowed",
+            _("it has {width} x {height} pixels; from 1 to {most:,} are allowed").format(
+                width=width, height=height, most=MAX_PIXELS
+            ),
             where=where,
-            remedy="Make it smaller, or leave it out.",
+            remedy=_("Make it smaller, or leave it out."),
         )
 
 
@@ -235,16 +242,24 @@ def _opened(source: bytes | Path, where: str) -> Image.Image:
             turn = _TURNS.get(_orientation(image))
             return image if turn is None else image.transpose(turn)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(f"it has more than {MAX_PIXELS:,} pixels", where=where, remedy="Make it smaller.") from None
+        raise DataError(
+            _("it has more than {most:,} pixels").format(most=MAX_PIXELS),
+            where=where,
+            remedy=_("Make it smaller."),
+        ) from None
     except FileNotFoundError:
-        raise DataError("there is no such file", where=where) from None
+        raise DataError(_("there is no such file"), where=where) from None
     except UnidentifiedImageError:
         raise DataError(
-            "this is no image, or it is damaged", where=where, remedy=f"Known formats: {', '.join(FORMATS)}."
+            _("this is no image, or it is damaged"),
+            where=where,
+            remedy=_("Known formats: {names}.").format(names=", ".join(FORMATS)),
         ) from None
     except _DAMAGED as error:
         raise DataError(
-            f"the image can't be read: {error}", where=where, remedy="It may be damaged: replace it, or leave it out."
+            _("the image can't be read: {error}").format(error=error),
+            where=where,
+            remedy=_("It may be damaged: replace it, or leave it out."),
         ) from error
 
 
@@ -259,11 +274,11 @@ def _orientation(image: Image.Image) -> int:
 def _coloured(image: Image.Image, channels: int, where: str) -> Image.Image:
     """In mode L or RGB."""
     if image.mode == "F":
-        raise DataError("its pixels are of floating point, which have no stated range", where=where)
+        raise DataError(_("its pixels are of floating point, which have no stated range"), where=where)
     if image.mode.startswith("I"):
         deep = np.asarray(image).astype(np.int64)
         if deep.min() < 0 or deep.max() > 65_535:
-            raise DataError("its pixels have more than 16 bits", where=where)
+            raise DataError(_("its pixels have more than 16 bits"), where=where)
         image = Image.fromarray((deep >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         over = image.convert("RGBA")

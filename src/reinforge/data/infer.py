@@ -67,11 +67,13 @@ def infer(table: Table, options: TableOptions, helpers: tuple[str, ...] = ()) ->
         if guess.note:
             notes.append(f"{name!r}: {guess.note}")
         if guess.kind == "nothing":
-            notes.append(f"{name!r} is left out: {guess.why}")
+            notes.append(_("{name!r} is left out: {why}").format(name=name, why=guess.why))
             continue
         fields.append(_field(name, "input", guess, overrule, f"data.fields.{name}"))
     if not fields:
-        raise DataError("no column is left to predict from", where=table.origin.at(), remedy="; ".join(notes) or None)
+        raise DataError(
+            _("no column is left to predict from"), where=table.origin.at(), remedy="; ".join(notes) or None
+        )
     for name, overrule in options.targets.items():
         fields.append(target_field(table, name, overrule, nulls, notes))
     try:
@@ -91,22 +93,22 @@ def guess_of(table: Table, name: str, nulls: Nulls) -> Guess:
     series = table.columns[name]
     if series.dtype in (pl.Date, pl.Datetime):
         if series.n_unique() < 2:
-            return Guess("nothing", "it has the same value in every row")
+            return Guess("nothing", _("it has the same value in every row"))
         return Guess("date", options=date_options(series))
     if series.dtype.is_temporal():
-        return Guess("nothing", "times of day and durations are no inputs")
+        return Guess("nothing", _("times of day and durations are no inputs"))
     if isinstance(series.dtype, pl.List | pl.Array) or series.dtype == pl.Binary:
         return nested(series)
     if series.dtype.is_nested() or series.dtype == pl.Object:
-        return Guess("nothing", "it holds nested values")
+        return Guess("nothing", _("it holds nested values"))
     there, numeric = _look(series, nulls)
     if len(there) == 0:
-        return Guess("nothing", "all values are missing")
+        return Guess("nothing", _("all values are missing"))
     if len(there) == len(series) and bool((there == there[0]).all()):
-        return Guess("nothing", "it has the same value in every row")
+        return Guess("nothing", _("it has the same value in every row"))
     if numeric:
         if len(there) == len(series) and _identifies(name, there):
-            return Guess("nothing", "it numbers the rows")
+            return Guess("nothing", _("it numbers the rows"))
         return Guess("number")
     distinct = there.n_unique()
     if series.dtype == pl.String:
@@ -117,9 +119,14 @@ def guess_of(table: Table, name: str, nulls: Nulls) -> Guess:
         if len(there) >= LEAST and distinct > 0.5 * len(there) and words(there) >= WORDS:
             return Guess("text", options={"length": LENGTH})
         if distinct == len(series) >= LEAST:
-            return Guess("nothing", "its text is different in every row, so it identifies rows")
+            return Guess("nothing", _("its text is different in every row, so it identifies rows"))
         if len(there) >= LEAST and distinct > 0.5 * len(there):
-            return Guess("nothing", f"it looks like names or free text ({distinct} different in {len(there)} rows)")
+            return Guess(
+                "nothing",
+                _("it looks like names or free text ({distinct} different in {n} rows)").format(
+                    distinct=distinct, n=len(there)
+                ),
+            )
     return Guess("category")
 
 
@@ -135,7 +142,7 @@ def _target(table: Table, name: str, overrule: FieldOptions, nulls: Nulls, notes
         return Guess("labels")
     there, numeric = _look(series, nulls)
     if len(there) == 0:
-        raise DataError("all values are missing", where=table.origin.at(column=name))
+        raise DataError(_("all values are missing"), where=table.origin.at(column=name))
     if not numeric:
         if series.dtype == pl.String:
             found = special(there, None)
@@ -146,16 +153,20 @@ def _target(table: Table, name: str, overrule: FieldOptions, nulls: Nulls, notes
             distinct = there.n_unique()
             if len(there) >= LEAST and distinct > 0.5 * len(there):
                 raise DataError(
-                    f"it has {distinct} different texts in {len(there)} rows, too many to be classes",
+                    _("it has {distinct} different texts in {n} rows, too many to be classes").format(
+                        distinct=distinct, n=len(there)
+                    ),
                     where=table.origin.at(column=name),
-                    remedy=f"If they are classes, say so: data.targets.{name}.kind: category.",
+                    remedy=_("If they are classes, say so: data.targets.{name}.kind: category.").format(name=name),
                 )
         return Guess("category")
     distinct = there.n_unique()
     if bool((there == there.round()).all()) and distinct <= min(FEW, max(2, len(there) // 5)):
         notes.append(
-            f"target {name!r} has {distinct} different whole numbers, taken as classes "
-            f"(data.targets.{name}.kind: number for a quantity)"
+            _(
+                "target {name!r} has {distinct} different whole numbers, taken as classes "
+                "(data.targets.{name}.kind: number for a quantity)"
+            ).format(name=name, distinct=distinct)
         )
         return Guess("category")
     return Guess("number")
@@ -197,10 +208,12 @@ def _refuse_mixture(table: Table, name: str, there: pl.Series, key: str) -> None
     word = there.filter(numbers.is_null())[0]
     row = int((table.columns[name].str.strip_chars() == word).arg_true()[0])
     raise DataError(
-        f"{word!r} is not a number, but most values of this column are",
+        _("{word!r} is not a number, but most values of this column are").format(word=word),
         where=table.origin.at(row, name),
-        remedy=f"Mend the value, add it to data.nulls if it means missing, or say that the column is a category: "
-        f"{key}.kind: category.",
+        remedy=_(
+            "Mend the value, add it to data.nulls if it means missing, or say that the column is a category: "
+            "{key}.kind: category."
+        ).format(key=key),
     )
 
 
@@ -216,7 +229,10 @@ def _field(name: str, role: Role, guess: Guess, overrule: FieldOptions, where: s
         values |= {"length": LENGTH}
     if known["role"].default != role and "role" not in values:
         raise RecipeError(
-            f"a {kind} can't be an {role}" if role == "input" else f"a {kind} can't be a {role}", where=where
+            _("a {kind} can't be an {role}").format(kind=kind, role=role)
+            if role == "input"
+            else _("a {kind} can't be a {role}").format(kind=kind, role=role),
+            where=where,
         )
     said = {
         key: value
@@ -227,11 +243,13 @@ def _field(name: str, role: Role, guess: Guess, overrule: FieldOptions, where: s
     if overrule.tokenizer is not None and kind != "text":
         foreign.insert(0, "tokenizer")
     if foreign:
-        taken = f"It is taken for a {kind}{f' ({guess.why})' if guess.why else ''}; state another `kind`, or mend it."
+        why = f" ({guess.why})" if guess.why else ""
+        taken = _("It is taken for a {kind}{why}; state another `kind`, or mend it.").format(kind=kind, why=why)
         raise RecipeError(
-            f"a {kind} has no option {foreign[0]!r}", where=f"{where}.{foreign[0]}",
+            _("a {kind} has no option {name!r}").format(kind=kind, name=foreign[0]),
+            where=f"{where}.{foreign[0]}",
             remedy=None if overrule.kind else taken,
-        )  # fmt: skip
+        )
     try:
         return _FIELD.validate_python(values | said)
     except ValidationError as error:

@@ -34,6 +34,7 @@ from reinforge.data.options import WordOptions
 from reinforge.data.targets import NumbersTarget, Target, fit_target, load_target, present
 from reinforge.data.values import MEMORY, Nulls, Origin, read_list, text
 from reinforge.errors import DataError, IntegrityError
+from reinforge.messages import _
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.derive import signature
 from reinforge.schema.fields import (
@@ -240,9 +241,11 @@ class Pipeline:
             given = present(f, columns, count, self.schema, origin) if f.kind == "span" else there
             if not given.all():
                 raise DataError(
-                    "the target is missing",
+                    _("the target is missing"),
                     where=origin.at(int(np.flatnonzero(~given)[0]), f.name),
-                    remedy="Fill it in, drop the row, or set `missing: mask` for this target to learn from the others.",
+                    remedy=_(
+                        "Fill it in, drop the row, or set `missing: mask` for this target to learn from the others."
+                    ),
                 )
 
 
@@ -274,7 +277,7 @@ def _fit_tokens(
     nulls = Nulls.of(schema.nulls)
     there = [found for found in read_list(values, f.name, lambda v: text(v, nulls), origin) if found]
     if not there:
-        raise DataError("no training row has a text", where=f"column {f.name!r}", remedy="Drop the column.")
+        raise DataError(_("no training row has a text"), where=f"column {f.name!r}", remedy=_("Drop the column."))
     tokenizer = REGISTRY.build("tokenizer", tokenizers.get(f.name) or WordOptions(), there)
     return TokensBlock(f.model_copy(update={"vocabulary": tokenizer.size}), schema, tokenizer)
 

@@ -13,6 +13,7 @@ from reinforge.data.folders import IMAGE, LABEL
 from reinforge.data.table import Table
 from reinforge.data.values import Origin
 from reinforge.errors import DataError
+from reinforge.messages import _
 
 LABELS = ("label", "target", "class", "y")
 # What white may be: 1, a sheet of 4 by 4 counted dots (scikit-learn's digits), or a byte.
@@ -27,9 +28,11 @@ def read_pixel_file(path: Path, name: str) -> Table:
         header = any(_no_number(text) for text in first.row(0))
         frame = pl.read_csv(raw, has_header=header)
     except OSError as error:
-        raise DataError(f"it can't be read: {error.strerror}", where=name) from error
+        raise DataError(_("it can't be read: {reason}").format(reason=error.strerror), where=name) from error
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"it is no table of pixels: {str(error).splitlines()[0]}", where=name) from error
+        raise DataError(
+            _("it is no table of pixels: {reason}").format(reason=str(error).splitlines()[0]), where=name
+        ) from error
     table = Table(frame.to_dict(), Origin(name, "row"), "sha256:" + hashlib.sha256(raw).hexdigest())
     return images_of_rows(table)
 
@@ -46,15 +49,21 @@ def images_of_rows(table: Table) -> Table:
     side = math.isqrt(len(others))
     where = table.origin.at()
     if not others or side * side != len(others):
-        raise DataError(f"{len(others)} columns beside {label!r} are no square of pixels", where=where)
+        raise DataError(
+            _("{n} columns beside {label!r} are no square of pixels").format(n=len(others), label=label), where=where
+        )
     strange = next((name for name in others if not table.columns[name].dtype.is_numeric()), None)
     if strange is not None:
-        raise DataError("a column of pixels holds something else than numbers", where=table.origin.at(column=strange))
+        raise DataError(
+            _("a column of pixels holds something else than numbers"), where=table.origin.at(column=strange)
+        )
     values = pl.DataFrame([table.columns[name] for name in others]).to_numpy().astype(np.float64)
     low, high = float(values.min()), float(values.max())
     white = next((level for level in LEVELS if high <= level), None)
     if not low >= 0 or white is None:
-        raise DataError(f"pixels reach from {low:g} to {high:g}, beyond 0 to 255", where=where)
+        raise DataError(
+            _("pixels reach from {low:g} to {high:g}, beyond 0 to 255").format(low=low, high=high), where=where
+        )
     images = np.rint(values * (255 / white)).astype(np.uint8).reshape(-1, side, side)
     labels = table.columns[label].alias(LABEL)
     return Table({IMAGE: pl.Series(IMAGE, images), LABEL: labels}, table.origin, table.digest, table.notes)

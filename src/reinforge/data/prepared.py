@@ -112,7 +112,7 @@ def prepare_table(
     """
     source = options.path if data is None else data
     if source is None:
-        raise DataError("there are no data", where="data", remedy="Set data.path, or pass a table in Python.")
+        raise DataError(_("there are no data"), where="data", remedy=_("Set data.path, or pass a table in Python."))
     store = None if not isinstance(source, str | Path) else (base or Path()) / source
     if store is not None and is_store(store):
         if extend:
@@ -141,11 +141,15 @@ def prepare_table(
         columns = filled(columns, schema, len(table))
     there = np.flatnonzero(complete(columns, schema, table.origin))
     if len(there) < len(table):
-        notes.append(f"{len(table) - len(there)} of {len(table)} rows are dropped: their target is missing")
+        notes.append(
+            _("{value} of {n} rows are dropped: their target is missing").format(
+                value=len(table) - len(there), n=len(table)
+            )
+        )
         table, columns = table.take(there), {name: take(column, there) for name, column in columns.items()}
         kept, together = kept[there], None if together is None else together[there]
     if len(table) == 0:
-        raise DataError("no row has its targets", where=table.origin.at())
+        raise DataError(_("no row has its targets"), where=table.origin.at())
     if pipeline is None or extend:
         schema = with_target_labels(schema, columns)
     if extend:
@@ -175,7 +179,7 @@ def prepare_table(
         for side in _sides(rows)
     )
     if train is None:
-        raise DataError("no row is left for training", where=table.origin.at())
+        raise DataError(_("no row is left for training"), where=table.origin.at())
     for f in schema.inputs:
         values = columns.get(f.name)
         if isinstance(f, Image) and values is not None:
@@ -306,17 +310,23 @@ def apply(pipeline: Pipeline, source: object, *, targets: bool = True, base: Pat
     if targets:
         kept = np.flatnonzero(complete(columns, schema, table.origin))
         if len(kept) < len(table):
-            notes.append(f"{len(table) - len(kept)} of {len(table)} rows are left out: their target is missing")
+            notes.append(
+                _("{value} of {n} rows are left out: their target is missing").format(
+                    value=len(table) - len(kept), n=len(table)
+                )
+            )
             columns = {name: take(column, kept) for name, column in columns.items()}
         if len(kept) == 0:
-            raise DataError("no row has its targets", where=table.origin.at())
+            raise DataError(_("no row has its targets"), where=table.origin.at())
     origin = table.origin if len(kept) == len(table) else table.origin.take(kept)
     return Applied(pipeline.transform(columns, targets=targets, origin=origin), table, kept, tuple(notes))
 
 
 def given_in_python(options: Options, **context: object) -> NoReturn:
     """An iterable can't be prepared from a recipe alone. Raises DataError."""
-    raise DataError("the batches were given in Python", where="data", remedy="Pass them: train(..., data=batches).")
+    raise DataError(
+        _("the batches were given in Python"), where="data", remedy=_("Pass them: train(..., data=batches).")
+    )
 
 
 def _sides(rows: Indices) -> tuple[Codes, Codes, Codes]:

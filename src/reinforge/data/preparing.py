@@ -115,15 +115,14 @@ def doubts(pipeline: Pipeline, train: Batch, classes: Codes | None, rows: Indice
     numbers = inputs.get("numbers") if isinstance(inputs, Mapping) else None
     if isinstance(numbers, torch.Tensor):
         same = (numbers == numbers[:1]).all(0).tolist()
-        notes += [
-            f"{f.name!r} is constant in training" for f, constant in zip(pipeline.schema.numbers, same) if constant
-        ]
+        told = _("{name!r} is constant in training")
+        notes += [told.format(name=f.name) for f, constant in zip(pipeline.schema.numbers, same) if constant]
     first = next((f for f in pipeline.schema.targets if isinstance(f, Category)), None)
     if first is not None and classes is not None:
         absent = sorted(set(range(len(first.labels))) - set(classes[rows.train].tolist()))
         if absent:
             listing = ", ".join(repr(first.labels[code]) for code in absent)
-            notes.append(f"no training row has target {first.name!r} as {listing}")
+            notes.append(_("no training row has target {name!r} as {listing}").format(name=first.name, listing=listing))
     return notes
 
 
@@ -131,7 +130,7 @@ def extra(table: Table, schema: Schema, known: tuple[str, ...]) -> list[str]:
     """A note on columns that are there and not asked for."""
     names = {name for f in schema.fields for name in sources(f)} | set(known)
     found = [name for name in table.columns if name not in names]
-    return [f"columns the model doesn't know are ignored: {', '.join(found)}"] if found else []
+    return [_("columns the model doesn't know are ignored: {names}").format(names=", ".join(found))] if found else []
 
 
 def classes_of(columns: dict[str, Column], schema: Schema) -> Codes | None:

@@ -12,6 +12,7 @@ from reinforge.data.options import FoldSplit, GivenSplit, GroupSplit, Split, Str
 from reinforge.data.table import Table
 from reinforge.data.values import NUMBER, Codes
 from reinforge.errors import DataError
+from reinforge.messages import _
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,9 @@ def group_folds(groups: Codes, folds: int) -> Codes:
     The same sizes as scikit-learn's GroupKFold. Raises DataError where there are fewer groups than folds."""
     _first, group, sizes = _groups(len(groups), groups)
     if len(sizes) < folds:
-        raise DataError(f"{len(sizes)} groups can't make {folds} folds", where="data.split.folds")
+        raise DataError(
+            _("{n} groups can't make {folds} folds").format(n=len(sizes), folds=folds), where="data.split.folds"
+        )
     filled = np.zeros(folds, dtype=np.int64)
     dealt = np.empty(len(sizes), dtype=np.int64)
     for index in np.argsort(-sizes, kind="stable"):
@@ -169,7 +172,10 @@ def time_folds(times: np.ndarray[tuple[int], np.dtype[np.float64]], folds: int) 
     size = count // (folds + 1)
     borders = np.sort(times)[[count - (folds - fold) * size for fold in range(folds)]] if size else np.empty(0)
     if len(np.unique(borders)) < folds or borders[0] == times.min():
-        raise DataError(f"{len(np.unique(times))} different times can't make {folds} folds", where="data.split.folds")
+        raise DataError(
+            _("{n} different times can't make {folds} folds").format(n=len(np.unique(times)), folds=folds),
+            where="data.split.folds",
+        )
     result: Codes = np.searchsorted(borders, times, side="right").astype(np.int64) - 1
     return result
 
@@ -232,7 +238,10 @@ def _apart(found: Indices, together: Codes | None) -> Indices:
 def _fold(table: Table, options: FoldSplit, classes: Codes | None, together: Codes | None) -> Indices:
     count = len(table)
     if count < options.folds:
-        raise DataError(f"{count} rows can't make {options.folds} folds", where="data.split.folds")
+        raise DataError(
+            _("{count} rows can't make {folds} folds").format(count=count, folds=options.folds),
+            where="data.split.folds",
+        )
     if options.time is not None:
         times = _times(table, options.time)
         folds = time_folds(times, options.folds)
@@ -266,9 +275,9 @@ def _given(table: Table, column: str) -> Indices:
     if bad.any():
         row = int(bad.arg_true()[0])
         raise DataError(
-            f"{values[row]!r} is none of {', '.join(names)}",
+            _("{values!r} is none of {names}").format(values=values[row], names=", ".join(names)),
             where=table.origin.at(row, column),
-            remedy="Mend the value.",
+            remedy=_("Mend the value."),
         )
     return Indices(*(np.flatnonzero((values == name).to_numpy()) for name in names))
 
@@ -307,9 +316,9 @@ def _present(table: Table, column: str, read: Callable[[pl.Series], pl.Series]) 
     if values.is_null().any():
         row = int(values.is_null().arg_true()[0])
         raise DataError(
-            f"{raw[row]!r} can't say on which side the row belongs",
+            _("{raw!r} can't say on which side the row belongs").format(raw=raw[row]),
             where=table.origin.at(row, column),
-            remedy="Fill it in, or split by another column.",
+            remedy=_("Fill it in, or split by another column."),
         )
     return values
 
@@ -324,7 +333,7 @@ def _check(found: Indices, count: int, options: Split, table: Table) -> None:
     for side, needed in wanted.items():
         if needed and sizes[side] == 0:
             raise DataError(
-                f"of {count} rows, none is left for {side}",
+                _("of {count} rows, none is left for {side}").format(count=count, side=side),
                 where=table.origin.at(),
-                remedy="Give more rows, or another data.split.",
+                remedy=_("Give more rows, or another data.split."),
             )

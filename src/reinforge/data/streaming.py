@@ -225,9 +225,10 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
         raise DataError(_("cleaning leaves no row"), where="data.clean", remedy=_("Loosen its policies."))
     alive = kept & ~drop
     gone = int((~kept & ~drop).sum())
-    notes = [f"{gone} of {int((~drop).sum())} rows are dropped: their target is missing"] if gone else []
+    lacking = _("{value} of {n} rows are dropped: their target is missing")
+    notes = [lacking.format(value=gone, n=int((~drop).sum()))] if gone else []
     if not alive.any():
-        raise DataError("no row has its targets", where=chunks.source)
+        raise DataError(_("no row has its targets"), where=chunks.source)
     codes = None
     if first is not None:
         final = next(f for f in schema.targets if f.name == first.name and isinstance(f, Category))
@@ -244,7 +245,7 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
     if isinstance(options.split, TimeSplit | GivenSplit) and (left := int((sides < 0).sum())):
         told.append(Change("apart", found=left, dropped=left))
     if not (sides == 0).any():
-        raise DataError("no row is left for training", where=chunks.source)
+        raise DataError(_("no row is left for training"), where=chunks.source)
     return Surveyed(schema, np.concatenate(raw)[alive], sides, alive, codes, tuple(told), tuple(notes))
 
 

@@ -17,6 +17,7 @@ from reinforge.data.operations.numbers import TARGET_STEPS, Array, Arrays, Log, 
 from reinforge.data.operations.spans import Answer, answer, characters_of, offsets, tokens_of
 from reinforge.data.values import Nulls, Numbers, Origin, label, read_codes, read_list, read_numbers
 from reinforge.errors import DataError, IntegrityError
+from reinforge.messages import _
 from reinforge.schema.fields import Category, Field, Labels, Number, Span, Vector
 from reinforge.schema.schema import Schema
 
@@ -203,7 +204,7 @@ def answers(field: Span, columns: Columns, count: int, schema: Schema, origin: O
         if start != start or end != end:
             found.append(None)
         elif start != int(start) or end != int(end):
-            raise DataError("an answer begins and ends at whole numbers", where=origin.at(row, field.name))
+            raise DataError(_("an answer begins and ends at whole numbers"), where=origin.at(row, field.name))
         else:
             found.append((int(start), int(end)))
     return found
@@ -280,4 +281,6 @@ def _unfitted(field: Field, schema: Schema, texts: Mapping[str, TokensBlock]) ->
             return LabelsTarget(field, schema)
         case Span():
             return SpanTarget(field, schema, texts[field.of])
-    raise DataError(f"a table's pipeline has no {field.kind} targets", where=f"column {field.name!r}")
+    raise DataError(
+        _("a table's pipeline has no {kind} targets").format(kind=field.kind), where=f"column {field.name!r}"
+    )

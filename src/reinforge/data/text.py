@@ -21,7 +21,9 @@ from reinforge.core.batch import Batch
 from reinforge.core.ragged import Ragged
 from reinforge.data.options import CharacterOptions, TextOptions
 from reinforge.data.tokenizers import BytePairTokenizer, PretrainedTokenizer, WordTokenizer
+from reinforge.data.values import placed
 from reinforge.errors import DataError, IntegrityError
+from reinforge.messages import _
 from reinforge.registry import REGISTRY
 from reinforge.schema.fields import Text
 from reinforge.schema.schema import Schema
@@ -79,7 +81,7 @@ class CharacterTokenizer:
         """The text of (n,) ids. Raises DataError for an id outside the vocabulary."""
         numbers: list[int] = ids.tolist() if isinstance(ids, Tensor) else list(ids)
         if numbers and not 0 <= min(numbers) <= max(numbers) < self.size:
-            raise DataError(f"ids must lie in [0, {self.size})", where="tokenizer")
+            raise DataError(_("ids must lie in [0, {size})").format(size=self.size), where="tokenizer")
         return "".join([self._texts[number] for number in numbers])
 
     def offsets(self, text: str, limit: int | None = None) -> Tensor:
@@ -144,11 +146,16 @@ class TextPipeline:
         each position but the last, which the inputs then lack. Raises DataError naming a row that is no text, or too
         short."""
         if self.FIELD not in columns:
-            raise DataError(f"there is no column {self.FIELD!r}", remedy=f'Give {{"{self.FIELD}": "..."}}.')
+            raise DataError(
+                _("there is no column {name!r}").format(name=self.FIELD),
+                remedy=_('Give {{"{name}": "..."}}.').format(name=self.FIELD),
+            )
         rows = []
         for number, text in enumerate(columns[self.FIELD], 1):
             if not isinstance(text, str) or len(text) < 1 + targets:
-                problem = "the text is too short" if isinstance(text, str) else f"{type(text).__name__} is no text"
+                kind = type(text).__name__
+                short = isinstance(text, str)
+                problem = _("the text is too short") if short else _("{kind} is no text").format(kind=kind)
                 raise DataError(problem, where=f"row {number}, column {self.FIELD!r}")
             rows.append(self.tokenizer.encode(text).long())
         if not targets:
@@ -215,9 +222,9 @@ def prepare_text(options: TextOptions, pipeline: TextPipeline | None = None) -> 
     cut = len(text) - int(len(text) * options.validation)
     if min(cut, len(text) - cut) < 2:
         raise DataError(
-            f"{len(text)} characters leave too little for a part",
+            _("{n} characters leave too little for a part").format(n=len(text)),
             where=origin,
-            remedy="Give more text, or another data.validation.",
+            remedy=_("Give more text, or another data.validation."),
         )
     training, validation = text[:cut], text[cut:]
     if pipeline is None:
@@ -235,13 +242,19 @@ def read_text(options: TextOptions) -> tuple[str, str]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise DataError(f"it can't be read: {error.strerror}", where=str(path), remedy="Check data.path.") from error
+        raise DataError(
+            _("it can't be read: {reason}").format(reason=error.strerror),
+            where=str(path),
+            remedy=_("Check data.path."),
+        ) from error
     try:
         return raw.decode("utf-8-sig"), str(path)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"byte {raw[error.start]:#04x} is not UTF-8", where=f"{path}, line {line}", remedy="Save the file as UTF-8."
+            _("byte {raw:#04x} is not UTF-8").format(raw=raw[error.start]),
+            where=f"{path}, {placed('line', line)}",
+            remedy=_("Save the file as UTF-8."),
         ) from error
 
 
@@ -258,7 +271,9 @@ def python_documentation() -> str:
     for name in DOCUMENTED:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-            raise DataError(f"this Python has no source of {name}", where="data.resource python-documentation")
+            raise DataError(
+                _("this Python has no source of {name}").format(name=name), where="data.resource python-documentation"
+            )
         with tokenize.open(spec.origin) as file:
             nodes = ast.walk(ast.parse(file.read()))
         documented = [n for n in nodes if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]

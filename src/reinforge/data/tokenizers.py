@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reinforge.data.options import BytePairOptions, PretrainedTokenizerOptions, WordOptions
 from reinforge.errors import DataError, IntegrityError
+from reinforge.messages import _
 from reinforge.storage.model_folder import TOKENIZER, model_folder, read_json
 
 UNKNOWN_TEXT = "\N{REPLACEMENT CHARACTER}"
@@ -226,7 +227,7 @@ def split(text: str, lower: bool) -> list[str]:
 def _checked(ids: Tensor | Sequence[int], size: int) -> list[int]:
     places: list[int] = ids.tolist() if isinstance(ids, Tensor) else list(ids)
     if places and not 0 <= min(places) <= max(places) < size:
-        raise DataError(f"ids must lie in [0, {size})", where="tokenizer")
+        raise DataError(_("ids must lie in [0, {size})").format(size=size), where="tokenizer")
     return places
 
 

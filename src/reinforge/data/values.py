@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reinforge.errors import DataError
+from reinforge.messages import _, mark
 
 Numbers = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -25,6 +26,22 @@ Read = TypeVar("Read")
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
 NOT_A_NUMBER = re.compile(r"[+-]?nan", re.IGNORECASE)
+
+
+# Where a row stands, by the unit that a person counts in.
+_PLACES = {"line": mark("line {n}"), "row": mark("row {n}"), "element": mark("element {n}")}
+
+
+def placed(unit: str, n: int) -> str:
+    """ "line 7", in the language to speak now."""
+    return _(_PLACES[unit]).format(n=n) if unit in _PLACES else f"{unit} {n}"
+
+
+def place_in(where: str, unit: str) -> tuple[int, re.Match[str]] | None:
+    """The number that `placed` wrote last into a text, and where; None where it wrote none."""
+    pattern = re.escape(_(_PLACES[unit])).replace(re.escape("{n}"), r"(\d+)")
+    found = list(re.finditer(pattern, where))
+    return (int(found[-1][1]), found[-1]) if found else None
 
 
 @dataclass(frozen=True)
@@ -40,8 +57,8 @@ class Origin:
         """ "penguins.csv, line 7, column 'sex'"."""
         place = row if row is None or self.places is None else int(self.places[row])
         parts = [self.name] if self.name else []
-        parts += [f"{self.unit} {place}"] if place is not None else []
-        parts += [f"column {column!r}"] if column is not None else []
+        parts += [placed(self.unit, place)] if place is not None else []
+        parts += [_("column {name!r}").format(name=column)] if column is not None else []
         return ", ".join(parts) or "data"
 
     def take(self, rows: Codes) -> Origin:
@@ -100,7 +117,7 @@ def number(value: object, nulls: Nulls) -> float:
         if text in nulls.texts or NOT_A_NUMBER.fullmatch(text):
             return math.nan
         if not NUMBER.fullmatch(text) and not INFINITE.fullmatch(text):
-            raise Unreadable(f"{shown(value)} is not a number")
+            raise Unreadable(_("{value} is not a number").format(value=shown(value)))
         result = float(text)
     elif isinstance(value, (float, int, np.floating, np.integer)) and not isinstance(value, bool):
         try:
@@ -110,7 +127,7 @@ def number(value: object, nulls: Nulls) -> float:
     elif value is None:
         return math.nan
     else:
-        raise Unreadable(f"{shown(value)} is not a number")
+        raise Unreadable(_("{value} is not a number").format(value=shown(value)))
     return math.nan if result in nulls.numbers else result + 0.0  # -0 is 0, as a JSON integer has no negative zero
 
 
@@ -131,10 +148,10 @@ def label(value: object, nulls: Nulls) -> str | None:
         if not math.isfinite(value):
             if math.isnan(value):
                 return None
-            raise Unreadable(f"{shown(value)} is not a label")
+            raise Unreadable(_("{value} is not a label").format(value=shown(value)))
         text = repr(float(value))
     else:
-        raise Unreadable(f"{shown(value)} is not a label")
+        raise Unreadable(_("{value} is not a label").format(value=shown(value)))
     return None if text in nulls.texts else text
 
 
@@ -226,7 +243,7 @@ def _read(column: Column, values: Any, name: str, read: Callable[[object], Any],
     if isinstance(values, np.ndarray):
         if values.ndim != 1 or values.dtype.kind in "cmMV":
             shape = f"an array of {values.dtype} with {values.ndim} dimensions"
-            raise DataError(f"{shape} is not a column of values", where=origin.at(column=name))
+            raise DataError(_("{shape} is not a column of values").format(shape=shape), where=origin.at(column=name))
         values = values.tolist()
     try:
         return [read(value) for value in values]
@@ -253,7 +270,7 @@ def _first_unreadable(
     return DataError(
         problem,
         where=origin.at(row, name),
-        remedy="Mend the value, or state what it means: `nulls`, or another `kind`, for this field in the recipe.",
+        remedy=_("Mend the value, or state what it means: `nulls`, or another `kind`, for this field in the recipe."),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from reinforge.bundle.bundle import Bundle
+from reinforge.data.values import place_in
 from reinforge.errors import DataError, IntegrityError, ReinforgeError
 from reinforge.serving.description import describe, openapi
 from reinforge.storage import strict_json
@@ -159,14 +159,11 @@ def _status(error: ReinforgeError) -> int:
     return 500
 
 
-_ROW = re.compile(r"\brow (\d+)\b")
-
-
 def _told(error: ReinforgeError) -> Json:
     told: dict[str, Json] = {"type": type(error).__name__, "problem": error.problem}
     told |= {"where": error.where, "remedy": error.remedy}
-    if isinstance(error, DataError) and (found := _ROW.search(error.where or "")):
-        told["row"] = int(found[1])
+    if isinstance(error, DataError) and (found := place_in(error.where or "", "row")):
+        told["row"] = found[0]
     return told
 
 

@@ -22,6 +22,7 @@ from reinforge.data.values import (
     read_values,
     shown,
 )
+from reinforge.messages import _
 from reinforge.schema.fields import Date
 
 VERSION = 1
@@ -59,7 +60,7 @@ def moment(value: object, nulls: Nulls, unit: str = "s") -> int:
         return MISSING
     total = count * MICROSECONDS[unit]
     if not _FIRST <= total <= _LAST:
-        raise Unreadable(f"{shown(value)} is no date from year 1 to 9999")
+        raise Unreadable(_("{value} is no date from year 1 to 9999").format(value=shown(value)))
     return round(total)
 
 
@@ -125,7 +126,7 @@ def _circle(period: int) -> tuple[Numbers, Numbers]:
 def _parsed(text: str) -> int:
     match = _ISO.fullmatch(text)
     if match is None:
-        raise Unreadable(f"{shown(text)} is no date as 2026-11-23 or 2026-11-23T20:00:00")
+        raise Unreadable(_("{text} is no date as 2026-11-23 or 2026-11-23T20:00:00").format(text=shown(text)))
     year, month, day, hour, minute, second, fraction, _utc, sign, hours, minutes = match.groups()
     try:
         found = datetime.datetime(
@@ -133,15 +134,15 @@ def _parsed(text: str) -> int:
             int((fraction or "0")[:6].ljust(6, "0")),
         )  # fmt: skip
     except ValueError as error:
-        raise Unreadable(f"{shown(text)} is no date: {error}") from None
+        raise Unreadable(_("{text} is no date: {error}").format(text=shown(text), error=error)) from None
     total = (found - _EPOCH) // datetime.timedelta(microseconds=1)
     if sign:
         if int(hours) > 23 or int(minutes or 0) > 59:
-            raise Unreadable(f"{shown(text)} has no such time zone")
+            raise Unreadable(_("{text} has no such time zone").format(text=shown(text)))
         away = (int(hours) * 60 + int(minutes or 0)) * 60_000_000
         total += away if sign == "-" else -away
     if not _FIRST <= total <= _LAST:
-        raise Unreadable(f"{shown(text)} is no date from year 1 to 9999")
+        raise Unreadable(_("{text} is no date from year 1 to 9999").format(text=shown(text)))
     return total
 
 

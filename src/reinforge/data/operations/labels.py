@@ -23,6 +23,7 @@ from reinforge.data.values import (
     shown,
 )
 from reinforge.errors import DataError
+from reinforge.messages import _
 from reinforge.schema.fields import Category, Labels
 
 VERSION = 1
@@ -44,7 +45,7 @@ def coder(field: Category, nulls: Nulls) -> Callable[[object], int]:
         text = label(value, nulls)
         if text is None:
             if missing is None:
-                raise Unreadable(f"{name!r} must not be missing")
+                raise Unreadable(_("{name!r} must not be missing").format(name=name))
             return missing
         found = find(text)
         if found is not None:
@@ -99,7 +100,7 @@ def set_coder(field: Labels, nulls: Nulls) -> Callable[[object], tuple[int, ...]
             if field.role == "target":
                 return None
             if field.missing == "error":
-                raise Unreadable(f"{name!r} must not be missing")
+                raise Unreadable(_("{name!r} must not be missing").format(name=name))
             return ()
         places = []
         for text in texts:
@@ -120,7 +121,7 @@ def flag(value: object, nulls: Nulls) -> int:
         return -1
     known = {"0": 0, "1": 1, "false": 0, "true": 1}.get(alike(text))
     if known is None:
-        raise Unreadable(f"{shown(value)} is neither 0 nor 1")
+        raise Unreadable(_("{value} is neither 0 nor 1").format(value=shown(value)))
     return known
 
 
@@ -135,15 +136,15 @@ def fit_labels(field: Category, column: Column | Counter[str], nulls: Nulls) -> 
     found = found_labels(field, column, nulls)
     if field.role == "target" and len(found) == 1:
         raise DataError(
-            f"every row has the same class, {found[0]!r}",
+            _("every row has the same class, {found!r}").format(found=found[0]),
             where=f"target {field.name!r}",
-            remedy="A classifier needs at least two classes: add data, choose another target, or declare `labels`.",
+            remedy=_("A classifier needs at least two classes: add data, choose another target, or declare `labels`."),
         )
     if field.ordered and not all(NUMBER.fullmatch(text) for text in found):
         raise DataError(
-            f"its labels are texts ({', '.join(found[:5])}), which have no order of their own",
+            _("its labels are texts ({names}), which have no order of their own").format(names=", ".join(found[:5])),
             where=f"target {field.name!r}",
-            remedy="Declare them from least to most: `labels: [low, middle, high]`.",
+            remedy=_("Declare them from least to most: `labels: [low, middle, high]`."),
         )
     return field.model_copy(update={"labels": found})
 
@@ -167,9 +168,9 @@ def found_labels(field: Category | Labels, column: Column | Counter[str], nulls:
     found = tuple(sorted((text for text, count in counts.items() if count >= least), key=_order))
     if not found:
         raise DataError(
-            "no label is seen often enough" if counts else "no row has a label",
+            _("no label is seen often enough") if counts else _("no row has a label"),
             where=f"column {field.name!r}",
-            remedy="Drop the column, lower `rare`, or declare `labels`.",
+            remedy=_("Drop the column, lower `rare`, or declare `labels`."),
         )
     return found
 
@@ -205,7 +206,7 @@ def _merged(counts: Counter[str]) -> Counter[str]:
 
 def _unknown(text: str, labels: Sequence[str]) -> Unreadable:
     known = ", ".join(repr(known) for known in labels[:8]) + (", ..." if len(labels) > 8 else "")
-    return Unreadable(f"{text!r} is none of the known labels ({known})")
+    return Unreadable(_("{text!r} is none of the known labels ({known})").format(text=text, known=known))
 
 
 def _listed(text: str) -> list[object]:
@@ -213,9 +214,9 @@ def _listed(text: str) -> list[object]:
     try:
         found = json.loads(text, parse_float=str, parse_int=str)
     except (ValueError, RecursionError):
-        raise Unreadable(f"{shown(text)} begins like a JSON list, and is none") from None
+        raise Unreadable(_("{text} begins like a JSON list, and is none").format(text=shown(text))) from None
     if not isinstance(found, list):
-        raise Unreadable(f"{shown(text)} is no list of labels")
+        raise Unreadable(_("{text} is no list of labels").format(text=shown(text)))
     return found
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from reinforge.data.values import Numbers
 from reinforge.errors import DataError, IntegrityError
+from reinforge.messages import _
 from reinforge.schema.fields import Number
 
 Array = NDArray[np.float64] | NDArray[np.int64]
@@ -137,9 +138,11 @@ class Impute:
                 there = _there(block, index)
                 if len(there) == 0:
                     raise DataError(
-                        f"no training row has a value, so there is no {field.missing} to impute",
+                        _("no training row has a value, so there is no {missing} to impute").format(
+                            missing=field.missing
+                        ),
                         where=f"column {field.name!r}",
-                        remedy="Drop the column, or impute a constant.",
+                        remedy=_("Drop the column, or impute a constant."),
                     )
                 with np.errstate(over="ignore", invalid="ignore"):
                     fill[index] = np.mean(there) if field.missing == "mean" else np.median(there)
@@ -309,9 +312,9 @@ def _finite(values: Numbers, fields: Sequence[Number], what: str) -> None:
     )
     if len(bad):
         raise DataError(
-            f"values are too large: their {what} is not finite",
+            _("values are too large: their {what} is not finite").format(what=what),
             where=f"column {fields[bad[0]].name!r}",
-            remedy="Rescale the column or drop it.",
+            remedy=_("Rescale the column or drop it."),
         )
 
 

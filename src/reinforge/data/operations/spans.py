@@ -11,6 +11,7 @@ from reinforge.data.text import Tokenizer
 from reinforge.data.values import Nulls, Unreadable, shown
 from reinforge.data.values import text as read_text
 from reinforge.errors import DataError
+from reinforge.messages import _
 
 Answer = str | tuple[int, int]
 
@@ -27,7 +28,7 @@ def answer(value: object, nulls: Nulls) -> Answer | None:
             int(end) for end in value if isinstance(end, int | np.integer) or (isinstance(end, str) and end.isdigit())
         ]
         if len(value) != 2 or len(ends) != 2:
-            raise Unreadable(f"{shown(value)} is not [start, end]")
+            raise Unreadable(_("{value} is not [start, end]").format(value=shown(value)))
         return ends[0], ends[1]
     return read_text(value, nulls)
 
@@ -37,11 +38,14 @@ def characters_of(given: Answer, text: str, where: str) -> tuple[int, int]:
     if isinstance(given, str):
         start = text.find(given.strip())
         if start < 0 or not given.strip():
-            raise DataError(f"the text does not hold the answer {shown(given)}", where=where)
+            raise DataError(_("the text does not hold the answer {given}").format(given=shown(given)), where=where)
         return start, start + len(given.strip())
     start, end = given
     if not 0 <= start < end <= len(text):
-        raise DataError(f"{start} to {end} is no part of a text of {len(text)} characters", where=where)
+        raise DataError(
+            _("{start} to {end} is no part of a text of {n} characters").format(start=start, end=end, n=len(text)),
+            where=where,
+        )
     return start, end
 
 

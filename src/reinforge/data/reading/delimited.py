@@ -14,7 +14,7 @@ from reinforge.data.reading import decimals
 from reinforge.data.reading.encodings import decode, noted
 from reinforge.data.reading.how import How
 from reinforge.data.table import Table
-from reinforge.data.values import Origin
+from reinforge.data.values import Origin, placed
 from reinforge.errors import DataError
 from reinforge.messages import _, mark
 
@@ -99,11 +99,11 @@ def read_header(text: str, name: str, delimiter: str) -> tuple[list[str], int]:
     except csv.Error as error:
         raise DataError(
             _("the header can't be read: {reason}").format(reason=error),
-            where=f"{name}, line {reader.line_num}",
+            where=f"{name}, {placed('line', reader.line_num)}",
             remedy=_(_QUOTES),
         ) from error
     end = text.find("\n") + 1
-    return unique_names(header, f"{name}, line {reader.line_num}"), end if reader.line_num == 1 else 0
+    return unique_names(header, f"{name}, {placed('line', reader.line_num)}"), end if reader.line_num == 1 else 0
 
 
 def _plain_grid(text: str, header: Sequence[str], start: int, delimiter: str) -> Columns | None:
@@ -146,7 +146,7 @@ def _records(text: str, name: str, header: Sequence[str], delimiter: str) -> tup
                 if len(record) != width:
                     raise DataError(
                         _("{n} values, but the header names {columns} columns").format(n=len(record), columns=width),
-                        where=f"{name}, line {line}",
+                        where=f"{name}, {placed('line', line)}",
                         remedy=_("Mend the row, or state the right `delimiter` (it was {delimiter!r}).").format(
                             delimiter=delimiter
                         ),
@@ -157,7 +157,7 @@ def _records(text: str, name: str, header: Sequence[str], delimiter: str) -> tup
     except csv.Error as error:
         raise DataError(
             _("the record can't be read: {reason}").format(reason=error),
-            where=f"{name}, line {line}",
+            where=f"{name}, {placed('line', line)}",
             remedy=_(_QUOTES),
         ) from error
     columns = {

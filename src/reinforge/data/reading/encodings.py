@@ -6,6 +6,7 @@ import codecs
 import re
 from collections import Counter
 
+from reinforge.data.values import placed
 from reinforge.errors import DataError
 from reinforge.messages import _
 
@@ -99,7 +100,7 @@ def _misfit(raw: bytes, name: str, encoding: str, place: int) -> DataError:
     line = raw.count(b"\n", 0, place) + 1
     return DataError(
         _("byte {byte:#04x} is not {encoding}").format(byte=raw[place], encoding=encoding),
-        where=f"{name}, line {line}",
+        where=f"{name}, {placed('line', line)}",
         remedy=_("Save the file as UTF-8, or name its encoding in the recipe, for example {example}.").format(
             example="`encoding: latin-1`"
         ),

@@ -12,8 +12,9 @@ import polars as pl
 
 from reinforge.data.reading.delimited import Columns, unique_names
 from reinforge.data.reading.how import Absent
-from reinforge.data.values import MEMORY, Nulls, Origin, Unreadable, label
+from reinforge.data.values import MEMORY, Nulls, Origin, Unreadable, label, placed
 from reinforge.errors import DataError
+from reinforge.messages import _
 
 NO_NULLS = Nulls(frozenset(), ())
 
@@ -40,16 +41,18 @@ def read_json(text: str, name: str, *, lines: bool, absent: Absent = "error") ->
             places = [0]
             rows = decoder.decode(text.strip())
             if not isinstance(rows, list):
-                raise DataError("the file holds no list of objects", where=name)
+                raise DataError(_("the file holds no list of objects"), where=name)
             places = list(range(1, len(rows) + 1))
     except json.JSONDecodeError as error:
         line_number = places[-1] if lines else error.lineno
-        raise DataError(f"malformed JSON: {error.msg}", where=f"{name}, line {line_number}") from error
+        raise DataError(
+            _("malformed JSON: {msg}").format(msg=error.msg), where=f"{name}, {placed('line', line_number)}"
+        ) from error
     except RecursionError:
-        raise DataError("the JSON is nested too deeply for a table", where=name) from None
+        raise DataError(_("the JSON is nested too deeply for a table"), where=name) from None
     except _DoubledKey as error:
-        where = f"{name}, line {places[-1]}" if lines else name
-        raise DataError(f"key {error} is doubled in one object", where=where) from error
+        where = f"{name}, {placed('line', places[-1])}" if lines else name
+        raise DataError(_("key {error} is doubled in one object").format(error=error), where=where) from error
     origin = Origin(name, unit, np.array(places, dtype=np.int64))
     return columns_of_rows(rows, origin, absent), origin
 
@@ -57,10 +60,10 @@ def read_json(text: str, name: str, *, lines: bool, absent: Absent = "error") ->
 def columns_of_rows(rows: Sequence[Any], origin: Origin = MEMORY, absent: Absent = "error") -> Columns:
     """Columns from mappings of names to values. Raises DataError with the row."""
     if len(rows) == 0:
-        raise DataError("there are no rows", where=origin.at())
+        raise DataError(_("there are no rows"), where=origin.at())
     for index, row in enumerate(rows):
         if not isinstance(row, Mapping):
-            raise DataError("a row must be an object of names and values", where=origin.at(index))
+            raise DataError(_("a row must be an object of names and values"), where=origin.at(index))
     names = list(rows[0])
     if any(row.keys() != rows[0].keys() for row in rows):
         names = list(dict.fromkeys(name for row in rows for name in row))
@@ -69,9 +72,9 @@ def columns_of_rows(rows: Sequence[Any], origin: Origin = MEMORY, absent: Absent
             if len(row) != len(names):
                 lacking = next(name for name in names if name not in row)
                 raise DataError(
-                    f"key {lacking!r} is absent, but other rows have it",
+                    _("key {lacking!r} is absent, but other rows have it").format(lacking=lacking),
                     where=origin.at(index),
-                    remedy="Write null for a missing value, or set `absent: null` in the recipe.",
+                    remedy=_("Write null for a missing value, or set `absent: null` in the recipe."),
                 )
     unique_names(names, origin.at())
     return {name: column_of(name, [row.get(name) for row in rows], origin) for name in names}
@@ -95,21 +98,21 @@ def columns_of_memory(data: object, absent: Absent = "error") -> Columns:
             # A text is a sequence too, of its characters: a row taken for columns would pass without a word.
             if values is None or isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
                 raise DataError(
-                    f"a single value ({type(values).__name__}) is no column",
+                    _("a single value ({kind}) is no column").format(kind=type(values).__name__),
                     where=MEMORY.at(column=str(name)),
-                    remedy="For one row, pass a list of it: [row]; for columns, lists of values.",
+                    remedy=_("For one row, pass a list of it: [row]; for columns, lists of values."),
                 )
         columns = {str(name): column_of(str(name), values) for name, values in data.items()}
         lengths = {name: len(series) for name, series in columns.items()}
         if len(set(lengths.values())) > 1:
             listing = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-            raise DataError(f"columns have different lengths ({listing})", where="data")
+            raise DataError(_("columns have different lengths ({listing})").format(listing=listing), where="data")
         return columns
     if isinstance(data, Sequence) and not isinstance(data, (str, bytes)):
         return columns_of_rows(data, MEMORY, absent)
     raise DataError(
-        f"{type(data).__name__} is not a table",
-        remedy="Pass a file name, a polars or pandas frame, a dict of columns or a list of dicts.",
+        _("{kind} is not a table").format(kind=type(data).__name__),
+        remedy=_("Pass a file name, a polars or pandas frame, a dict of columns or a list of dicts."),
     )
 
 
@@ -125,7 +128,10 @@ def column_of(name: str, values: Any, origin: Origin = MEMORY) -> pl.Series:
         if values.ndim in (3, 4) and values.dtype == np.uint8:
             return pl.Series(name, values)
         if values.ndim != 1:
-            raise DataError(f"an array of {values.ndim} dimensions is not a column", where=origin.at(column=name))
+            raise DataError(
+                _("an array of {ndim} dimensions is not a column").format(ndim=values.ndim),
+                where=origin.at(column=name),
+            )
         if values.dtype.kind in "fiub" and values.dtype.itemsize <= 8 and values.dtype != np.float16:
             return pl.Series(name, values)
     values = values.tolist() if isinstance(values, np.ndarray) else list(values)
@@ -143,7 +149,9 @@ def column_of(name: str, values: Any, origin: Origin = MEMORY) -> pl.Series:
         try:
             texts.append(str(value) if isinstance(value, float) else _text(value))
         except Unreadable:
-            raise DataError(f"a {type(value).__name__} is no value of a table", where=origin.at(index, name)) from None
+            raise DataError(
+                _("a {kind} is no value of a table").format(kind=type(value).__name__), where=origin.at(index, name)
+            ) from None
     return pl.Series(name, texts, dtype=pl.String)
 
 
