@@ -84,6 +84,8 @@ class Loss(NamedTuple):
 
 # learner, microbatch, counts (as returned by Objective.counts, summed over microbatches and ranks)
 LossFunction = Callable[[nn.Module, Batch, Mapping[str, Tensor]], Loss]
+# From what each weighted term's sum is scaled by, 0-d by name, adds the gradients to the .grad of the parameters.
+Pull = Callable[[Mapping[str, Tensor]], None]
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,15 @@ class Step:
     """One optimiser step of an update: gradients of `loss` for `parameters` alone, taken every `every` updates.
 
     Steps of one objective own disjoint parameters and run in order, each seeing the weights the one before left.
+    `by_hand` gives the same loss, without recording it, and its gradients by hand, for networks that are so small that
+    autograd costs more than they do; the engine takes it where it neither compiles nor rounds.
     """
 
     name: str
     parameters: Sequence[nn.Parameter]
     loss: LossFunction
     every: int = 1
+    by_hand: Callable[[nn.Module, Batch, Mapping[str, Tensor]], tuple[Loss, Pull]] | None = None
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,8 @@ class Updater:
         self.phase = 0
         self._sparse = sparse_parameters(learner) & learning
         self._compiled = self._may_compile(compiled)
+        # Whether steps that can take their gradients by hand do so.
+        self.by_hand = not self._compiled and learn.precision == "fp32"
         self.steps: list[_Step] = []
         for step in steps:
             self.steps.append(self._step(step, [p for p in step.parameters if p in learning]))
@@ -239,7 +241,18 @@ class Updater:
         if s.tables is not None:
             s.tables.zero()
         for part in parts:
-            if s.gradients is None:
+            if s.step.by_hand is not None and self.by_hand:
+                with torch.no_grad():
+                    loss, pull = s.step.by_hand(self.learner, part, counts)
+                    self._check(s, loss, counts, len(parts))
+                    pull(
+                        {
+                            name: self._scale(term.weight, None if term.coupled else counts[name], term.sum)
+                            for name, term in loss.terms.items()
+                            if term.weight != 0.0
+                        }
+                    )
+            elif s.gradients is None:
                 loss = s.step.loss(self.learner, part, counts)
                 self._check(s, loss, counts, len(parts))
                 self._backward(s, loss, counts)

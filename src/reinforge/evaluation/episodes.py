@@ -82,7 +82,7 @@ def play(
             inputs = tensors(observation, device)
             if remembers:
                 inputs["start"] = torch.from_numpy(start).to(device)
-            outputs, state = policy(inputs, state)
+            outputs, state = policy.act(inputs, state)
             action = decode(outputs, output) if generator is None else _drawn(policy, outputs, generator)
             step = environments.step(action.cpu().numpy())
             observation, start = step.observation, step.start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from reinforge.core.batch import Batch
 from reinforge.models.memory import Memory
 from reinforge.models.options import ActorCriticOptions
-from reinforge.models.policy import Network, Policy, Result
+from reinforge.models.perceptron import Network, traceable
+from reinforge.models.policy import Policy, Result
 from reinforge.schema.signature import Signature
 
 
@@ -38,16 +40,70 @@ class ActorCritic(Policy):
 
     def forward(self, inputs: Batch, state: Batch | None = None) -> Result:
         features = self.perception(inputs)
-        hidden = self.body(features)
-        if self.memory is not None:
-            start = inputs.get("start")
-            hidden, state = self.memory(hidden, state, start if isinstance(start, Tensor) else None)
+        hidden, state = self._hidden(features, inputs, state)
         value = self.value_head(hidden if self.value_body is None else self.value_body(features)).squeeze(-1)
+        return {**self._actions(hidden), "value": value}, state
+
+    def act(self, inputs: Batch, state: Batch | None = None) -> Result:
+        """Without the value."""
+        hidden, state = self._hidden(self.perception(inputs), inputs, state)
+        return self._actions(hidden), state
+
+    def _hidden(self, features: Tensor, inputs: Batch, state: Batch | None) -> tuple[Tensor, Batch | None]:
+        hidden = self.body(features)
+        if self.memory is None:
+            return hidden, state
+        start = inputs.get("start")
+        after: tuple[Tensor, Batch] = self.memory(hidden, state, start if isinstance(start, Tensor) else None)
+        return after
+
+    def _actions(self, hidden: Tensor) -> dict[str, Tensor]:
         scores = self.policy_head(hidden)
         if self.log_std is None:
-            return {"action": scores, "value": value}, state
-        outputs = {"action": self.scale(scores), "value": value, "mean": scores}
-        return {**outputs, "log_std": self.log_std.float().expand_as(scores)}, state
+            return {"action": scores}
+        return {"action": self.scale(scores), "mean": scores, "log_std": self.log_std.float().expand_as(scores)}
+
+    @property
+    def traceable(self) -> bool:
+        """Whether `trace` can be used: no memory, nothing that learns before the layers, known activations."""
+        simple = self.memory is None and not self.perception.learns and self.output.form != "multi-discrete"
+        return simple and traceable([self.body, self.value_body, self.policy_head, self.value_head])
+
+    def trace(self, inputs: Batch) -> tuple[dict[str, Tensor], Callable[[Tensor, Tensor | None, Tensor | None], None]]:
+        """What `forward` gives, and what takes the gradients of "action" or "mean", of "value" and of "log_std" back,
+        into the .grad of the weights."""
+        features = self.perception(inputs)
+        leading = features.shape[:-1]
+        flat = features.reshape(-1, features.shape[-1])
+        hidden, pull_body = self.body.trace(flat)
+        value_hidden, pull_value_body = (hidden, None) if self.value_body is None else self.value_body.trace(flat)
+        scores, pull_scores = self.policy_head.trace(hidden, inward=True)
+        value, pull_value = self.value_head.trace(value_hidden, inward=True)
+        outputs = {"action": scores.view(*leading, -1), "value": value.view(leading)}
+        if self.log_std is not None:
+            mean = outputs["action"]
+            outputs |= {"action": self.scale(mean), "mean": mean, "log_std": self.log_std.expand_as(mean)}
+
+        def pull(policy: Tensor, judged: Tensor | None, widths: Tensor | None) -> None:
+            inner = pull_scores(policy.reshape(len(flat), -1))
+            assert inner is not None
+            if judged is not None:
+                outer = pull_value(judged.reshape(-1, 1))
+                assert outer is not None
+                if pull_value_body is None:
+                    inner = inner + outer
+                else:
+                    pull_value_body(outer)
+            pull_body(inner)
+            if widths is not None and self.log_std is not None and self.log_std.grad is not None:
+                self.log_std.grad.add_(widths.reshape(len(flat), -1).sum(0))
+
+        return outputs, pull
+
+    def acting(self) -> list[nn.Parameter]:
+        """All but what gives values alone."""
+        alone = {id(p) for part in (self.value_head, self.value_body) if part is not None for p in part.parameters()}
+        return [p for p in self.parameters() if id(p) not in alone]
 
     def initial_state(self, n: int) -> Batch | None:
         """An empty memory for n observations; None without one."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+# From the gradients of log-probabilities and of entropies (None: nothing asks for it) (...) to those of the outputs.
+Slopes = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 
 _LOG_2_PI = math.log(2 * math.pi)
 _LOG_2 = math.log(2)
@@ -15,6 +19,40 @@ _LOG_2 = math.log(2)
 def categorical_log_prob(logits: Tensor, action: Tensor) -> Tensor:
     """log p(action): logits (..., actions), action int64 (...) to (...)."""
     return logits.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def categorical(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Slopes]:
+    """log p(action) and entropy: logits (..., actions), action int64 (...) to (...) each; and their slopes by hand.
+
+    d log p(a) = onehot(a) - p, dH = -p (log p + H).
+    """
+    log_prob, index = logits.log_softmax(-1), action.unsqueeze(-1)
+    probability = log_prob.exp()
+    entropy = -(probability * log_prob).sum(-1)
+
+    def slopes(chosen: Tensor, spread: Tensor | None) -> tuple[Tensor, ...]:
+        outer = chosen.unsqueeze(-1)
+        found = (probability * -outer).scatter_add_(-1, index, outer)
+        if spread is not None:
+            found -= probability * (log_prob + entropy.unsqueeze(-1)) * spread.unsqueeze(-1)
+        return (found,)
+
+    return log_prob.gather(-1, index).squeeze(-1), entropy, slopes
+
+
+def gaussian(mean: Tensor, log_std: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Slopes]:
+    """log density and entropy of independent normals, (..., size) each to (...); and their slopes by hand: for the mean
+    (..., size), and for log_std, where log density has z^2 - 1 with z = (value - mean) / std, and entropy 1."""
+    inverse = (-log_std).exp()
+    z = (value - mean) * inverse
+    log_prob = (-0.5 * z.square() - log_std - 0.5 * _LOG_2_PI).sum(-1)
+
+    def slopes(chosen: Tensor, spread: Tensor | None) -> tuple[Tensor, ...]:
+        outer = chosen.unsqueeze(-1)
+        widths = (z.square() - 1) * outer
+        return z * inverse * outer, widths if spread is None else widths + spread.unsqueeze(-1)
+
+    return log_prob, gaussian_entropy(log_std), slopes
 
 
 def categorical_entropy(logits: Tensor) -> Tensor:

@@ -7,17 +7,13 @@ are several), or the deterministic action itself in the environment's units (con
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from itertools import pairwise
-from typing import cast
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
-from reinforge.models.activations import ACTIVATIONS
 from reinforge.models.distributions import (
     categorical_entropy,
     categorical_log_prob,
@@ -46,30 +42,6 @@ def decode(outputs: Mapping[str, Tensor], output: Output) -> Tensor:
 def choices(scores: Tensor, output: Output) -> tuple[Tensor, ...]:
     """Scores (..., size) as those of each choice (..., sizes[i])."""
     return torch.split(scores, list(output.sizes), -1)
-
-
-class Network(nn.Module):
-    """A multi-layer perceptron with orthogonal weights and zero biases: (..., sizes[0]) to (..., sizes[-1])."""
-
-    def __init__(self, sizes: tuple[int, ...], activation: str, gain: float, last_active: bool = False) -> None:
-        super().__init__()
-        pairs = list(pairwise(sizes))
-        layers = [nn.Linear(i, o) for i, o in pairs]
-        self.layers = nn.ModuleList(layers)
-        self.activation = ACTIVATIONS[activation]
-        self.last_active = last_active
-        for index, layer in enumerate(layers):
-            hidden = last_active or index < len(pairs) - 1
-            nn.init.orthogonal_(layer.weight, math.sqrt(2) if hidden else gain)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        last = len(self.layers) - 1
-        for index, layer in enumerate(cast("Iterable[nn.Linear]", self.layers)):
-            x = layer(x.to(layer.weight.dtype))
-            if index < last or self.last_active:
-                x = self.activation(x)
-        return x if self.last_active else x.float()
 
 
 class Policy(nn.Module):
@@ -157,6 +129,11 @@ class Policy(nn.Module):
 
     def _choices(self, scores: Tensor) -> tuple[Tensor, ...]:
         return choices(scores, self.output)
+
+    def act(self, inputs: Batch, state: Batch | None = None) -> Result:
+        """What is needed to act: `forward`, where nothing of it can be spared."""
+        found: Result = self(inputs, state)
+        return found
 
     def initial_state(self, n: int) -> Batch | None:
         """None: no memory."""

@@ -10,7 +10,8 @@ from torch import Tensor
 from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
 from reinforge.models.options import SquashedGaussianOptions
-from reinforge.models.policy import Network, Policy, Result
+from reinforge.models.perceptron import Network
+from reinforge.models.policy import Policy, Result
 from reinforge.schema.signature import Signature
 
 

@@ -142,6 +142,11 @@ class PPOOptions(Options):
     clip: PositiveFloat = Field(0.2, description="How far from 1 the ratio of probabilities counts.")
     clip_horizon: PositiveInt | None = Field(None, description="Environment steps over which the clip falls to 0.")
     value_weight: NonNegativeFloat = Field(0.5, description="Weight of the value loss.")
+    value_clip: PositiveFloat | None = Field(
+        None,
+        description="How far a value may move from the old one and still teach, in units of return; no limit "
+        "where null, which is rarely worse (Andrychowicz et al., 2021).",
+    )
     entropy_weight: NonNegativeFloat = Field(0.0, description="Weight of the entropy bonus.")
     kl_limit: PositiveFloat | None = Field(None, description="Divergence (nats) from which a rollout's updates end.")
     normalise_advantages: bool = Field(True, description="Zero mean and unit deviation over each update.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Generator, Mapping, Sequence
 from typing import ClassVar
 
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch, Leaf
-from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Term
+from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Pull, Step, Term
 from reinforge.errors import ComponentError
 from reinforge.models.actor_critic import ActorCritic
+from reinforge.models.distributions import categorical, gaussian
 from reinforge.objectives.options import PPOOptions
 from reinforge.objectives.returns import at, generalised_advantages, parts, picked, tensor
+from reinforge.objectives.surrogate import Surrogate, surrogate
 from reinforge.schema.signature import Signature
 
 
@@ -73,7 +76,7 @@ class PPO:
             self.options.gamma,
             self.options.gae_lambda,
         )
-        columns: Batch = {
+        columns: dict[str, Leaf | Batch] = {
             "observation": observation,
             "start": start,
             "valid": tensor(rollout, "valid"),
@@ -81,6 +84,7 @@ class PPO:
             "log_prob": torch.cat(log_prob, 1),
             "advantage": advantage,
             "return": advantage + values,
+            "explained": _explained(advantage, values, tensor(rollout, "valid")).expand_as(values),
         }
         rows = _sequences(columns, length)
         if memories:
@@ -99,6 +103,12 @@ class PPO:
             clip *= max(1.0 - clock.steps / options.clip_horizon, 0.0)
         batch = {**experience.batch, "clip": torch.full((rows,), clip)}
         for _ in range(options.epochs):
+            if options.minibatches == 1:
+                # All at once: in whatever order, it is the same sum.
+                outcome = yield batch
+                if options.kl_limit is not None and float(outcome.means["ppo/kl"]) > options.kl_limit:
+                    return
+                continue
             order = torch.randperm(rows, generator=generator)
             for chosen in order.tensor_split(min(options.minibatches, rows)):
                 outcome = yield batches.select(batch, chosen)
@@ -107,13 +117,14 @@ class PPO:
 
     def steps(self, learner: nn.Module) -> Sequence[Step]:
         assert isinstance(learner, PPOLearner)
-        return [Step("ppo", list(learner.model.parameters()), self._loss)]
+        by_hand = self._by_hand if learner.model.traceable else None
+        return [Step("ppo", list(learner.model.parameters()), self._loss, by_hand=by_hand)]
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Valid steps, and the sum and sum of squares of their advantages (double, since their difference is small)."""
         valid = tensor(batch, "valid")
         advantage = tensor(batch, "advantage").double() * valid
-        counts = dict.fromkeys(("policy", "value", "entropy", "kl", "clipped"), valid.sum())
+        counts = dict.fromkeys(("policy", "value", "entropy", "kl", "clipped", "explained"), valid.sum())
         return {**counts, "advantage_sum": advantage.sum(), "advantage_squares": advantage.square().sum()}
 
     def after_update(self, learner: nn.Module, clock: Clock) -> None:
@@ -121,38 +132,78 @@ class PPO:
 
     def _loss(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, PPOLearner)
-        options, model = self.options, learner.model
+        model, action = learner.model, tensor(batch, "action")
         outputs, _ = model({**parts(batch, "observation"), "start": batch["start"]}, _memory(batch))
-        valid, advantage = tensor(batch, "valid"), tensor(batch, "advantage")
+        log_prob, entropy = model.log_prob(outputs, action), model.entropy(outputs)
+        return self._terms(self._surrogate(log_prob, outputs["value"], batch, counts), entropy, batch)
+
+    def _by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
+        assert isinstance(learner, PPOLearner)
+        model, action = learner.model, tensor(batch, "action")
+        outputs, pull = model.trace(parts(batch, "observation"))
+        if model.continuous:
+            log_prob, entropy, slopes = gaussian(outputs["mean"], outputs["log_std"], action)
+        else:
+            log_prob, entropy, slopes = categorical(outputs["action"], action)
+        found = self._surrogate(log_prob, outputs["value"], batch, counts)
+
+        def back(scales: Mapping[str, Tensor]) -> None:
+            chosen, judged = found.slopes(scales["policy"], scales.get("value"))
+            spread = tensor(batch, "valid") * scales["entropy"] if "entropy" in scales else None
+            scores, *widths = slopes(chosen, spread)
+            pull(scores, judged, widths[0] if widths else None)
+
+        return self._terms(found, entropy, batch), back
+
+    def _surrogate(self, log_prob: Tensor, value: Tensor, batch: Batch, counts: Mapping[str, Tensor]) -> Surrogate:
+        options, advantage = self.options, tensor(batch, "advantage")
         if options.normalise_advantages:
             advantage = _normalised(advantage, counts)
-        logarithm = model.log_prob(outputs, tensor(batch, "action")) - tensor(batch, "log_prob")
-        ratio = logarithm.exp()
-        clip = tensor(batch, "clip").unsqueeze(-1)
-        clipped = torch.clamp(ratio, 1 - clip, 1 + clip)
-        policy = -torch.minimum(ratio * advantage, clipped * advantage)
-        value = 0.5 * (outputs["value"] - tensor(batch, "return")).square()
-        entropy = model.entropy(outputs)
-        with torch.no_grad():
-            kl = (ratio - 1 - logarithm) * valid
-            outside = ((ratio - 1).abs() > clip) & valid
+        return surrogate(
+            log_prob, value, old_log_prob=tensor(batch, "log_prob"), advantage=advantage,
+            goal=tensor(batch, "return"), clip=tensor(batch, "clip").unsqueeze(-1), valid=tensor(batch, "valid"),
+            old_value=None if options.value_clip is None else tensor(batch, "return") - tensor(batch, "advantage"),
+            value_clip=options.value_clip,
+        )  # fmt: skip
+
+    def _terms(self, found: Surrogate, entropy: Tensor, batch: Batch) -> Loss:
+        valid = tensor(batch, "valid")
         return Loss(
             {
-                "policy": Term((policy * valid).sum()),
-                "value": Term((value * valid).sum(), options.value_weight),
-                "entropy": Term((entropy * valid).sum(), -options.entropy_weight),
-                "kl": Term(kl.sum(), 0.0),
-                "clipped": Term(outside.sum().to(ratio.dtype), 0.0),
+                "policy": Term(found.policy),
+                "value": Term(found.value, self.options.value_weight),
+                "entropy": Term((entropy * valid).sum(), -self.options.entropy_weight),
+                "kl": Term(found.kl, 0.0),
+                "clipped": Term(found.clipped, 0.0),
+                "explained": Term((tensor(batch, "explained") * valid).sum(), 0.0),
             }
         )
 
 
 def _normalised(advantage: Tensor, counts: Mapping[str, Tensor]) -> Tensor:
-    n = counts["policy"].double()
-    mean = counts["advantage_sum"] / n.clamp(min=1)
-    variance = (counts["advantage_squares"] - n * mean.square()).clamp(min=0) / (n - 1).clamp(min=1)
-    normalised = (advantage - mean.to(advantage.dtype)) / (variance.sqrt().to(advantage.dtype) + 1e-8)
+    n, total, squares = counts["policy"], counts["advantage_sum"], counts["advantage_squares"]
+    if advantage.device.type == "cpu" and not torch.compiler.is_compiling():
+        # Nothing is waited for on a CPU, and ten operations on single numbers cost as much as a layer.
+        steps = n.item()
+        if steps <= 1:
+            return advantage
+        mean = total.item() / steps
+        deviation = math.sqrt(max(squares.item() - steps * mean * mean, 0.0) / (steps - 1))
+        return (advantage - mean) * (1 / (deviation + 1e-8))
+    n = n.double()
+    average = total / n.clamp(min=1)
+    variance = (squares - n * average.square()).clamp(min=0) / (n - 1).clamp(min=1)
+    normalised = (advantage - average.to(advantage.dtype)) / (variance.sqrt().to(advantage.dtype) + 1e-8)
     return torch.where(n > 1, normalised, advantage)
+
+
+def _explained(advantage: Tensor, values: Tensor, valid: Tensor) -> Tensor:
+    """The part of the returns' variance that the values of a rollout explain, 0-d: below 0 where the returns' mean alone
+    would be nearer; 0 where all returns are the same."""
+    errors, returns = advantage[valid].double(), (advantage + values)[valid].double()
+    variance = (returns - returns.mean()).square().mean()
+    explained = 1 - errors.square().mean() / variance.clamp(min=1e-12)
+    return torch.where(variance > 1e-12, explained, 0.0).to(values.dtype)
 
 
 def _next_values(model: ActorCritic, rollout: Batch, values: Tensor, memory: Batch | None) -> Tensor:

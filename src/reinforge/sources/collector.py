@@ -57,9 +57,9 @@ class Collector:
         if policy.parameter_noise:
             drawn = self.generator.standard_normal((self.count, policy.parameter_noise), np.float32)
             inputs["noise"] = torch.from_numpy(drawn).to(device)
-        outputs, state = policy(inputs, self.memory or None)
+        outputs, state = policy.act(inputs, self.memory or None)
         self.memory = _tensors(state)
-        return outputs  # type: ignore[no-any-return]
+        return outputs
 
     def greedy(self, policy: Policy, epsilon: float) -> Array:
         """The best action, or with probability `epsilon`, drawn for each environment by itself, any: int64 (n,)."""
