@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from reinforge.core.batch import Batch, Leaf
 from reinforge.core.contracts import Clock, Experience, Objective, Source
 from reinforge.core.ragged import Ragged
+from reinforge.environments.build import signature as environment_signature
+from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import ReinforgeError
 from reinforge.models.classic.classic import Classic
 from reinforge.models.classic.fitting import fit
@@ -31,11 +33,11 @@ from reinforge.models.options import (
     QNetworkOptions,
     SquashedGaussianOptions,
 )
-from reinforge.objectives.options import DDPGOptions, GRPOOptions, LanguageOptions
+from reinforge.objectives.options import A2COptions, DDPGOptions, GRPOOptions, LanguageOptions, REINFORCEOptions
 from reinforge.registry import REGISTRY, Component, Options
 from reinforge.schema.signature import Input, Output, Signature
 from reinforge.sources.completions import task_pipeline
-from reinforge.sources.options import CompletionOptions, IterableOptions, TokenOptions
+from reinforge.sources.options import CompletionOptions, IterableOptions, RolloutOptions, TokenOptions
 from tests.slices.catalogue import SLICES
 
 COVERED = {
@@ -273,10 +275,25 @@ def _ddpg(seed: int, batch: int) -> Parts:
     return REGISTRY.build("objective", DDPGOptions(critic_sizes=(16, 16)), signature), model, source
 
 
+def _policy_gradient(options: Options) -> Callable[[int, int], Parts]:
+    """A policy gradient on Dials, whose episodes have five steps."""
+
+    def build(seed: int, batch: int) -> Parts:
+        environment = EnvironmentOptions(id="Dials-v0", count=4)
+        found = environment_signature(environment)
+        torch.manual_seed(seed)
+        model: nn.Module = REGISTRY.build("model", ActorCriticOptions(sizes=(8,)), found)
+        source = REGISTRY.build("source", RolloutOptions(steps=16), environment=environment, seed=seed, batch=batch)
+        return REGISTRY.build("objective", options, found), model, source
+
+    return build
+
+
 # Slices first; what follows them are components that no slice has.
 BUILDS: dict[str, Callable[[int, int], Parts]] = {
     **{name: piece.build for name, piece in SLICES.items()},
     **{"iterable": _iterable, "tokens": _language, "completions": _grpo, "ddpg": _ddpg},
+    **{"reinforce": _policy_gradient(REINFORCEOptions()), "a2c": _policy_gradient(A2COptions())},
 }
 
 

@@ -75,7 +75,9 @@ from reinforge.sources.options import (
     TokenOptions,
 )
 from reinforge.sources.tasks import CopyTask
+from tests.objectives import probes
 
+probes.register()
 Parts = tuple[Objective, nn.Module, Source]
 
 
@@ -280,6 +282,14 @@ def ppo(seed: int, batch: int) -> Parts:
     return _environment(model, objective, source, environment, seed, batch)
 
 
+def lstm(seed: int, batch: int) -> Parts:
+    """PPO with an LSTM on choices of several kinds, with clipped values."""
+    source = RolloutOptions(steps=12, sequence=4)
+    objective = PPOOptions(epochs=2, minibatches=3, value_clip=0.2)
+    model = ActorCriticOptions(sizes=(12,), memory=MemoryOptions(kind="lstm", size=8))
+    return _environment(model, objective, source, EnvironmentOptions(id="Dials-v0", count=4), seed, batch)
+
+
 def gan(seed: int, batch: int) -> Parts:
     """A GAN on scikit-learn's digits, 8 by 8: discriminator and generator in turn."""
     images = torch.from_numpy(load_digits().data).float() / 16
@@ -328,6 +338,7 @@ SLICES = {
         Slice("sac", sac),
         Slice("td3", td3),
         Slice("ppo", ppo, learn={"clip": 0.5}),
+        Slice("lstm", lstm),
         Slice("gan", gan),
         Slice("language", language),
         Slice("grpo", grpo, batch=16),

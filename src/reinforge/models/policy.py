@@ -93,6 +93,10 @@ class Policy(nn.Module):
             return action
         return (action - self.low) * (2 / (self.high - self.low)) - 1
 
+    def acting(self) -> list[nn.Parameter]:
+        """The parameters that actions depend on."""
+        return list(self.parameters())
+
     def noise_shape(self) -> tuple[int, ...]:
         """Per action: uniform noise for discrete actions, standard normal noise for continuous ones."""
         return (self.output.size,)
@@ -130,11 +134,16 @@ class Policy(nn.Module):
     def _choices(self, scores: Tensor) -> tuple[Tensor, ...]:
         return choices(scores, self.output)
 
+    @property
+    def frames(self) -> int:
+        """How many observations it sees at once. Where several, what it sees is to be shown to it at every step."""
+        return 1 if self.perception.frames is None else self.perception.frames.count
+
     def act(self, inputs: Batch, state: Batch | None = None) -> Result:
         """What is needed to act: `forward`, where nothing of it can be spared."""
         found: Result = self(inputs, state)
         return found
 
     def initial_state(self, n: int) -> Batch | None:
-        """None: no memory."""
-        return None
+        """Nothing seen before, for n observations; None where it has no state."""
+        return self.perception.initial_state(n) or None

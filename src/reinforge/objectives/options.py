@@ -152,6 +152,34 @@ class PPOOptions(Options):
     normalise_advantages: bool = Field(True, description="Zero mean and unit deviation over each update.")
 
 
+@register("objective", "reinforge.objectives.policy_gradient:A2C")
+class A2COptions(Options):
+    """Advantage actor-critic, for all kinds of actions (Mnih et al., 2016): one update for each rollout."""
+
+    default_source: ClassVar[str] = "rollout"
+    kind: Literal["a2c"] = "a2c"
+    gamma: Fraction = Field(0.99, description="Discount per environment step.")
+    gae_lambda: Fraction = Field(1.0, description="Lambda of the advantage estimation; 1 sums all rewards there are.")
+    value_weight: NonNegativeFloat = Field(0.5, description="Weight of the value loss.")
+    entropy_weight: NonNegativeFloat = Field(0.0, description="Weight of the entropy bonus.")
+    normalise_advantages: bool = Field(False, description="Zero mean and unit deviation over each update.")
+
+
+@register("objective", "reinforge.objectives.policy_gradient:REINFORCE")
+class REINFORCEOptions(Options):
+    """Policy gradients from whole returns, for all kinds of actions (Williams, 1992)."""
+
+    default_source: ClassVar[str] = "rollout"
+    kind: Literal["reinforce"] = "reinforce"
+    gamma: Fraction = Field(0.99, description="Discount per environment step.")
+    baseline: bool = Field(True, description="Subtract the learned value of the state from each return.")
+    value_weight: NonNegativeFloat = Field(0.5, description="Weight of the value loss, with a baseline.")
+    entropy_weight: NonNegativeFloat = Field(0.0, description="Weight of the entropy bonus.")
+    normalise_advantages: bool = Field(
+        True, description="Zero mean and unit deviation over each update; a baseline of its own."
+    )
+
+
 @register("objective", "reinforge.objectives.grpo:GRPO")
 class GRPOOptions(Options):
     """Group-relative policy optimisation: completions that beat their group's mean reward become likelier."""
