@@ -399,3 +399,15 @@ def test_objectives_refuse_what_they_can_not_train() -> None:
         _parts(CARTPOLE, SquashedGaussianOptions(), SACOptions())
     with pytest.raises(ReinforgeError, match="actor-critic"):
         _parts(CARTPOLE, QNetworkOptions(), PPOOptions())
+
+
+def test_the_explained_part_of_the_returns_is_one_less_the_error_over_the_variance() -> None:
+    """By definition, with steps that don't count."""
+    from reinforge.objectives.ppo import _explained
+
+    g = torch.Generator().manual_seed(1)
+    returns, values = torch.randn(10, 4, generator=g) * 3 + 5, torch.randn(10, 4, generator=g) * 2 + 5
+    valid = torch.rand(10, 4, generator=g) < 0.8
+    expected = 1 - float((values - returns)[valid].square().mean() / returns[valid].var(correction=0))
+    assert float(_explained(returns - values, values, valid)) == pytest.approx(expected, rel=1e-5)
+    assert float(_explained(2 - values, values, valid)) == 0, "all returns are the same"
