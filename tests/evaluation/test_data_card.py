@@ -176,3 +176,14 @@ def test_the_report_holds_the_card_and_pictures_escaped(tmp_path: Path) -> None:
     assert EVIL not in page
     assert "&lt;script&gt;" in card
     assert "http" not in re.sub(r"http-equiv", "", page)
+
+
+def test_lengths_of_texts_have_long_tails() -> None:
+    texts = ["good " * 4 + str(i) for i in range(80)] + ["good " * 400 + str(i) for i in range(20)]
+    prepared = prepare_table(
+        TableOptions.model_validate({"targets": ["y"], "fields": {"t": {"kind": "text"}}, "split": {"kind": "random"}}),
+        data={"t": texts, "y": ["a", "b"] * 50},
+    )
+    found = {column.name: column for column in profile(prepared.training, prepared.schema).columns}
+    assert found["t"].histogram.logarithmic
+    assert found["t"].histogram.unit == "characters"

@@ -117,7 +117,7 @@ def _numeric(f: Field, values: Numbers, names: Sequence[str], codes: Codes | Non
 def _histogram(values: Numbers, names: Sequence[str], codes: Codes | None, unit: str) -> Histogram:
     there = values[np.isfinite(values)]
     distinct = np.unique(there)
-    logarithmic = unit == "" and bool(there.min() > 0 and there.max() > LONG_TAILED * np.median(there))
+    logarithmic = unit != "date" and bool(there.min() > 0 and there.max() > LONG_TAILED * np.median(there))
     if len(distinct) <= BINS and bool((distinct == np.round(distinct)).all()) and np.ptp(distinct) < BINS:
         logarithmic = False
         edges = np.arange(distinct[0] - 0.5, distinct[-1] + 1)
