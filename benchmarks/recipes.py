@@ -109,8 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if importlib.util.find_spec(case.package) is None:
             print(f"{name:22} left out: pip install {case.package}")
             continue
+        found = []
         with tempfile.TemporaryDirectory() as folder:
-            found = [trial(case, seed, Path(folder) / str(seed)) for seed in range(asked.seeds)]
+            for seed in range(asked.seeds):
+                found.append(trial(case, seed, Path(folder) / str(seed)))
+                print(f"{name}, seed {seed}: {found[-1].value:.4f} in {found[-1].seconds:.0f} s", file=sys.stderr)
         values, seconds = [each.value for each in found], [each.seconds for each in found]
         mean, peer = statistics.mean(values), statistics.mean(each.baseline for each in found)
         met = case.bar is None or (min(values) >= case.bar and max(seconds) <= 60 * MINUTES)
