@@ -33,13 +33,13 @@ def measured(value: float | None) -> str:
     """A metric: three places after the point for shares, so that a column of them lines up."""
     if value is None:
         return "–"
-    if 0 < abs(value) < 0.001:
+    if 1e-9 < abs(value) < 0.001:
         return f"{value:.2g}"
     if abs(value) >= 10:
         return f"{value:.2f}" if abs(value) < 100 else number(value)
     text = f"{value:.3f}"
     # So near to 1, that it is not 1 is what matters.
-    return f"{value:.6f}".rstrip("0") if text == "1.000" and 1 - value > 1e-6 else text
+    return f"{value:.{math.ceil(-math.log10(1 - value))}f}" if text == "1.000" and 1 - value > 1e-6 else text
 
 
 def span(low: float | None, high: float | None) -> str:

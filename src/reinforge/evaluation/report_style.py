@@ -33,7 +33,7 @@ h1 { font-size: 2rem; line-height: 1.2; margin: 0; letter-spacing: -0.01em; over
 h2 { font-size: 1.2rem; margin: 2.75rem 0 0.75rem; }
 h3 { font-size: 1.05rem; margin: 2rem 0 0.6rem; }
 h4 { font-size: 0.95rem; margin: 0; }
-p { margin: 0.5rem 0; max-width: 46rem; }
+p { margin: 0.5rem 0; max-width: 46rem; overflow-wrap: anywhere; }
 a { color: var(--accent); }
 .head { display: flex; flex-wrap: wrap; gap: 0.5rem 1rem; align-items: center; }
 .state {
@@ -46,7 +46,7 @@ a { color: var(--accent); }
 }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 0.6rem; padding: 0.8rem 1rem; }
 .tile dt { color: var(--ink-soft); font-size: 0.85rem; overflow-wrap: anywhere; }
-.tile dd { margin: 0; font-size: 1.65rem; line-height: 1.3; }
+.tile dd { margin: 0; font-size: 1.45rem; line-height: 1.35; }
 .tile dd { overflow-wrap: anywhere; }
 .verdict {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem 2rem;
