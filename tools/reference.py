@@ -133,7 +133,9 @@ def _type(value: Schema) -> str:
         return _reference(value["$ref"])
     for key in ("anyOf", "oneOf"):
         if key in value:
-            return " or ".join(dict.fromkeys(_type(option) for option in value[key]))
+            # Without its kind it is what stands there by default, which the next column tells.
+            options = [option for option in value[key] if not str(option.get("$ref", "")).endswith(".default")]
+            return " or ".join(dict.fromkeys(_type(option) for option in options))
     if "const" in value:
         return f"`{value['const']}`"
     if "enum" in value:
