@@ -30,7 +30,8 @@ A recipe says what to do, as typed data: a YAML file, or the same in Python. Thi
     objective: supervised
     learn: {batch: 32, lr: 1e-3, stop: {epochs: 50}}
 
-- Only `data` is required of a table or a text; an environment needs `model` and `objective` too. Unknown keys are errors that name file, line and key.
+- Only `data` is required of a table or a text; an environment needs `model` and `objective` too.
+- Unknown keys are errors that name file, line and key.
 - Any key can be set on the command line by its path: `reinforge train my.yaml learn.lr=3e-4 learn.stop.epochs=10`.
 - Naming another `kind` on the command line drops the options of the one before.
 - Recipes never load code. Components of your own come by `--use FILE.py` or by an entry point: see
