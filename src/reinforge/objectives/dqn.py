@@ -104,7 +104,7 @@ class DQN:
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         rows = torch.tensor(batches.rows(batch))
-        return {"td": rows, "conservative": rows} if self.options.conservative else {"td": rows}
+        return dict.fromkeys(("td", "q", "conservative") if self.options.conservative else ("td", "q"), rows)
 
     def after_update(self, learner: nn.Module, clock: Clock) -> None:
         assert isinstance(learner, DQNLearner)
@@ -154,7 +154,9 @@ class DQN:
         assert isinstance(goal, Tensor)
         outputs = _see(learner.model, batch, "observation", "noise")
         values, chosen = outputs["action"], action.unsqueeze(-1)
-        terms, delta = {}, self.options.delta
+        # How good it thinks its states are: nothing shows a divergence earlier.
+        terms = {"q": Term(values.detach().amax(-1).sum(), 0.0)}
+        delta = self.options.delta
         if self.options.conservative:
             surplus = values.logsumexp(-1) - values.gather(-1, chosen).squeeze(-1)
             terms["conservative"] = Term(surplus.sum(), self.options.conservative)

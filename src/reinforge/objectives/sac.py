@@ -97,7 +97,7 @@ class SAC:
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         rows = torch.tensor(batches.rows(batch))
-        return dict.fromkeys(("td", "policy", "temperature", "entropy"), rows)
+        return dict.fromkeys(("td", "q", "policy", "temperature", "entropy"), rows)
 
     @torch.no_grad()
     def after_update(self, learner: nn.Module, clock: Clock) -> None:
@@ -120,7 +120,7 @@ class SAC:
         weight = batch.get("weight")
         if isinstance(weight, Tensor):
             each = each * weight
-        return Loss({"td": Term(each.sum())}, {"td": errors.detach().abs().mean(0)})
+        return Loss({"td": Term(each.sum()), "q": Term(goal.sum(), 0.0)}, {"td": errors.detach().abs().mean(0)})
 
     def _actor(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, SACLearner)

@@ -95,7 +95,7 @@ class TD3:
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         rows = torch.tensor(batches.rows(batch))
-        return {"td": rows, "policy": rows}
+        return {"td": rows, "q": rows, "policy": rows}
 
     @torch.no_grad()
     def after_update(self, learner: nn.Module, clock: Clock) -> None:
@@ -118,7 +118,7 @@ class TD3:
         each = errors.square().sum(0)
         if isinstance(weight, Tensor):
             each = each * weight
-        return Loss({"td": Term(each.sum())}, {"td": errors.detach().abs().mean(0)})
+        return Loss({"td": Term(each.sum()), "q": Term(goal.sum(), 0.0)}, {"td": errors.detach().abs().mean(0)})
 
     def _actor(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, TD3Learner)
