@@ -29,7 +29,7 @@ from reinforge.data.augmentation.options import (
 )
 from reinforge.engine.loop import Engine
 from reinforge.environments.build import signature as environment_signature
-from reinforge.environments.options import EnvironmentOptions
+from reinforge.environments.options import EnvironmentOptions, RewardOptions
 from reinforge.models.composed import Composed
 from reinforge.models.options import (
     ActorCriticOptions,
@@ -256,6 +256,18 @@ def rainbow(seed: int, batch: int) -> Parts:
     return _environment(model, objective, source, EnvironmentOptions(id="CartPole-v1", count=2), seed, batch)
 
 
+def frames(seed: int, batch: int) -> Parts:
+    """Three frames of Pendulum from a ring of replayed rows that goes round, its copies in processes, its rewards
+    normalised."""
+    environment = EnvironmentOptions(
+        id="Pendulum-v1", count=2, vectorization="processes", frame_skip=2, time_limit=9,
+        reward=RewardOptions(normalise=True, clip=5.0),
+    )  # fmt: skip
+    model = SquashedGaussianOptions(sizes=(8,), frames=3, normalise=True)
+    source = ReplayOptions(capacity=40, learning_starts=24, n_step=2)
+    return _environment(model, SACOptions(critic_sizes=(8,)), source, environment, seed, batch)
+
+
 def sac(seed: int, batch: int) -> Parts:
     """SAC on Pendulum: critic, actor and temperature in turn, with target critics."""
     source = ReplayOptions(capacity=300, learning_starts=24)
@@ -335,6 +347,7 @@ SLICES = {
         Slice("augmented", augmented),
         Slice("dqn", dqn, learn={"clip": 10.0}),
         Slice("rainbow", rainbow, learn={"clip": 10.0}),
+        Slice("frames", frames, updates=36),
         Slice("sac", sac),
         Slice("td3", td3),
         Slice("ppo", ppo, learn={"clip": 0.5}),

@@ -43,4 +43,7 @@ def differences(a: Any, b: Any, path: str = "") -> Iterator[str]:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().contiguous().view(torch.uint8) if tensor.ndim else tensor.reshape(1).view(torch.uint8)
+    if not tensor.numel():
+        # An empty one may have a stride of 0, which can't be viewed.
+        return torch.empty(0, dtype=torch.uint8)
+    return tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8)

@@ -39,14 +39,15 @@ class ActorCritic(Policy):
         self.log_std = nn.Parameter(torch.zeros(self.output.size)) if self.continuous else None
 
     def forward(self, inputs: Batch, state: Batch | None = None) -> Result:
-        features = self.perception(inputs)
+        features, state = self.perception.see(inputs, state)
         hidden, state = self._hidden(features, inputs, state)
         value = self.value_head(hidden if self.value_body is None else self.value_body(features)).squeeze(-1)
         return {**self._actions(hidden), "value": value}, state
 
     def act(self, inputs: Batch, state: Batch | None = None) -> Result:
         """Without the value."""
-        hidden, state = self._hidden(self.perception(inputs), inputs, state)
+        features, state = self.perception.see(inputs, state)
+        hidden, state = self._hidden(features, inputs, state)
         return self._actions(hidden), state
 
     def _hidden(self, features: Tensor, inputs: Batch, state: Batch | None) -> tuple[Tensor, Batch | None]:
@@ -54,8 +55,9 @@ class ActorCritic(Policy):
         if self.memory is None:
             return hidden, state
         start = inputs.get("start")
-        after: tuple[Tensor, Batch] = self.memory(hidden, state, start if isinstance(start, Tensor) else None)
-        return after
+        held = state if state and "memory" in state else None
+        hidden, memory = self.memory(hidden, held, start if isinstance(start, Tensor) else None)
+        return hidden, {**(state or {}), **memory}
 
     def _actions(self, hidden: Tensor) -> dict[str, Tensor]:
         scores = self.policy_head(hidden)
@@ -65,9 +67,10 @@ class ActorCritic(Policy):
 
     @property
     def traceable(self) -> bool:
-        """Whether `trace` can be used: no memory, nothing that learns before the layers, known activations."""
-        simple = self.memory is None and not self.perception.learns and self.output.form != "multi-discrete"
-        return simple and traceable([self.body, self.value_body, self.policy_head, self.value_head])
+        """Whether `trace` can be used: no state, nothing that learns before the layers, known activations."""
+        simple = self.memory is None and self.frames == 1 and not self.perception.learns
+        known = traceable([self.body, self.value_body, self.policy_head, self.value_head])
+        return known and simple and self.output.form != "multi-discrete"
 
     def trace(self, inputs: Batch) -> tuple[dict[str, Tensor], Callable[[Tensor, Tensor | None, Tensor | None], None]]:
         """What `forward` gives, and what takes the gradients of "action" or "mean", of "value" and of "log_std" back,
@@ -106,5 +109,6 @@ class ActorCritic(Policy):
         return [p for p in self.parameters() if id(p) not in alone]
 
     def initial_state(self, n: int) -> Batch | None:
-        """An empty memory for n observations; None without one."""
-        return None if self.memory is None else self.memory.initial_state(n)
+        """An empty memory, and nothing seen before, for n observations; None where it has no state."""
+        memory = {} if self.memory is None else self.memory.initial_state(n)
+        return {**memory, **self.perception.initial_state(n)} or None

@@ -31,7 +31,8 @@ class Deterministic(Policy):
         self.network = Network(sizes, options.activation, 0.01)
 
     def forward(self, inputs: Batch, state: Batch | None = None) -> Result:
-        mean = self.network(self.perception(inputs)).tanh()
+        features, state = self.perception.see(inputs, state)
+        mean = self.network(features).tanh()
         return {"action": self.scale(mean), "mean": mean}, state
 
     def sample(self, outputs: Mapping[str, Tensor], noise: Tensor) -> Tensor:

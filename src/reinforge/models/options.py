@@ -87,6 +87,18 @@ class NatureCNNOptions(Options):
     size: PositiveInt = Field(512, description="Features that it gives.")
 
 
+@register("encoder", "reinforge.models.grid:Grid")
+class GridOptions(Options):
+    """Codes of what lies in each cell of a grid, as MiniGrid gives them: a vector per code, then convolutions."""
+
+    kind: Literal["grid"] = "grid"
+    codes: PositiveInt = Field(16, le=256, description="Codes of a channel, from 0; higher ones count as the last.")
+    width: PositiveInt | None = Field(
+        16, description="Length of a code's vector; a cell's are added. Where null, a 0 or 1 for each code."
+    )
+    channels: tuple[PositiveInt, ...] = Field((32,), description="Channels of each 3x3 convolution; none where empty.")
+
+
 @register("encoder", "reinforge.models.images:CNN")
 class CNNOptions(Options):
     """A convolutional network with global pooling, for images of any size."""
@@ -481,6 +493,11 @@ class PolicyOptions(Options):
         "they are, choices one-hot, and images of bytes through nature-cnn. They meet end to end before the layers.",
     )
     normalise: bool = Field(False, description="Normalise boxes by running statistics, kept in the model.")
+    frames: PositiveInt = Field(
+        1,
+        description="Observations seen at once, the last ones of the episode, kept in the policy's state; at its "
+        "beginning the first one stands for those before it.",
+    )
 
 
 class MemoryOptions(Options):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
+from reinforge.models.frames import Frames, merged, stacked
 from reinforge.models.normaliser import Normaliser
 from reinforge.models.options import PolicyOptions
 from reinforge.registry import REGISTRY
@@ -17,7 +18,8 @@ from reinforge.schema.signature import Input, Signature
 
 
 class Perception(nn.Module):
-    """Raw observations as features (..., features), each part through its encoder, end to end.
+    """Raw observations as features (..., features), each part through its encoder, end to end; of the last few
+    observations, where the options say so.
 
     Boxes are normalised first where the options say so; images never are, for their bytes have a range of their own.
     """
@@ -32,10 +34,11 @@ class Perception(nn.Module):
                 remedy=f"Known: {', '.join(signature.inputs)}.",
             )
         self.blocks = dict(signature.inputs)
+        self.frames = Frames(self.blocks, options.frames) if options.frames > 1 else None
         encoders, normalisers = {}, {}
         for name, block in self.blocks.items():
             chosen = options.encoders.get(name) or REGISTRY.find("encoder", _default(block)).options()
-            encoders[key(name)] = REGISTRY.build("encoder", chosen, block)
+            encoders[key(name)] = REGISTRY.build("encoder", chosen, stacked(block, options.frames))
             if options.normalise and block.form == "box":
                 normalisers[key(name)] = Normaliser(block.shape)
         self.encoders, self.normalisers = nn.ModuleDict(encoders), nn.ModuleDict(normalisers)
@@ -45,6 +48,21 @@ class Perception(nn.Module):
 
     def forward(self, inputs: Batch) -> Tensor:
         """Parts (..., *shape) with the same leading dimensions, one or more, to (..., features)."""
+        return self.see(inputs, None)[0]
+
+    def see(self, inputs: Batch, state: Batch | None) -> tuple[Tensor, Batch | None]:
+        """The same, with what was seen before: features, and the state with what is seen now in it."""
+        if self.frames is None:
+            return self._encoded(inputs), state
+        frames, state = self.frames(inputs, state)
+        return self._encoded(frames), state
+
+    def initial_state(self, n: int) -> dict[str, Tensor]:
+        """Nothing seen before, for n observations; empty where one frame is all that counts."""
+        device = next((tensor.device for tensor in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+        return self.frames.initial_state(n, device) if self.frames is not None else {}
+
+    def _encoded(self, inputs: Batch) -> Tensor:
         found = [self._part(name, block, cast(Tensor, inputs[name])) for name, block in self.blocks.items()]
         return found[0] if len(found) == 1 else torch.cat(found, -1)
 
@@ -53,6 +71,9 @@ class Perception(nn.Module):
             value = self.normalisers[key(name)](value.float())
         encoder = self.encoders[key(name)]
         inner = 1 if block.form == "categories" else len(block.shape)
+        if self.frames is not None:
+            value = merged(block, value)
+            inner += block.form != "categories" and len(block.shape) != 3
         leading = value.shape[: value.ndim - inner]
         if len(leading) == 1:
             return cast(Tensor, encoder(value))

@@ -47,7 +47,7 @@ class QNetwork(Policy):
         self.parameter_noise = int(self.network.noise) if options.noisy else 0  # type: ignore[arg-type]
 
     def forward(self, inputs: Batch, state: Batch | None = None) -> Result:
-        features = self.perception(inputs)
+        features, state = self.perception.see(inputs, state)
         found = self.network(features, inputs.get("noise")) if self.parameter_noise else self.network(features)
         if self.distribution is None:
             return {"action": found}, state

@@ -29,7 +29,8 @@ class SquashedGaussian(Policy):
         self.network = Network(sizes, options.activation, 0.01)
 
     def forward(self, inputs: Batch, state: Batch | None = None) -> Result:
-        mean, raw = self.network(self.perception(inputs)).chunk(2, -1)
+        features, state = self.perception.see(inputs, state)
+        mean, raw = self.network(features).chunk(2, -1)
         low, high = self.range
         log_std = low + 0.5 * (high - low) * (torch.tanh(raw) + 1)
         return {"action": self.scale(torch.tanh(mean)), "mean": mean, "log_std": log_std}, state

@@ -14,6 +14,7 @@ from reinforge.environments.observations import Array, Observation
 from reinforge.environments.spaces import Codec
 from reinforge.environments.vector import Transition
 from reinforge.errors import CheckpointError
+from reinforge.models.frames import PAST
 
 _SEGMENTS = 16
 
@@ -43,6 +44,8 @@ class TransitionBuffer:
             "environment": np.zeros(self.length, np.int32),
         }
         self._successor = np.full(self.length, -1, np.int64)
+        # The number of the row before, where the episode has one.
+        self._predecessor = np.full(self.length, -1, np.int64)
         self._latest = np.full(count, -1, np.int64)
         self._sealed: dict[int, Sealed] = {}
         self.total = 0
@@ -79,15 +82,18 @@ class TransitionBuffer:
         before = self._latest[environments]
         linked = before > self.total - self.length
         self._successor[before[linked] % self.length] = places[linked]
+        self._predecessor[places] = np.where(linked, before, -1)
         self._latest[environments] = np.where(rows["done"], -1, numbers)
         return numbers
 
-    def gather(self, numbers: Array, n_step: int) -> dict[str, Array | Observation]:
+    def gather(self, numbers: Array, n_step: int, frames: int = 1) -> dict[str, Array | Observation]:
         """The transitions (k,) with up to `n_step` rewards each.
 
         `rewards` (k, n_step) are 0 beyond `length` (k,), the number of steps summed: it ends at the episode's end and
         at the newest row. `next_observation` and `terminated` belong to the last of them.
-        Observations are arrays by the name of the input.
+        Observations are arrays by the name of the input; with several `frames` also "past/NAME" (k, frames - 1, ...),
+        what was seen before, oldest first, the first of the episode (or the oldest that is left) standing for what was
+        before it.
         """
         first = numbers % self.length
         last, arrays = first, self._arrays
@@ -101,16 +107,34 @@ class TransitionBuffer:
             rewards[:, k] = np.where(goes, arrays["reward"][last], 0)
             length += goes
         return {
-            "observation": self._observation("observation", first),
+            "observation": self._observation("observation", first) | self._past(self._before(first, frames)),
             "action": arrays["action"][first],
             "rewards": rewards,
             "length": length,
-            "next_observation": self._observation("next_observation", last),
+            "next_observation": self._observation("next_observation", last)
+            | self._past([*self._before(last, frames - 1), last] if frames > 1 else []),
             "terminated": arrays["terminated"][last],
         }
 
     def _observation(self, when: str, places: Array) -> Observation:
         return {name: self._arrays[f"{when}/{name}"][places] for name in self._parts}
+
+    def _before(self, places: Array, frames: int) -> list[Array]:
+        """The places of the `frames - 1` rows before these, oldest first."""
+        found: list[Array] = []
+        # The oldest that a resumed run has too.
+        left = self.oldest // self._segment * self._segment
+        for _ in range(frames - 1):
+            number = self._predecessor[places]
+            places = np.where(number >= left, number % self.length, places)
+            found.insert(0, places)
+        return found
+
+    def _past(self, places: list[Array]) -> Observation:
+        if not places:
+            return {}
+        each = np.stack(places, 1)
+        return {f"{PAST}{name}": self._arrays[f"observation/{name}"][each] for name in self._parts}
 
     def newest(self, numbers: int) -> Observation:
         """The observations of the newest transitions, at most as many as are alive."""
@@ -136,7 +160,7 @@ class TransitionBuffer:
         """Restore the rows and chain them again. Raises CheckpointError where their shapes are others."""
         self.total = state["total"]
         parts = [*(_arrays(sealed.tensors) for sealed in state["sealed"]), state["open"]]
-        self._successor[:], self._latest[:], self._sealed = -1, -1, {}
+        self._successor[:], self._predecessor[:], self._latest[:], self._sealed = -1, -1, -1, {}
         for offset, part in enumerate(parts):
             segment = state["first"] + offset
             start, stop = self._places(segment, len(part["reward"]))
@@ -174,6 +198,7 @@ class TransitionBuffer:
                 continue
             goes = ~done[mine[:-1]]
             self._successor[places[mine[:-1][goes]]] = places[mine[1:][goes]]
+            self._predecessor[places[mine[1:][goes]]] = numbers[mine[:-1][goes]]
             self._latest[environment] = -1 if done[mine[-1]] else numbers[mine[-1]]
 
 

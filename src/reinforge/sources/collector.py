@@ -64,8 +64,8 @@ class Collector:
     def greedy(self, policy: Policy, epsilon: float) -> Array:
         """The best action, or with probability `epsilon`, drawn for each environment by itself, any: int64 (n,)."""
         chosen = self.generator.random(self.count) < epsilon
-        action = self.uniform(policy)
-        if not chosen.all():
+        action = self._any(policy)
+        if policy.frames > 1 or not chosen.all():
             best = self.outputs(policy)["action"].argmax(-1).cpu().numpy()
             np.copyto(action, best, where=~chosen)
         return action
@@ -81,6 +81,12 @@ class Collector:
 
     def uniform(self, policy: Policy) -> Array:
         """Any action, in learner space."""
+        if policy.frames > 1:
+            # What it sees now, it will have seen before.
+            self.outputs(policy)
+        return self._any(policy)
+
+    def _any(self, policy: Policy) -> Array:
         output = policy.output
         if output.form == "discrete":
             return self.generator.integers(output.size, size=self.count)

@@ -62,10 +62,10 @@ class ReplaySource:
         sampled = len(self.buffer)
         if self.priorities is None:
             numbers = self.generator.integers(self.buffer.oldest, self.buffer.oldest + sampled, size=rows)
-            columns = self.buffer.gather(numbers, self.options.n_step)
+            columns = self.buffer.gather(numbers, self.options.n_step, policy.frames)
         else:
             numbers, weight = self.priorities.sample(rows, self.generator, self.collector.steps)
-            columns = {**self.buffer.gather(numbers, self.options.n_step), "weight": weight}
+            columns = {**self.buffer.gather(numbers, self.options.n_step, policy.frames), "weight": weight}
         return Experience(
             as_batch(columns),
             samples=rows,
