@@ -31,9 +31,17 @@ from reinforge.models.options import (
     MLPOptions,
     PretrainedOptions,
     QNetworkOptions,
+    QTableOptions,
     SquashedGaussianOptions,
 )
-from reinforge.objectives.options import A2COptions, DDPGOptions, GRPOOptions, LanguageOptions, REINFORCEOptions
+from reinforge.objectives.options import (
+    A2COptions,
+    DDPGOptions,
+    GRPOOptions,
+    LanguageOptions,
+    REINFORCEOptions,
+    SARSAOptions,
+)
 from reinforge.registry import REGISTRY, Component, Options
 from reinforge.schema.signature import Input, Output, Signature
 from reinforge.sources.completions import task_pipeline
@@ -214,6 +222,7 @@ MODELS: dict[str, ModelExample] = {
     "decoder": ModelExample(
         DecoderOptions(layers=1, width=8, heads=2, context=8), _signature({"tokens": "tokens"}, tokens="tokens")
     ),
+    "q-table": ModelExample(QTableOptions(initial=0.5), _signature({"state": "categories"}, action="discrete")),
     "q-network": ModelExample(QNetworkOptions(sizes=(8,)), _signature({"observation": "box"}, action="discrete")),
     "actor-critic": ModelExample(ActorCriticOptions(sizes=(8,)), _signature({"observation": "box"}, action="discrete")),
     "deterministic": ModelExample(
@@ -289,10 +298,17 @@ def _policy_gradient(options: Options) -> Callable[[int, int], Parts]:
     return build
 
 
+def _sarsa(seed: int, batch: int) -> Parts:
+    """The slice of Q-learning with SARSA."""
+    _, model, source = SLICES["q-learning"].build(seed, batch)
+    signature = _signature({"observation": "categories"}, action="discrete")
+    return REGISTRY.build("objective", SARSAOptions(), signature), model, source
+
+
 # Slices first; what follows them are components that no slice has.
 BUILDS: dict[str, Callable[[int, int], Parts]] = {
     **{name: piece.build for name, piece in SLICES.items()},
-    **{"iterable": _iterable, "tokens": _language, "completions": _grpo, "ddpg": _ddpg},
+    **{"iterable": _iterable, "tokens": _language, "completions": _grpo, "ddpg": _ddpg, "sarsa": _sarsa},
     **{"reinforce": _policy_gradient(REINFORCEOptions()), "a2c": _policy_gradient(A2COptions())},
 }
 

@@ -45,6 +45,7 @@ from reinforge.models.options import (
     MLPOptions,
     PiecewiseOptions,
     QNetworkOptions,
+    QTableOptions,
     ResidualMLPOptions,
     RNNOptions,
     SquashedGaussianOptions,
@@ -56,6 +57,7 @@ from reinforge.objectives.options import (
     LanguageOptions,
     MunchausenOptions,
     PPOOptions,
+    QLearningOptions,
     SACOptions,
     SupervisedOptions,
     TD3Options,
@@ -302,6 +304,13 @@ def lstm(seed: int, batch: int) -> Parts:
     return _environment(model, objective, source, EnvironmentOptions(id="Dials-v0", count=4), seed, batch)
 
 
+def q_learning(seed: int, batch: int) -> Parts:
+    """Q-learning in a table on the cliff: an epsilon-greedy rollout feeds an update for each of its steps."""
+    source = RolloutOptions(steps=5, epsilon=EpsilonOptions(start=0.8, end=0.2, steps=60))
+    environment = EnvironmentOptions(id="CliffWalking-v1", count=4)
+    return _environment(QTableOptions(initial=0.3), QLearningOptions(), source, environment, seed, batch)
+
+
 def gan(seed: int, batch: int) -> Parts:
     """A GAN on scikit-learn's digits, 8 by 8: discriminator and generator in turn."""
     images = torch.from_numpy(load_digits().data).float() / 16
@@ -352,6 +361,7 @@ SLICES = {
         Slice("td3", td3),
         Slice("ppo", ppo, learn={"clip": 0.5}),
         Slice("lstm", lstm),
+        Slice("q-learning", q_learning),
         Slice("gan", gan),
         Slice("language", language),
         Slice("grpo", grpo, batch=16),

@@ -546,6 +546,16 @@ class QNetworkOptions(PolicyOptions):
     )
 
 
+@register("model", "reinforge.models.q_table:QTable")
+class QTableOptions(Options):
+    """The values of actions in numbered states, one by one."""
+
+    kind: Literal["q-table"] = "q-table"
+    initial: float = Field(
+        0.0, description="What every action is worth at the beginning; more than can be had makes it try everything."
+    )
+
+
 @register("model", "reinforge.models.actor_critic:ActorCritic")
 class ActorCriticOptions(PolicyOptions):
     """A policy with a state value, for policy gradients; with a memory if wanted."""

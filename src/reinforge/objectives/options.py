@@ -80,6 +80,24 @@ class DQNOptions(Options):
     )
 
 
+@register("objective", "reinforge.objectives.tabular:QLearning")
+class QLearningOptions(Options):
+    """Q-learning in a table (Watkins, 1989); `learn.lr` is its alpha."""
+
+    default_source: ClassVar[str] = "rollout"
+    kind: Literal["q-learning"] = "q-learning"
+    gamma: Fraction = Field(0.99, description="Discount per environment step.")
+
+
+@register("objective", "reinforge.objectives.tabular:SARSA")
+class SARSAOptions(Options):
+    """SARSA in a table (Rummery and Niranjan, 1994): it values how it acts, exploration and all."""
+
+    default_source: ClassVar[str] = "rollout"
+    kind: Literal["sarsa"] = "sarsa"
+    gamma: Fraction = Field(0.99, description="Discount per environment step.")
+
+
 @register("objective", "reinforge.objectives.sac:SAC")
 class SACOptions(Options):
     """Soft actor-critic, for continuous actions."""

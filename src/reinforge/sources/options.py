@@ -98,6 +98,7 @@ class RolloutOptions(Options):
     sequence: PositiveInt | None = Field(
         None, description="Steps per sequence, a divisor of `steps`; by default all with a memory, 1 without."
     )
+    epsilon: EpsilonOptions = Field(EpsilonOptions(), description="Random actions, for policies that are values.")
 
     @model_validator(mode="after")
     def divisible(self) -> Self:

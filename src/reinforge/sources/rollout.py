@@ -16,7 +16,7 @@ from reinforge.environments.options import EnvironmentOptions
 from reinforge.environments.spaces import Codec
 from reinforge.errors import ComponentError
 from reinforge.models.policy import Policy
-from reinforge.sources.collector import Collector, as_batch, moments_of, shift
+from reinforge.sources.collector import Collector, as_batch, epsilon_at, moments_of, shift
 from reinforge.sources.options import RolloutOptions
 
 
@@ -62,7 +62,10 @@ class RolloutSource:
             now = (slice(None), time)
             put(columns["observation"], now, collector.observation)
             columns["start"][:, time] = collector.start
-            action = collector.sample(policy)
+            if policy.stochastic:
+                action = collector.sample(policy)
+            else:
+                action = collector.greedy(policy, epsilon_at(self.options.epsilon, collector.steps))
             transition = collector.step(policy, action)
             columns["action"][:, time] = action
             columns["reward"][:, time] = transition.reward
