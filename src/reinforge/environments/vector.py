@@ -172,7 +172,10 @@ class NativeEnvironments:
 
 
 def _finals(codec: Codec, given: Any, ended: Array, moment: str) -> Observation:
-    """What episodes ended with: Gymnasium gives one observation for each copy, or a dictionary of arrays of them."""
+    """What episodes ended with: Gymnasium gives one observation for each copy, an array of them, or a dictionary of
+    arrays."""
+    if isinstance(given, np.ndarray) and given.dtype != object:
+        return codec.observations(given[ended], len(ended), moment)
     if isinstance(given, Mapping):
         return rows(codec.observations(given, len(next(iter(given.values()))), moment), ended)
     return codec.gathered([given[index] for index in ended], moment)
