@@ -162,7 +162,10 @@ def _sac() -> tuple[Any, Any, Any]:
 def test_sac_losses_are_the_papers() -> None:
     objective, learner, experience = _sac()
     batch = _only_batch(objective, experience)
-    losses = {step.name: step.loss(learner, batch, {}) for step in objective.steps(learner)}
+    losses: dict[str, Loss] = {}
+    for step in objective.steps(learner):
+        losses[step.name] = step.loss(learner, batch, {})
+        batch = {**batch, **losses[step.name].carry}
     assert list(losses) == ["critic", "actor", "temperature"]
     critic = actor = temperature = entropy = 0.0
     for i in range(16):

@@ -76,10 +76,14 @@ class Term(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What one microbatch gives: terms by name, and detached values per row (TD errors, say) for feedback."""
+    """What one microbatch gives: terms by name, and detached values per row (TD errors, say) for feedback.
+
+    `carry`, detached and per row too, joins the microbatch for the later steps of the same update.
+    """
 
     terms: dict[str, Term]
     items: Mapping[str, Tensor] = MappingProxyType({})
+    carry: Mapping[str, Tensor] = MappingProxyType({})
 
 
 # learner, microbatch, counts (as returned by Objective.counts, summed over microbatches and ranks)

@@ -85,7 +85,9 @@ def compiled(loss: LossFunction, parameters: Sequence[nn.Parameter], places: Seq
             for place, gradient in zip(places, found):
                 if gradient is not None:
                     flat[place] += gradient.flatten()
-        return Loss({name: Term(t.sum.detach(), t.weight, t.coupled) for name, t in made.terms.items()}, made.items)
+        return Loss(
+            {name: Term(t.sum.detach(), t.weight, t.coupled) for name, t in made.terms.items()}, made.items, made.carry
+        )
 
     # Its own cache: another engine of this process has no part in how often this one may be compiled again.
     function: GradientFunction = torch.compile(gradients, isolate_recompiles=True)  # type: ignore[call-overload]

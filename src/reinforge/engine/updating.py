@@ -240,7 +240,7 @@ class Updater:
         arena.zero()
         if s.tables is not None:
             s.tables.zero()
-        for part in parts:
+        for place, part in enumerate(parts):
             if s.step.by_hand is not None and self.by_hand:
                 with torch.no_grad():
                     loss, pull = s.step.by_hand(self.learner, part, counts)
@@ -262,6 +262,8 @@ class Updater:
                 self._check(s, loss, counts, len(parts))
             s.terms += torch.stack([term.sum.detach() for term in loss.terms.values()])
             arena.collect()
+            if loss.carry:
+                parts[place] = {**part, **loss.carry}
             for name, value in loss.items.items():
                 items.setdefault(name, []).append(value)
         if not s.names:

@@ -198,8 +198,8 @@ def _normalised(advantage: Tensor, counts: Mapping[str, Tensor]) -> Tensor:
 
 
 def _explained(advantage: Tensor, values: Tensor, valid: Tensor) -> Tensor:
-    """The part of the returns' variance that the values of a rollout explain, 0-d: below 0 where the returns' mean alone
-    would be nearer; 0 where all returns are the same."""
+    """The part of the returns' variance that the values of a rollout explain, 0-d: below 0 where the returns' mean
+    alone would be nearer; 0 where all returns are the same."""
     errors, returns = advantage[valid].double(), (advantage + values)[valid].double()
     variance = (returns - returns.mean()).square().mean()
     explained = 1 - errors.square().mean() / variance.clamp(min=1e-12)

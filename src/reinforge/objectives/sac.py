@@ -132,14 +132,14 @@ class SAC:
         weight = batch.get("weight")
         if isinstance(weight, Tensor):
             each = each * weight
-        return Loss({"policy": Term(each.sum()), "entropy": Term(-log_prob.detach().sum(), 0.0)})
+        drawn = log_prob.detach()
+        return Loss({"policy": Term(each.sum()), "entropy": Term(-drawn.sum(), 0.0)}, carry={"log_prob": drawn})
 
     def _temperature(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, SACLearner)
-        with torch.no_grad():
-            _, log_prob = learner.act(parts(batch, "observation"), tensor(batch, "noise"))
-            surplus = -log_prob - self.target_entropy
-            weight = batch.get("weight")
-            if isinstance(weight, Tensor):
-                surplus = surplus * weight
+        # Of the actions that the actor's step drew: a pass of the new policy would cost as much as a critic's.
+        surplus = -tensor(batch, "log_prob") - self.target_entropy
+        weight = batch.get("weight")
+        if isinstance(weight, Tensor):
+            surplus = surplus * weight
         return Loss({"temperature": Term(learner.log_temperature * surplus.sum())})

@@ -13,7 +13,8 @@ class Surrogate(NamedTuple):
     """Sums over valid steps: the loss of the policy, that of the value, an estimate of the divergence from the policy
     that acted (nats; Schulman, "Approximating KL divergence", 2020), and how many ratios lay outside the clip.
 
-    `slopes` gives the gradients (rows, time) of log-probabilities and values, from those of the two losses (None: it has no weight).
+    `slopes` gives the gradients (rows, time) of log-probabilities and values, from those of the two losses (None: it
+    has no weight).
     """
 
     policy: Tensor
