@@ -13,7 +13,8 @@ class Probe(gym.Env[Any, Any]):
 
     `kind`: "constant" (a reward of 1, whatever happens), "observation" (the reward is the bit, 1 or -1), "discount"
     (two steps that pay 0 and then 1; the bit says which), "action" (1 for the right action), "both" (1 for the action
-    that is the bit). A continuous action in [0, 4] pays 1 less the squared distance from 3, or for "both" from 1 or 3.
+    that is the bit). A continuous action in [0, 4] pays 1 less a quarter of the squared distance from 3, or for "both"
+    from 1 or 3.
     """
 
     def __init__(self, kind: str, continuous: bool = False, tabular: bool = False) -> None:
@@ -47,7 +48,7 @@ class Probe(gym.Env[Any, Any]):
 
     def _near(self, action: Any, wanted: int) -> float:
         centre = 1.0 + 2 * wanted if self.kind == "both" else 3.0
-        return 1 - float((action[0] - centre) ** 2)
+        return 1 - float((action[0] - centre) ** 2) / 4
 
 
 class Dials(gym.Env[Any, Any]):
