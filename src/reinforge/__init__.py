@@ -15,6 +15,7 @@ _HOMES = {
     "prepare": "reinforge.workflow.prepare",
     "train": "reinforge.workflow.train",
     "evaluate": "reinforge.workflow.evaluate",
+    "play": "reinforge.workflow.play",
     "predict": "reinforge.workflow.predict",
     "serve": "reinforge.serving.serve",
     "report": "reinforge.workflow.report",

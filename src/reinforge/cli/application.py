@@ -19,6 +19,7 @@ from reinforge.cli.doctor import doctor
 from reinforge.cli.evaluate import evaluate
 from reinforge.cli.help import Command, Group
 from reinforge.cli.output import Result, show, show_error, speaks
+from reinforge.cli.play import play
 from reinforge.cli.predict import predict
 from reinforge.cli.prepare import prepare
 from reinforge.cli.recipes import recipes
@@ -36,6 +37,7 @@ VERBS = (
     (prepare, mark("Read and check a recipe's data, and fit the pipeline to it.")),
     (train, mark("Train a recipe, and write a run with its bundle.")),
     (evaluate, mark("Measure a bundle on data or in its environment.")),
+    (play, mark("Watch a policy play, or record it.")),
     (predict, mark("Predict every row of a file.")),
     (serve, mark("Serve a bundle over HTTP until interrupted.")),
     (report, mark("Write a run's report.html from its log.")),

@@ -28,6 +28,7 @@ from reinforge.evaluation.report_html import (
     table,
 )
 from reinforge.evaluation.report_names import SIDES, kind, metric, side
+from reinforge.evaluation.report_policy import at_work
 from reinforge.evaluation.report_results import results, verdict
 from reinforge.evaluation.report_seeds import Seed, over_seeds
 from reinforge.evaluation.report_style import STYLE
@@ -90,7 +91,8 @@ class Page:
 
     `status` is its run.json, `text` its resolved recipe, `rows` its log; `stages` are its child runs in order.
     `findings` are about held-out rows, where there were any; `card` is about the data, where they are a table;
-    `explanation` is what a classic model goes by; `use` are commands that use the model, with what they do.
+    `explanation` is what a classic model goes by; `use` are commands that use the model, with what they do; `clip` is
+    an animated WebP of a policy at work.
     """
 
     recipe: Recipe
@@ -103,6 +105,7 @@ class Page:
     card: DataCard | None = None
     explanation: Explanation | None = None
     use: Sequence[tuple[str, str]] = ()
+    clip: bytes | None = None
 
 
 def render(page: Page) -> str:
@@ -110,7 +113,7 @@ def render(page: Page) -> str:
     title = _("{name}: report").format(name=page.recipe.name)
     found = page.findings
     parts = [_head(page), verdict(found) if found else "", _tiles(page), results(found) if found else ""]
-    parts += [explained(page.explanation) if page.explanation else ""]
+    parts += [explained(page.explanation) if page.explanation else "", _clip(page)]
     seeds = [Seed(each.recipe.name, each.status.get("metrics") or {}, each.rows) for each in page.stages]
     parts += [over_seeds(seeds) if _seeded(page) else "", _metrics(page), _folds(page), _stages(page), _curves(page)]
     parts += [_data(page), _facts(page), _notes(page)]
@@ -184,6 +187,18 @@ def _chief(page: Page, most: int) -> list[tuple[str, object]]:
     names = list(dict.fromkeys(name for name in wanted if name in short))[:most]
     place = f" ({side(split)})" if split else ""
     return [(metric(name) + place, short[name]) for name in names]
+
+
+def _clip(page: Page) -> str:
+    """The policy at work; of several seeds the one in the middle."""
+    clip = page.clip
+    if _seeded(page):
+        played = [
+            stage for stage in page.stages if stage.clip and "final/return" in (stage.status.get("metrics") or {})
+        ]
+        played.sort(key=lambda stage: stage.status["metrics"]["final/return"])
+        clip = played[len(played) // 2].clip if played else None
+    return at_work(clip) if clip else ""
 
 
 def _metrics(page: Page) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 Points = tuple[tuple[float, float], ...]
 
 CLOCK = ("updates", "samples", "tokens", "steps", "experiences", "epochs", "seconds")
-EVALUATION = "evaluation/"
+EVALUATION, TRAINING = "evaluation/", "training/"
 # More points than a screen has pixels only make the page heavy.
 MOST_POINTS = 1200
 # From here on a curve is drawn thin, with its moving mean.
@@ -82,33 +82,63 @@ def charts(rows: Iterable[Row]) -> list[Chart]:
         if curves:
             result.append(Chart(title, curves, axis, **more))
 
-    if EVALUATION + "return" in known:
-        known[EVALUATION + "return"] = replace(known[EVALUATION + "return"], band=_band(rows, axis))
-        add(_("Return of an episode"), [EVALUATION + "return"], unit=_("mean, and from least to greatest"))
+    _add_episodes(rows, axis, known, add)
     held_out = replace(known[EVALUATION + "loss"], name=_("held out")) if EVALUATION + "loss" in known else None
     if "loss" in known:
         known["loss"] = replace(known["loss"], name=_("training"))
     if held_out:
         known[EVALUATION + "loss"] = held_out
     add(_("Loss"), ["loss", EVALUATION + "loss"], wide=True)
-    covered = ["loss", "return", "return_min", "return_max", "return_std", "return_iqm", "episodes"]
+    covered = ["loss", "return", "return_min", "return_max", "return_std", "return_iqm", "length", "episodes"]
     covered += ["log-loss"] if held_out and _same(known.get(EVALUATION + "log-loss"), held_out) else []
     for name in known:
         if name.startswith(EVALUATION) and name.removeprefix(EVALUATION) not in covered:
             # What was played was held out from nothing.
             unit = "" if EVALUATION + "return" in known else _("held out")
             add(_label(name), [name], unit=unit, wide=name.endswith("loss"))
+    for told, ending, unit in (
+        (_("Q-values"), "/q", _("mean of what it expects")), (_("Entropy of the policy"), "/entropy", _("nats")),
+        (_("Distance from the policy that acted"), "/kl", _("KL divergence, nats")),
+        (_("Variance of returns explained by the values"), "/explained", ""),
+    ):  # fmt: skip
+        add(told, [name for name in known if name.endswith(ending) and not name.startswith(EVALUATION)], unit=unit)
     steps = _terms(known)
     for step, terms in steps.items():
         # A single term of a single step is the loss itself.
         if len(steps) > 1 or len(terms) > 1:
             title = terms[0].replace("/", ": ") if len(terms) == 1 else _("Terms of {step}").format(step=step)
             add(title, terms, wide=True)
+    add(_("Random actions"), [TRAINING + "epsilon"], group="running", unit=_("part of all"))
+    add(
+        _("Shift of observations"), [TRAINING + "shift"], group="running",
+        unit=_("of the latest from all before, in deviations"),
+    )  # fmt: skip
     add(_("Length of the gradient"), [n for n in known if n.endswith("/grad_norm")], group="running", wide=True)
     add(_("Learning rate"), [n for n in known if n.endswith("/lr")], group="running")
     add(_("Speed"), ["updates_per_second"], group="running", unit=_("updates per second"))
     # How it ran is worth drawing where something changes: a rate that never does is told among the facts.
     return [chart for chart in result if (chart.moves if chart.group == "learning" else chart.changes)]
+
+
+def _add_episodes(rows: Sequence[Row], axis: str, known: dict[str, Curve], add: Callable[..., None]) -> None:
+    """Returns and lengths of episodes, of evaluations and while training."""
+    bands = {EVALUATION: ("return_min", "return_max"), TRAINING: ("return_low", "return_high")}
+    names = {EVALUATION: _("evaluation"), TRAINING: _("while training, the latest 100")}
+    both = []
+    for side, (low, high) in bands.items():
+        if side + "return" in known:
+            band = _band(rows, axis, side + low, side + high)
+            known[side + "return"] = replace(known[side + "return"], name=names[side], band=band)
+            both.append(side + "return")
+        if side + "length" in known:
+            known[side + "length"] = replace(known[side + "length"], name=names[side])
+    unit = _("mean, and from least to greatest") if both == [EVALUATION + "return"] else ""
+    if len(both) == 2:
+        unit = _("bands: from least to greatest, and the middle half")
+    add(_("Return of an episode"), both, unit=unit)
+    returns, lengths = (known.get(EVALUATION + name) for name in ("return", "length"))
+    if returns is None or lengths is None or not _same(returns, lengths):
+        add(_("Length of an episode"), [side + "length" for side in bands], unit=_("steps"))
 
 
 def draw(chart: Chart) -> str:
@@ -158,7 +188,8 @@ def _terms(known: Mapping[str, Curve]) -> dict[str, list[str]]:
     steps: dict[str, list[str]] = {}
     for name in known:
         step, slash, term = name.partition("/")
-        if slash and not name.startswith(EVALUATION) and term not in ("grad_norm", "lr"):
+        apart = ("grad_norm", "lr", "q", "entropy", "kl", "explained")
+        if slash and not name.startswith((EVALUATION, TRAINING)) and term not in apart:
             steps.setdefault(step, []).append(name)
     return steps
 
@@ -177,8 +208,7 @@ def _points(rows: Sequence[Row], name: str, axis: str) -> Points:
     return tuple(_thinned(points))
 
 
-def _band(rows: Sequence[Row], axis: str) -> tuple[tuple[float, float, float], ...]:
-    low, high = EVALUATION + "return_min", EVALUATION + "return_max"
+def _band(rows: Sequence[Row], axis: str, low: str, high: str) -> tuple[tuple[float, float, float], ...]:
     there = [row for row in rows if low in row and high in row]
     return tuple((_number(row.get(axis, 0)), _number(row[low]), _number(row[high])) for row in there)
 

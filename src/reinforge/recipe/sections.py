@@ -114,6 +114,9 @@ class Evaluate(Options):
     mode: Literal["min", "max"] = Field("min", description="Whether a smaller or a larger metric is better.")
     episodes: PositiveInt = Field(20, description="Episodes of one evaluation in an environment.")
     seed: NonNegativeInt = Field(10_000, description="Seed of the evaluation's own environments.")
+    clip: bool = Field(
+        True, description="Record a few seconds of the final policy for the report, where its environment draws itself."
+    )
     metrics: tuple[Annotated[Options, OneOf("metric")], ...] = Field(
         (), description="Metrics beside those that are always measured, of whichever outputs they fit."
     )

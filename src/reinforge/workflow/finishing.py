@@ -14,10 +14,13 @@ from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.network import take_apart
 from reinforge.bundle.task import Task as Readings
 from reinforge.bundle.writing import write_bundle
+from reinforge.errors import ReinforgeError
+from reinforge.messages import _
 from reinforge.models.classic.classic import Classic
 from reinforge.recipe.recipe import Recipe
+from reinforge.storage.files import replacing
 from reinforge.workflow.machine import peak_memory
-from reinforge.workflow.measured import write_card, write_explanation, write_measured
+from reinforge.workflow.measured import CLIP, write_card, write_explanation, write_measured
 from reinforge.workflow.run import Run
 from reinforge.workflow.tasks.task import Task
 
@@ -49,10 +52,25 @@ def finish(
                 **({"explanation": tested.explanation.model_dump(mode="json")} if tested.explanation else {}),
             },
         )  # fmt: skip
+    filmed = _film(run, task, model)
     run.write_status(
-        state="finished", metrics=metrics, notes=[*task.notes, *notes, *tested.notes], wall_seconds=time.time() - began,
-        parameters=_parameters(model), peak_memory_bytes=peak_memory(),
+        state="finished", metrics=metrics, notes=[*task.notes, *notes, *tested.notes, *filmed],
+        wall_seconds=time.time() - began, parameters=_parameters(model), peak_memory_bytes=peak_memory(),
     )  # fmt: skip
+
+
+def _film(run: Run, task: Task, model: nn.Module) -> list[str]:
+    """Write clip.webp, where the task has something to see; says so where that fails."""
+    if task.film is None:
+        return []
+    try:
+        clip = task.film(model)
+        if clip is not None:
+            with replacing(run.folder / CLIP) as file:
+                file.write(clip)
+    except ReinforgeError as error:
+        return [_("no clip: {reason}").format(reason=error.problem)]
+    return []
 
 
 def machine(device: torch.device) -> dict[str, Any]:

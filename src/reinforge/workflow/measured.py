@@ -17,7 +17,7 @@ from reinforge.storage import strict_json
 from reinforge.storage.files import write_atomic
 
 FINDINGS, METRICS, CARD = "findings.json", "metrics.json", "data-card.json"
-EXPLANATION = "explanation.json"
+EXPLANATION, CLIP = "explanation.json", "clip.webp"
 _LIMIT = 64 << 20
 Read = TypeVar("Read")
 

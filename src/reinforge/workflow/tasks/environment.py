@@ -14,6 +14,7 @@ from reinforge.environments.build import signature as signature_of
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import RecipeError
 from reinforge.evaluation.episodes import EpisodeEvaluator
+from reinforge.evaluation.excerpt import clip
 from reinforge.messages import _
 from reinforge.models.policy import Policy
 from reinforge.recipe.recipe import Recipe
@@ -57,6 +58,10 @@ def environment_task(recipe: Recipe, start: Bundle | None) -> Task:
         found = final.run(policy, str(recipe.seed)).metrics()
         return Tested({f"final/{name}": value for name, value in found.items()})
 
+    def film(policy: nn.Module) -> bytes | None:
+        assert isinstance(policy, Policy)
+        return clip(policy, options, settings.seed)
+
     return Task(
         signature=signature,
         model=model,
@@ -67,6 +72,7 @@ def environment_task(recipe: Recipe, start: Bundle | None) -> Task:
         examples=examples(options, _few(schema), seeds.derive(recipe.seed, "golden")),
         test=test,
         evaluator=evaluator,
+        film=film if settings.clip else None,
     )
 
 

@@ -50,7 +50,8 @@ class Task:
     `model_options`: of the registered model, or the name of a user's own module, which `modules` builds. `ships`: which
     weights go into the bundle, the best on validation or the last. `examples`: raw rows for golden replay. `monitor`:
     the metric of `evaluator` that decides by default, and whether smaller is better; None where nothing is held back.
-    `card` describes the data, where they are a table. `fit` fits the model at once, where no engine trains it.
+    `card` describes the data, where they are a table. `fit` fits the model at once, where no engine trains it. `film`
+    shows the model at work, as an animated WebP.
     """
 
     signature: Signature
@@ -70,6 +71,7 @@ class Task:
     modules: Mapping[str, Factory] = field(default_factory=dict)
     card: Callable[[], DataCard] | None = None
     fit: Fit | None = None
+    film: Callable[[nn.Module], bytes | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,75 @@
+"""A few seconds of a policy at work, for its report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reinforge.core import seeds
+from reinforge.environments.film import Filmed, Scene, drawing, modes
+from reinforge.environments.options import EnvironmentOptions
+from reinforge.evaluation import clips
+from reinforge.evaluation.episodes import play
+from reinforge.models.policy import Policy
+
+# Seconds, frames in a second, pixels of the longer side, episodes at most, seconds that an episode's end stays.
+_SECONDS, _RATE, _SIZE, _EPISODES, _STAY = 8.0, 12.5, 300, 3, 0.6
+
+
+def clip(policy: Policy, environment: EnvironmentOptions, seed: int) -> bytes | None:
+    """A few seconds of the policy as an animated WebP for a report: the beginning of an episode, or several short ones.
+
+    None where the environment draws no pictures. Raises EnvironmentFault where it fails to."""
+    training = policy.training
+    policy.eval()
+    try:
+        with seeds.undisturbed(), drawing(window=False):
+            offered, rate = modes(environment)
+            if "rgb_array" not in offered:
+                return None
+            every = max(1, round(rate / _RATE))
+            film = _Excerpt(every, int(_SECONDS * rate / every), stay=round(_STAY * rate / every))
+            scene = Scene(environment, film.show, mode="rgb_array", seed=seeds.derive(seed, "clip"))
+            film.film = scene.film
+            try:
+                for number in range(_EPISODES):
+                    scene.reseed(seeds.derive(seed, "clip", number))
+                    play(policy, scene, 1)
+                    if len(film.frames) > film.most / 2:
+                        break
+            finally:
+                scene.close()
+        return clips.animated(film.frames, rate / every, "webp")
+    finally:
+        policy.train(training)
+
+
+class _Excerpt:
+    """Keeps every so many frames until there are enough; then nothing is rendered any more. An episode's last frame
+    stays for a moment."""
+
+    def __init__(self, every: int, most: int, stay: int) -> None:
+        self.every, self.most, self.stay = every, max(2, most), stay
+        self.frames: list[clips.Frame] = []
+        self.film: Filmed | None = None
+        self._first: Any = None
+        self._last: Any = None
+        self._step = 0
+
+    def show(self, picture: Any, reward: float | None) -> None:
+        """Take in a frame. The first of an episode counts once a step follows."""
+        if reward is None:
+            self._end()
+            self._first, self._step = picture, 0
+            return
+        if self._step == 0:
+            self.frames.append(clips.fitted(self._first, _SIZE))
+        self._step, self._last = self._step + 1, picture
+        if self._step % self.every == 0:
+            self.frames.append(clips.fitted(picture, _SIZE))
+        if len(self.frames) >= self.most and self.film is not None:
+            self.film.on = False
+
+    def _end(self) -> None:
+        if self._last is not None:
+            self.frames += [clips.fitted(self._last, _SIZE)] * self.stay
+            self._last = None

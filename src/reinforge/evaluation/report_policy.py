@@ -1,0 +1,36 @@
+"""A report's parts on a policy: the clip of it at work."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+
+from PIL import Image
+
+from reinforge.evaluation.report_html import figures, section
+from reinforge.messages import _
+
+
+def at_work(clip: bytes) -> str:
+    """The clip (an animated WebP) inside the page; its first frame alone on paper, and for whoever wants no motion."""
+    told = escape(_("The final policy plays."))
+    still, width, height = _still(clip)
+    picture = (
+        f'<picture><source media="print, (prefers-reduced-motion: reduce)" srcset="{_embedded(still, "png")}">'
+        f'<img class="clip" src="{_embedded(clip, "webp")}" alt="{told}" width="{width}" height="{height}"></picture>'
+    )
+    drawn = f'<figure class="clip"><figcaption><h4>{told}</h4></figcaption>\n{picture}</figure>'
+    return section(_("The policy at work"), figures([drawn]))
+
+
+def _still(clip: bytes) -> tuple[bytes, int, int]:
+    """The first frame as PNG, and its size."""
+    with Image.open(io.BytesIO(clip)) as picture:
+        buffer = io.BytesIO()
+        picture.convert("RGB").quantize(64).save(buffer, "PNG", optimize=True)
+        return buffer.getvalue(), picture.width, picture.height
+
+
+def _embedded(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
