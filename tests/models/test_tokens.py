@@ -30,6 +30,8 @@ ENCODERS = [
     TransformerOptions(width=8, heads=2, layers=2),
     TransformerOptions(width=8, heads=2, layers=1, positions="learned", pool="max"),
     TransformerOptions(width=8, heads=2, layers=1, pool="first"),
+    TransformerOptions(width=8, heads=2, layers=1, ngrams=2, buckets=31),
+    RNNOptions(embedding=4, size=6, ngrams=3, buckets=31),
 ]
 NAMES = [f"{o.kind}-{i}" for i, o in enumerate(ENCODERS)]
 
@@ -236,6 +238,26 @@ def test_too_many_tokens_are_refused() -> None:
         encoder(texts(13))
     with pytest.raises(ComponentError, match="takes tokens, not image"):
         build(RNNOptions(), Input(form="image", shape=(1, 4, 4)))
+
+
+@pytest.mark.parametrize(
+    "options", [RNNOptions(ngrams=3, buckets=97, embedding=5), TransformerOptions(ngrams=3, buckets=97, width=8)]
+)
+def test_n_grams_of_recurrent_networks_and_transformers_are_those_of_a_bag(options: Any) -> None:
+    """Vectors of the token and of the n-grams that end with it, in each place; they say nothing before they learn."""
+    encoder: Any = REGISTRY.build("encoder", options, Input(form="tokens", sizes=(50,)))
+    assert not encoder.ngrams.any()
+    encoder.ngrams.data.normal_()
+    bag = Bag(BagOptions(ngrams=3, buckets=97, size=encoder.embedding.shape[1]), Input(form="tokens", sizes=(50,)))
+    bag.table.data = torch.cat([encoder.embedding.data, encoder.ngrams.data])
+    ragged = Ragged(torch.randint(50, (12,)), torch.tensor([0, 1, 6, 6, 12]))
+    ids = padded(ragged).ids
+    found = encoder.with_ngrams(torch.nn.functional.embedding(ids, encoder.embedding), ids)
+    expected, mask = bag.sequence(ragged)
+    assert torch.allclose(found[mask], expected[mask], atol=1e-6)
+    # No n-gram reaches over the end of its row, or further than the row is long.
+    alone = encoder.with_ngrams(torch.nn.functional.embedding(ids[:1, :1], encoder.embedding), ids[:1, :1])
+    assert torch.equal(alone[0, 0], encoder.embedding[ids[0, 0]])
 
 
 def test_padded_says_what_is_there() -> None:

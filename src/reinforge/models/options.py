@@ -129,14 +129,22 @@ class TokenEncoderOptions(Options):
     dropout: Rate = Field(0.0, description="Part of the features that is dropped in training.")
 
 
+NGrams = Annotated[int, Field(ge=1, le=8)]
+NGRAMS: int = Field(
+    1,
+    description="Up to how many tokens in a row have a vector of their own, added to that of the token that ends them.",
+)
+BUCKETS: int = Field(20_000, description="Vectors that all n-grams share, by their hash.")
+
+
 @register("encoder", "reinforge.models.tokens:Bag")
 class BagOptions(TokenEncoderOptions):
     """The mean of the tokens' learned vectors, in any order; with n-grams if wanted (Joulin et al., 2017)."""
 
     kind: Literal["bag"] = "bag"
     size: PositiveInt = Field(64, description="Length of a vector.")
-    ngrams: PositiveInt = Field(1, le=8, description="Up to how many tokens in a row have a vector of their own.")
-    buckets: PositiveInt = Field(20_000, description="Vectors that all n-grams share, by their hash.")
+    ngrams: NGrams = NGRAMS
+    buckets: PositiveInt = BUCKETS
 
 
 @register("encoder", "reinforge.models.tokens:RNN")
@@ -144,6 +152,8 @@ class RNNOptions(TokenEncoderOptions):
     """A recurrent network over the tokens."""
 
     kind: Literal["rnn"] = "rnn"
+    ngrams: NGrams = NGRAMS
+    buckets: PositiveInt = BUCKETS
     cell: Literal["gru", "lstm"] = Field("gru", description="Kind of cell.")
     embedding: PositiveInt = Field(64, description="Length of a token's vector.")
     size: PositiveInt = Field(128, description="Width of the memory, in each direction.")
@@ -157,6 +167,8 @@ class TransformerOptions(TokenEncoderOptions):
     """A bidirectional Transformer over the tokens, normalised before each part (Xiong et al., 2020)."""
 
     kind: Literal["transformer"] = "transformer"
+    ngrams: NGrams = NGRAMS
+    buckets: PositiveInt = BUCKETS
     layers: PositiveInt = Field(2, description="Number of layers.")
     width: PositiveInt = Field(128, description="Width of the stream between layers.")
     heads: PositiveInt = Field(4, description="Attention heads; a divisor of the width.")

@@ -78,6 +78,23 @@ class TokenEncoder(nn.Module):
             )
         self.vocabulary = block.sizes[0]
 
+    def add_ngrams(self, ngrams: int, buckets: int, size: int) -> None:
+        """Vectors (buckets, size) for up to so many tokens in a row; from 0, so that they say nothing at first."""
+        self.longest = ngrams
+        self.ngrams = nn.Parameter(torch.zeros(buckets, size)) if ngrams > 1 else None
+
+    def with_ngrams(self, embedded: Tensor, ids: Tensor) -> Tensor:
+        """Tokens' vectors (rows, time, size) with those of the n-grams that end there; ids (rows, time)."""
+        if self.ngrams is None:
+            return embedded
+        hashed, time = ids, ids.shape[1]
+        for n in range(2, min(self.longest, time) + 1):
+            # From the n-th token on: what comes before a row's first is no part of it.
+            hashed = _hashed(hashed[:, 1:], ids[:, : time - n + 1], n)
+            vectors = functional.embedding(hashed % len(self.ngrams), self.ngrams)
+            embedded = embedded + functional.pad(vectors, (0, 0, n - 1, 0))
+        return embedded
+
     def forward(self, block: Leaf) -> Tensor:
         """(rows, features)."""
         return self.pool(*self.sequence(block))
@@ -158,7 +175,7 @@ class Bag(TokenEncoder):
         hashed = values
         for n in range(2, self.ngrams + 1):
             earlier = values.roll(n - 1)
-            hashed = (hashed * _FACTOR + earlier + n) % _PRIME
+            hashed = _hashed(hashed, earlier, n)
             columns.append(self.vocabulary + hashed % self.buckets)
             here.append(place >= n - 1)
         mask = torch.stack(here, 1)
@@ -174,6 +191,7 @@ class RNN(TokenEncoder):
     def __init__(self, options: RNNOptions, block: Input) -> None:
         super().__init__("rnn", block)
         self.embedding = nn.Parameter(torch.randn(self.vocabulary, options.embedding))
+        self.add_ngrams(options.ngrams, options.buckets, options.embedding)
         kind = nn.GRU if options.cell == "gru" else nn.LSTM
         self.network = kind(
             options.embedding, options.size, options.layers, batch_first=True, bidirectional=options.bidirectional,
@@ -185,7 +203,7 @@ class RNN(TokenEncoder):
     def sequence(self, block: Leaf) -> tuple[Tensor, Tensor]:
         """(rows, time, size in each direction)."""
         tokens = padded(block)
-        embedded = functional.embedding(tokens.ids, self.embedding)
+        embedded = self.with_ngrams(functional.embedding(tokens.ids, self.embedding), tokens.ids)
         if self.dropout:
             embedded = functional.dropout(embedded, self.dropout, self.training)
         if not len(tokens.lengths):
@@ -210,6 +228,11 @@ class RNN(TokenEncoder):
             if self.features > self.size:
                 features = torch.cat([features[:, : self.size], sequence[:, 0, self.size :]], 1)
         return functional.dropout(features, self.dropout, self.training) if self.dropout else features
+
+
+def _hashed(hashed: Tensor, earlier: Tensor, n: int) -> Tensor:
+    """The hash of n tokens from that of the last n - 1 of them and the first."""
+    return (hashed * _FACTOR + earlier + n) % _PRIME
 
 
 def _ragged(block: Leaf) -> Ragged:

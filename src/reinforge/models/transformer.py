@@ -34,6 +34,7 @@ class Transformer(TokenEncoder):
         super().__init__("transformer", block)
         width, self.context = options.width, length_limit(block, options.context)
         self.embedding = nn.Parameter(torch.randn(self.vocabulary, width) * 0.02)
+        self.add_ngrams(options.ngrams, options.buckets, width)
         self.rotary = options.positions == "rotary"
         self.positions = None if self.rotary else nn.Parameter(torch.randn(self.context, width) * 0.02)
         if self.rotary:
@@ -55,7 +56,7 @@ class Transformer(TokenEncoder):
                 where="encoder 'transformer'",
                 remedy="Shorten the texts, or raise its `context`.",
             )
-        x_btd = functional.embedding(tokens.ids, self.embedding)
+        x_btd = self.with_ngrams(functional.embedding(tokens.ids, self.embedding), tokens.ids)
         if self.positions is not None:
             x_btd = x_btd + self.positions[:time]
         if self.dropout:
