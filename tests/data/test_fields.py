@@ -328,6 +328,18 @@ def test_columns_of_flags_are_a_set():
         pipeline.transform(columns | {"a": [0, 1, 2]})
 
 
+def test_a_set_that_is_missing_may_be_the_empty_set():
+    columns = {"x": [1.0, 2.0, 3.0], "s": ["a,b", "", "b"], "a": [1, None, 0], "b": [1, 0, None]}
+    empty = {"role": "target", "missing": "empty", "unseen": "error"}
+    pipeline = fit(Number(name="x"), Labels(name="s", **empty), columns=columns)
+    batch = pipeline.transform(columns)
+    assert batch["targets"]["s"].tolist() == [[1, 1], [0, 0], [0, 1]]
+    assert batch["valid"] == {}
+    assert pipeline.complete(columns).all()
+    pipeline = fit(Number(name="x"), Labels(name="f", columns=("a", "b"), **empty), columns=columns)
+    assert pipeline.transform(columns)["targets"]["f"].tolist() == [[1, 1], [0, 0], [0, 0]]
+
+
 # Texts and spans
 
 

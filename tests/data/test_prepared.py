@@ -124,6 +124,25 @@ def test_apply_names_the_line_of_a_bad_row(tmp_path):
     assert caught.value.where == "new.csv, line 5, column 'y'"
 
 
+def test_a_class_that_a_bundle_does_not_know_is_named_with_its_line(tmp_path):
+    pipeline = prepare(options(), data={"x": [1.5, 2.5] * 20, "y": ["a", "b"] * 20}).pipeline
+    (tmp_path / "new.csv").write_text("y,x\na,1\n,2\nb,3\nc,4\n")
+    with pytest.raises(DataError, match="'c' is none of the known labels") as caught:
+        prepare(options(path="new.csv"), pipeline=pipeline, base=tmp_path)
+    assert caught.value.where == "new.csv, line 5, column 'y'"
+    assert "start.extend=true" in (caught.value.remedy or "")
+
+
+def test_sets_of_labels_that_are_not_there_are_told():
+    columns = {"x": [i * 0.5 for i in range(60)], "y": ["a;b", "", "b"] * 20}
+    asked = options(targets={"y": {"kind": "labels", "separator": ";"}})
+    dropped = prepare(asked, data=columns)
+    assert sum("20 rows have no labels" in note and "missing: empty" in note for note in dropped.notes) == 1
+    kept = prepare(options(targets={"y": {"kind": "labels", "separator": ";", "missing": "empty"}}), data=columns)
+    assert sum(len(side) for side in vars(kept.rows).values()) == 60
+    assert not any("missing" in note for note in kept.notes)
+
+
 def test_several_targets_one_often_missing():
     columns = {
         "x": [i * 0.5 for i in range(60)],
@@ -182,6 +201,11 @@ def test_several_targets_one_often_missing():
         ([f"word {i if i < 30 else 7}" for i in range(40)], None, "free text"),
         (list(range(7, 47)), None, "numbers the rows"),
         ([str(i) for i in range(40)], None, "numbers the rows"),
+        ([0, 1, *range(1, 39)], None, "numbers the rows"),
+        ([*range(20), *range(20)], "number", None),
+        (sorted([*range(20), *range(20)]), "number", None),
+        ([f"{i % 28 + 1:02}.03.2024" for i in range(40)], None, "not written as 2024-12-31"),
+        ([f"3/{i % 28 + 1}/24 10:30" for i in range(40)], None, "not written as 2024-12-31"),
         ([i * 1.5 for i in range(40)], "number", None),
         ([i * i for i in range(40)], "number", None),
     ],
@@ -192,6 +216,16 @@ def test_inferred_kinds(column, kind, note):
     assert kinds(schema).get("c") == kind
     assert (note is None) == (notes == ())
     assert note is None or note in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("clock", "hours"), [("", False), (" 00:00:00", False), ("T00:00:00.000Z", False), (" 00:30", True)]
+)
+def test_the_hour_of_a_date_is_worth_knowing_where_it_has_one(clock, hours):
+    days = [f"2024-03-{i % 28 + 1:02}{clock}" for i in range(40)]
+    schema, notes = inferred({"c": days, "y": ["a", "b"] * 20})
+    assert ("hour" in schema.field("c").parts) == hours
+    assert notes == ()
 
 
 @pytest.mark.parametrize("name", ["id", "ID", "customer_id", "row id", "uuid", "Index", "record_no"])

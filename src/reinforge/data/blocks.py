@@ -176,8 +176,9 @@ class LabelsBlock:
             for index, name in enumerate(field.columns):
                 values = column(columns, name, count, self.schema, origin)
                 flags[:, index] = read_codes(values, name, lambda v: labels.flag(v, self.nulls), origin)
-            # One unknown label leaves the set unknown.
-            return np.maximum(flags, 0).astype(np.float32), (flags < 0).sum(1) == 0
+            # One unknown label leaves the set unknown, unless what is missing doesn't hold.
+            there = np.all((flags >= 0) | (field.missing == "empty"), axis=1)
+            return np.maximum(flags, 0).astype(np.float32), there
         values = column(columns, field.name, count, self.schema, origin)
         sets = read_list(values, field.name, self.code, origin)
         there = np.array([places is not None for places in sets], np.bool_)

@@ -17,6 +17,8 @@ from reinforge.messages import _
 SAMPLE = 1000  # values that are looked at one by one, spread over the column
 SEPARATORS = ("|", ";", ",")
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*", b"P5", b"P6")
+_MIDNIGHT = r"^00:00(:00([.,]0+)?)?(Z|[+-].*)?$"
+_OTHER_DATE = r"^\d{1,2}[./-]\d{1,2}[./-](\d{4}|\d\d)( \d.*)?$|^\d{4}[./]\d{1,2}[./]\d{1,2}( \d.*)?$"
 _NONE = Nulls.of(())
 
 
@@ -34,7 +36,10 @@ class Guess:
 def special(there: pl.Series, base: Path | None) -> Guess | None:
     """Whether texts (n,), trimmed and none missing, are dates, files of images, or sets of labels."""
     if _dates(there):
-        return Guess("date", options=_parts(there.str.contains(r"\d[T ]\d").any()))
+        clock = there.str.extract(r"\d[T ](\d.*)$").drop_nulls()
+        return Guess("date", options=_parts(not clock.str.contains(_MIDNIGHT).all()))
+    if there.str.contains(_OTHER_DATE).all():
+        return Guess("nothing", _("its dates are not written as 2024-12-31, which alone is read"))
     sample = _sample(there).to_list()
     if all(text.lower().endswith(SUFFIXES) for text in sample):
         absent = next((text for text in sample if not ((base or Path()) / text).is_file()), None)

@@ -25,6 +25,7 @@ IDENTIFIER = re.compile(
 )
 FEW = 20  # whole numbers of a target with at most so many distinct values are classes
 LEAST = 20  # fewer rows say nothing about whether a column identifies them
+DIFFERENT = 0.9  # the part of an identifier's values that differ, since some rows may be copies
 WORDS = 4  # so many words on average make a text; a Chinese character is one
 LENGTH = 256  # tokens of a text, where the recipe says nothing
 LEADING_ZERO = r"^\s*[+-]?0[0-9]"
@@ -189,15 +190,13 @@ def _look(series: pl.Series, nulls: Nulls) -> tuple[pl.Series, bool]:
 
 
 def _identifies(name: str, values: pl.Series) -> bool:
-    """Whether numbers (n,), none missing, only tell rows apart."""
+    """Whether numbers (n,), none missing, only tell rows apart; a few rows may be copies."""
     numbers = values.to_numpy()
-    if len(numbers) >= LEAST and bool((np.diff(numbers) == 1).all()):
+    if values.n_unique() < DIFFERENT * len(values):
+        return False
+    if len(numbers) >= LEAST and bool(np.isin(np.diff(numbers), (0, 1)).all()):
         return True
-    return (
-        IDENTIFIER.fullmatch(name) is not None
-        and bool((numbers == np.floor(numbers)).all())
-        and values.n_unique() == len(values)
-    )
+    return IDENTIFIER.fullmatch(name) is not None and bool((numbers == np.floor(numbers)).all())
 
 
 def _refuse_mixture(table: Table, name: str, there: pl.Series, key: str) -> None:
@@ -255,4 +254,5 @@ def _field(name: str, role: Role, guess: Guess, overrule: FieldOptions, where: s
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if part != kind)
-        raise RecipeError(first["msg"], where=f"{where}.{key}" if key else where) from error
+        problem = first["msg"].removeprefix("Value error, ")
+        raise RecipeError(problem, where=f"{where}.{key}" if key else where) from error

@@ -26,12 +26,14 @@ from reinforge.data.preparing import (
     EXAMPLES,
     classes_of,
     doubts,
+    emptied,
     examples,
     extra,
     helpers_of,
     leaks,
     may_be_numbers,
     merged_spellings,
+    spellings,
     spelt,
     with_target_labels,
 )
@@ -146,6 +148,7 @@ def prepare_table(
                 value=len(table) - len(there), n=len(table)
             )
         )
+        notes += emptied(columns, schema, table.origin)
         table, columns = table.take(there), {name: take(column, there) for name, column in columns.items()}
         kept, together = kept[there], None if together is None else together[there]
     if len(table) == 0:
@@ -154,7 +157,13 @@ def prepare_table(
         schema = with_target_labels(schema, columns)
     if extend:
         schema = with_labels(schema, columns, "target", notes)
-    classes = classes_of(columns, schema)
+    try:
+        classes = classes_of(columns, schema, table.origin)
+    except DataError as error:
+        if fresh or extend:
+            raise
+        remedy = _("Mend the value; or, if it is a class to be learned, set start.extend=true.")
+        raise DataError(error.problem, where=error.where, remedy=remedy) from None
     rows = split(table, options.split, derive(seed, "split"), classes, together)
     if isinstance(options.split, TimeSplit | GivenSplit) and (left := len(table) - sum(map(len, _sides(rows)))):
         changes.append(Change("apart", found=left, dropped=left))
@@ -187,6 +196,7 @@ def prepare_table(
     if fresh:
         notes += doubts(pipeline, train, classes, rows)
         notes += leaks(columns, rows.train, pipeline.schema)
+        changes += spellings(pipeline.schema)
     changes += merged_spellings(columns, pipeline.schema)
     notes += [change.text() for change in changes]
     unseen = next((side for side in (rows.validation, rows.test, rows.train) if len(side)), rows.train)

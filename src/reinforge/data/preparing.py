@@ -17,7 +17,8 @@ from reinforge.data.options import Split, TableOptions
 from reinforge.data.pipeline import Pipeline
 from reinforge.data.split import Indices, columns_of
 from reinforge.data.table import Table
-from reinforge.data.values import Codes, Column, Encoded, Nulls, label, loosely, read_codes, take
+from reinforge.data.targets import present
+from reinforge.data.values import MEMORY, Codes, Column, Encoded, Nulls, Origin, label, loosely, read_codes, take
 from reinforge.messages import _
 from reinforge.schema.fields import Category, Field, Image, Labels, sources
 from reinforge.schema.schema import Schema
@@ -79,6 +80,21 @@ def merged_spellings(columns: Mapping[str, Column], schema: Schema) -> list[Chan
     return found
 
 
+def spellings(schema: Schema) -> list[Change]:
+    """For each category that is spelt exactly: how many of its labels are spellings of another."""
+    found = []
+    for f in schema.fields:
+        if not isinstance(f, Category) or f.spelling != "exact" or f.hashed:
+            continue
+        first: dict[str, str] = {}
+        others = [(first[loose], text) for text in f.labels if first.setdefault(loose := loosely(text), text) != text]
+        if others:
+            detail = _("for example {one} and {other}; `clean.spelling: merge` makes them one")
+            one, other = map(repr, others[0])
+            found.append(Change("spellings", f.name, found=len(others), detail=detail.format(one=one, other=other)))
+    return found
+
+
 def may_be_numbers(table: Table, options: TableOptions, helpers: tuple[str, ...]) -> list[str]:
     """Columns that serve as numbers, as far as the recipe doesn't say otherwise."""
     stated = {name: f.kind for name, f in (*options.fields.items(), *options.targets.items())}
@@ -108,6 +124,17 @@ def with_target_labels(schema: Schema, columns: dict[str, Column]) -> Schema:
     return schema.model_copy(update={"fields": tuple(fields)})
 
 
+def emptied(columns: Mapping[str, Column], schema: Schema, origin: Origin) -> list[str]:
+    """A note on each set of labels whose rows without one are dropped, as they may well mean that none holds."""
+    told = _("{name!r}: {value} rows have no labels and count as missing; `missing: empty` says that none holds")
+    lacking = {
+        f.name: int((~present(f, columns, len(columns[f.name]), schema, origin)).sum())
+        for f in schema.targets
+        if isinstance(f, Labels) and f.missing == "drop" and not f.columns
+    }
+    return [told.format(name=name, value=count) for name, count in lacking.items() if count]
+
+
 def doubts(pipeline: Pipeline, train: Batch, classes: Codes | None, rows: Indices) -> list[str]:
     """What a careful reader would ask about the fitted training data."""
     notes: list[str] = []
@@ -133,9 +160,9 @@ def extra(table: Table, schema: Schema, known: tuple[str, ...]) -> list[str]:
     return [_("columns the model doesn't know are ignored: {names}").format(names=", ".join(found))] if found else []
 
 
-def classes_of(columns: dict[str, Column], schema: Schema) -> Codes | None:
+def classes_of(columns: dict[str, Column], schema: Schema, origin: Origin = MEMORY) -> Codes | None:
     """(n,) codes of the first target that is a category; -1 where it is missing."""
     first = next((f for f in schema.targets if isinstance(f, Category)), None)
     if first is None or first.name not in columns:
         return None
-    return read_codes(columns[first.name], first.name, coder(first, Nulls.of(schema.nulls)))
+    return read_codes(columns[first.name], first.name, coder(first, Nulls.of(schema.nulls)), origin)

@@ -33,7 +33,7 @@ from reinforge.data.operations.numbers import Log, Scale
 from reinforge.data.options import GivenSplit, StratifiedSplit, TableOptions, TimeSplit
 from reinforge.data.pipeline import Pipeline, complete
 from reinforge.data.prepared import Prepared, kept_about
-from reinforge.data.preparing import EXAMPLES, doubts, examples, helpers_of, leaks, may_be_numbers, spelt
+from reinforge.data.preparing import EXAMPLES, doubts, examples, helpers_of, leaks, may_be_numbers, spellings, spelt
 from reinforge.data.reading.several import join
 from reinforge.data.split import Indices, columns_of, split
 from reinforge.data.store.arrow import Column as Place
@@ -101,13 +101,14 @@ def stream(
     columns = training.plain(pipeline.schema)
     told = [*notes, *surveyed.notes, *_doubts(pipeline, columns, training, surveyed)]
     told += leaks(columns, np.arange(len(training)), pipeline.schema)
-    told += [change.text() for change in surveyed.changes]
+    changes = (*surveyed.changes, *spellings(pipeline.schema))
+    told += [change.text() for change in changes]
     unseen = training if held is None else held
     some = np.unique(np.linspace(0, len(unseen) - 1, EXAMPLES).astype(np.int64))
     prepared = Prepared(
         pipeline, {}, None, None, _indices(surveyed), training,
         examples(unseen, some, unseen.plain(pipeline.schema), pipeline.schema), tuple(told), chunks.digest(), held,
-        surveyed.changes,
+        changes,
     )  # fmt: skip
     with writing(target) as writer:
         _write(writer, pipeline, chunks, surveyed, options)

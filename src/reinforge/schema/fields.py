@@ -15,6 +15,8 @@ Role = Literal["input", "target"]
 Spelling = Literal["exact", "loose"]
 Scaling = Literal["standard", "range", "robust", "none"]
 DatePart = Literal["elapsed", "year", "month", "day", "weekday", "yearday", "hour", "minute", "second"]
+# What may happen to a row whose target is missing.
+TARGET_POLICIES = ("drop", "mask", "error")
 Bound = float | tuple[float | None, ...] | None
 
 
@@ -213,7 +215,8 @@ class Labels(Options):
     columns: tuple[str, ...] = Describe((), description="Columns of 0 and 1 that are the labels.")
     separator: str = Describe(",", min_length=1, description="What stands between labels in a text.")
     missing: Literal["empty", "error", "drop", "mask"] = Describe(
-        "empty", description="Inputs: no label, or refuse. Targets: drop the row, mask the target, or refuse."
+        "empty",
+        description="No label, or refuse. Targets also: drop the row (their default), or mask the target.",
     )
     unseen: Literal["ignore", "error"] = Describe(
         "ignore", description="Labels that training did not see: leave out, or refuse. Targets always refuse."
@@ -223,7 +226,7 @@ class Labels(Options):
 
     @model_validator(mode="after")
     def _consistent(self) -> Labels:
-        _policy_fits_role(self.name, self.role, self.missing, ("empty", "error"))
+        _policy_fits_role(self.name, self.role, self.missing, ("empty", "error"), ("empty", "drop", "mask", "error"))
         if self.role == "target" and self.unseen != "error":
             raise ValueError(f"target {self.name!r}: `unseen` must be `error`")
         if self.columns and self.labels not in ((), self.columns):
@@ -382,7 +385,9 @@ def sources(field: Field) -> tuple[str, ...]:
     return getattr(field, "columns", ()) or (field.name,)
 
 
-def _policy_fits_role(name: str, role: Role, missing: str, for_inputs: tuple[str, ...]) -> None:
-    allowed = for_inputs if role == "input" else ("drop", "mask", "error")
+def _policy_fits_role(
+    name: str, role: Role, missing: str, for_inputs: tuple[str, ...], for_targets: tuple[str, ...] = TARGET_POLICIES
+) -> None:
+    allowed = for_inputs if role == "input" else for_targets
     if missing not in allowed:
         raise ValueError(f"{role} {name!r}: `missing` must be one of {', '.join(allowed)}, not {missing!r}")

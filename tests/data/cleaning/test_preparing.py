@@ -145,5 +145,8 @@ def test_spellings_are_merged_in_training_and_serving_alike():
     assert told["city"] == (len(set(spelt)) - 3, sum(text not in city.labels for text in spelt))
     plain = prepare_table(TableOptions(targets=["y"]), data=columns)
     assert len(plain.schema.field("y").labels) == 4
+    told = {c.column: c.found for c in plain.changes if c.policy == "spellings"}
+    assert told == {"city": len(plain.schema.field("city").labels) - 3, "y": 2}
+    assert sum("spelling: merge" in note for note in plain.notes) == 2
     kept = TableOptions(targets={"y": {"spelling": "exact"}}, clean={"spelling": "merge"})
     assert len(prepare_table(kept, data=columns).schema.field("y").labels) == 4

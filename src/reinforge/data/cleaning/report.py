@@ -10,6 +10,7 @@ from reinforge.messages import _, mark
 POLICIES = {
     "spaces": mark("stray white space is trimmed"),
     "spelling": mark("labels spelt in several ways are merged"),
+    "spellings": mark("labels that differ only in case, width or white space"),
     "noise": mark("impossible values"),
     "sparse": mark("rows with too little in them"),
     "duplicates": mark("duplicate rows"),

@@ -98,7 +98,7 @@ def set_coder(field: Labels, nulls: Nulls) -> Callable[[object], tuple[int, ...]
         texts = label_set(value, nulls, field.separator)
         if texts is None:
             if field.role == "target":
-                return None
+                return () if field.missing == "empty" else None
             if field.missing == "error":
                 raise Unreadable(_("{name!r} must not be missing").format(name=name))
             return ()
