@@ -73,7 +73,11 @@ def test_gradients_do_not_see_padding(options: Any) -> None:
     weights = torch.randn(encoder.features, generator=torch.Generator().manual_seed(1))
     parameters = list(encoder.parameters())
     whole = torch.autograd.grad((encoder(ragged) @ weights).sum(), parameters)
-    parts = [torch.autograd.grad((encoder(ragged.slice(i, i + 1)) @ weights).sum(), parameters) for i in range(4)]
+    parts = [
+        # A row of one token has no n-grams.
+        torch.autograd.grad((encoder(ragged.slice(i, i + 1)) @ weights).sum(), parameters, materialize_grads=True)
+        for i in range(4)
+    ]
     for together, *apart in zip(whole, *parts):
         torch.testing.assert_close(together, torch.stack(apart).sum(0), rtol=1e-4, atol=1e-5)
 
