@@ -28,7 +28,7 @@ from reinforge.evaluation.report_html import (
     table,
 )
 from reinforge.evaluation.report_names import SIDES, kind, metric, side
-from reinforge.evaluation.report_policy import at_work
+from reinforge.evaluation.report_policy import at_work, warnings
 from reinforge.evaluation.report_results import results, verdict
 from reinforge.evaluation.report_seeds import Seed, over_seeds
 from reinforge.evaluation.report_style import STYLE
@@ -112,7 +112,13 @@ def render(page: Page) -> str:
     """The whole page in the language to speak now. Everything from the run is escaped."""
     title = _("{name}: report").format(name=page.recipe.name)
     found = page.findings
-    parts = [_head(page), verdict(found) if found else "", _tiles(page), results(found) if found else ""]
+    parts = [
+        _head(page),
+        warnings(page.rows),
+        verdict(found) if found else "",
+        _tiles(page),
+        results(found) if found else "",
+    ]
     parts += [explained(page.explanation) if page.explanation else "", _clip(page)]
     seeds = [Seed(each.recipe.name, each.status.get("metrics") or {}, each.rows) for each in page.stages]
     parts += [over_seeds(seeds) if _seeded(page) else "", _metrics(page), _folds(page), _stages(page), _curves(page)]
@@ -304,7 +310,7 @@ def _facts(page: Page) -> str:
     if status.get("reason") != "fitted":
         made += [(_("learning rate"), number(page.recipe.learn.lr)), (_("batch"), number(page.recipe.learn.batch))]
     groups.append((_("With what"), made))
-    told = {"state", "reason", "clock", "metrics", "notes", "skipped_updates", "parameters"}
+    told = {"state", "reason", "clock", "metrics", "notes", "warnings", "skipped_updates", "parameters"}
     # Whether data came from memory is worth a line only where they did: such a run can't be resumed by a command.
     told |= set() if status.get("in_memory") else {"in_memory"}
     alone = {key: value for key, value in status.items() if key not in told and not isinstance(value, Mapping)}
@@ -343,7 +349,7 @@ def _stages(page: Page) -> str:
         found = stage.findings
         parts = [verdict(found), results(found)] if found else []
         parts += [explained(stage.explanation)] if stage.explanation else []
-        parts += [_metrics(stage), _notes(stage), _curves(stage), _recipe(stage)]
+        parts += [warnings(stage.rows), _metrics(stage), _notes(stage), _curves(stage), _recipe(stage)]
         name = f'<h3 class="stage">{escape(stage.recipe.name)}</h3>'
         inner += _folded_away(stage.recipe.name, name + "".join(part for part in parts if part))
     name = _("Folds, one by one") if _folded(page) else _("Seeds, one by one") if _seeded(page) else _("Stages")

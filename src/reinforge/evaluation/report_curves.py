@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from reinforge.evaluation.diagnosis import WARNING
 from reinforge.evaluation.report_names import title
 from reinforge.evaluation.svg import Plot
 from reinforge.messages import _
@@ -72,7 +73,7 @@ def charts(rows: Iterable[Row]) -> list[Chart]:
     """The charts of a run's log, what was learned first. Values that are no finite numbers leave gaps."""
     rows = list(rows)
     axis: Literal["updates", "steps"] = "steps" if any("steps" in row for row in rows) else "updates"
-    names = list(dict.fromkeys(name for row in rows for name in row if name not in CLOCK))
+    names = list(dict.fromkeys(name for row in rows if WARNING not in row for name in row if name not in CLOCK))
     found: dict[str, Curve] = {name: Curve(_label(name), _points(rows, name, axis)) for name in names}
     known = {name: curve for name, curve in found.items() if curve.points}
     result: list[Chart] = []

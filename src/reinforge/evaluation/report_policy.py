@@ -1,15 +1,26 @@
-"""A report's parts on a policy: the clip of it at work."""
+"""A report's parts on a policy: warnings of its training, and the clip of it at work."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable
 from html import escape
 
 from PIL import Image
 
+from reinforge.evaluation.diagnosis import Row, told
 from reinforge.evaluation.report_html import figures, section
 from reinforge.messages import _
+
+
+def warnings(rows: Iterable[Row]) -> str:
+    """What went wrong while training, with what to do; nothing where nothing did."""
+    shown = []
+    for finding in told(rows):
+        symptom, remedy = finding.parts()
+        shown.append(f"<li><strong>{escape(symptom)}</strong> {escape(remedy)}</li>")
+    return section(_("Warnings"), f'<ul class="warnings">{"".join(shown)}</ul>') if shown else ""
 
 
 def at_work(clip: bytes) -> str:

@@ -165,6 +165,12 @@ pre {
   background: var(--card); border: 1px solid var(--line); border-radius: 0.6rem; padding: 1rem; overflow-x: auto;
   font: 0.85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "Noto Sans Mono", monospace; white-space: pre-wrap;
 }
+.warnings { list-style: none; padding: 0; margin: 0; display: grid; gap: 0.6rem; }
+.warnings li {
+  border-left: 3px solid var(--warn); background: var(--card); padding: 0.6rem 0.9rem; border-radius: 0 0.4rem 0.4rem 0;
+  max-width: 52rem; break-inside: avoid;
+}
+.warnings strong { font-weight: 600; color: var(--warn); }
 .notes { padding-left: 1.2rem; }
 .notes li { margin: 0.2rem 0; }
 footer { margin-top: 3rem; color: var(--ink-soft); font-size: 0.85rem; }

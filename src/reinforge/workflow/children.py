@@ -82,7 +82,9 @@ def _finish(run: Run, done: list[Run], kind: Literal["seeds", "stages", "folds"]
         shutil.copytree(done[-1].bundle_path, copying)
         copying.rename(run.bundle_path)
     write_measured(run.folder, metrics, None)
-    run.write_status(state="finished", reason=kind, metrics=metrics)
+    warnings = [f"{child.recipe.name}: {text}" for child in done for text in child.status.get("warnings", [])]
+    told = {"warnings": warnings} if warnings else {}
+    run.write_status(state="finished", reason=kind, metrics=metrics, **told)
     report(run)
 
 

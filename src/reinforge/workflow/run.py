@@ -92,7 +92,7 @@ class Run:
         command that goes on with an interrupted run."""
         status = self.status
         told: dict[str, Any] = {"run": str(self.folder), "state": status.get("state"), "reason": status.get("reason")}
-        told |= {name: status[name] for name in ("clock", "metrics", "notes") if status.get(name)}
+        told |= {name: status[name] for name in ("clock", "metrics", "warnings", "notes") if status.get(name)}
         if "metrics" in told:
             told["metrics"] = _few(told["metrics"])
         if self.bundle_path.is_dir():

@@ -21,7 +21,6 @@ from reinforge.bundle.loading import bundle_folder, load
 from reinforge.core import seeds
 from reinforge.engine.checkpoint import CheckpointStore
 from reinforge.engine.distributed import World, device_of
-from reinforge.engine.logbook import Logbook
 from reinforge.engine.loop import Engine, Finished
 from reinforge.errors import ComponentError, DataError, PathError, RecipeError, ReinforgeError, TrainingDiverged
 from reinforge.messages import _
@@ -39,6 +38,7 @@ from reinforge.workflow.report import report
 from reinforge.workflow.run import Run
 from reinforge.workflow.tasks.assemble import assemble
 from reinforge.workflow.tasks.task import Given, Task
+from reinforge.workflow.watching import logbook as watched
 
 
 def train(
@@ -138,7 +138,7 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
             _refuse_other_data(run, task)
         if world.main:
             run.write_status(state="running", notes=list(task.notes), data=task.digest, machine=machine(device))
-        logbook = Logbook(run.folder, recipe.log) if world.main else None
+        logbook = watched(run, recipe, task.signature, progress) if world.main else None
         engine = Engine(
             task.objective, task.model, task.source,
             learn=recipe.learn, start=recipe.start, seed=recipe.seed,
