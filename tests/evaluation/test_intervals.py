@@ -11,7 +11,7 @@ from scipy.stats import bootstrap
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import Tensor
 
-from reinforge.evaluation.intervals import MOST_ROWS, interval
+from reinforge.evaluation.intervals import MOST_ROWS, difference, interval
 from reinforge.evaluation.metrics.metric import metrics_for
 
 
@@ -80,6 +80,8 @@ def test_calibration_error_lies_in_its_interval() -> None:
         found = interval(metric, *data(rows))
         assert found is not None
         assert 0 <= found.low <= metric(*data(rows)) <= found.high
+        # Resampling lifts it, so the interval reaches further down than up.
+        assert found.low + found.high < 2 * metric(*data(rows))
 
 
 class Plain:
@@ -96,6 +98,47 @@ def test_a_metric_without_weights_has_an_interval_too() -> None:
     found = interval(Plain(), output, target)
     assert found is not None
     assert found.low < Plain()(output, target) < found.high
+
+
+def rivals(rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Two models that are right and wrong on mostly the same rows, the first a little better."""
+    logits, target = data(rows)
+    noise = torch.randn(rows, 2, generator=torch.Generator().manual_seed(7))
+    return logits, logits + 0.3 * noise, target
+
+
+def test_a_difference_is_scipys_of_pairs() -> None:
+    first, second, target = rivals(150)
+    gap = torch.nn.functional.cross_entropy
+    pairs = gap(first.double(), target, reduction="none") - gap(second.double(), target, reduction="none")
+    found = difference(metrics_for("category")["log-loss"], first, second, target, replicates=8000)
+    stated = bootstrap((pairs.numpy(),), np.mean, n_resamples=8000, method="percentile", rng=1).confidence_interval
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((stated.low, stated.high), abs=0.003)
+
+
+@pytest.mark.parametrize("name", ["log-loss", "roc-auc", "accuracy"])
+def test_what_is_hard_for_both_cancels(name: str) -> None:
+    metric, (first, second, target) = metrics_for("category")[name], rivals(400)
+    same = difference(metric, first, first, target)
+    assert same is not None
+    assert (same.low, same.high) == (0.0, 0.0)
+    gap, alone = difference(metric, first, second, target), interval(metric, first, target)
+    assert gap is not None
+    assert alone is not None
+    assert gap.high - gap.low < 0.8 * (alone.high - alone.low)
+    assert gap == difference(metric, first, second, target)
+    assert gap != difference(metric, first, second, target, seed=1)
+
+
+def test_of_many_rows_a_difference_shrinks_too() -> None:
+    metric = metrics_for("category")["log-loss"]
+    few, many = (difference(metric, *rivals(rows)) for rows in (MOST_ROWS, 16 * MOST_ROWS))
+    assert few is not None
+    assert many is not None
+    assert (few.high - few.low) / (many.high - many.low) == pytest.approx(4, rel=0.25)
+    first, second, target = rivals(16 * MOST_ROWS)
+    assert many.low < metric(first, target) - metric(second, target) < many.high
 
 
 def test_too_little_has_none() -> None:
