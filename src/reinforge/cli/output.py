@@ -74,6 +74,8 @@ def _rows(values: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str,
         elif isinstance(value, (list, tuple)) and value and all(isinstance(item, str) for item in value):
             # Sentences, such as notes: a line each.
             yield from ((f"{prefix}{key}" if index == 0 else "", item) for index, item in enumerate(value))
+        elif isinstance(value, (list, tuple)) and value and all(isinstance(item, float) for item in value):
+            yield f"{prefix}{key}", f"[{', '.join(f'{item:.6g}' for item in value)}]"
         elif value is not None:
             yield f"{prefix}{key}", str(value) if isinstance(value, (str, int, PurePath)) else json_line(value)
 
