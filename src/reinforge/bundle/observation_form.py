@@ -12,21 +12,29 @@ from torch import Tensor, nn
 from reinforge.bundle.forms import ROWS, Forward, Row
 from reinforge.bundle.readout import Prediction
 from reinforge.bundle.task import Task
-from reinforge.core.batch import Batch
+from reinforge.core.batch import Batch, to
+from reinforge.core.batch import rows as rows_of
 from reinforge.data.values import Origin
 from reinforge.environments.images import Scaling, Shape, channels_last, image_shape
 from reinforge.environments.images import fits as scales
 from reinforge.errors import DataError, IntegrityError
+from reinforge.models.policy import Policy
 from reinforge.schema.fields import Box, Continuous, Discrete, MultiDiscrete
 from reinforge.schema.schema import Schema
 from reinforge.schema.signature import Input, Signature
 from reinforge.storage.strict_json import Json
 
 Array = np.ndarray[Any, Any]
+# What a row calls the memory of its episode.
+MEMORY = "memory"
 
 
 class ObservationForm:
-    """Rows {part: value} of observations, "observation" alone where they have no parts, and the actions of a policy."""
+    """Rows {part: value} of observations, "observation" alone where they have no parts, and the actions of a policy.
+
+    A policy with a memory gives it with each action, and a row brings it back as "memory"; a row without one begins an
+    episode. So nothing is kept between requests, and any replica can answer the next one.
+    """
 
     kind: ClassVar[str] = "observation"
     chunk: ClassVar[int] = 4096
@@ -78,6 +86,8 @@ class ObservationForm:
                     raise DataError(f"the field {name!r} is missing", where=origin.at(index, name))
                 arrays.append(part.checked(row[name], part.box.shape, origin.at(index, name)))
             found[name] = part.tensor(np.stack(arrays) if arrays else np.empty((0, *part.box.shape)))
+        if MEMORY not in found and any(row.get(MEMORY) is not None for row in rows):
+            return {**found, MEMORY: remembered([row.get(MEMORY) for row in rows], origin)}
         return found
 
     def table_inputs(self, data: object) -> Batch:
@@ -99,8 +109,9 @@ class ObservationForm:
         self, inputs: Batch, forward: Forward, model: nn.Module, task: Task, origin: Origin = ROWS
     ) -> list[Prediction]:
         """{"action": {"action"}}: the number of the action or of each choice, or coordinates in the environment's
-        units."""
-        action = forward(inputs)["action"].float().cpu()
+        units. Of a policy with a memory "memory" too, by name: what the episode's next row brings back."""
+        outputs, memories = _outputs(inputs, forward, model, origin)
+        action = outputs["action"].float().cpu()
         known = action.isfinite().all(-1).tolist()
         match self.output.form:
             case "discrete":
@@ -110,7 +121,67 @@ class ObservationForm:
                 chosen = (torch.stack(each, -1).numpy() + self.first).tolist()
             case _:
                 chosen = action.clamp(torch.tensor(self.output.low), torch.tensor(self.output.high)).tolist()
-        return [{"action": {"action": a if ok else None}} for a, ok in zip(chosen, known)]
+        actions: list[dict[str, object]] = [{"action": a if ok else None} for a, ok in zip(chosen, known)]
+        for told, memory in zip(actions, memories):
+            told[MEMORY] = memory
+        return [{"action": told} for told in actions]
+
+
+def remembered(given: Sequence[object], origin: Origin) -> dict[str, Tensor]:
+    """Memories that rows bring, as tensors (n, ...) by name, with "given" (n,) False where a row brings none. Raises
+    DataError for what is no memory."""
+    first = next(memory for memory in given if memory is not None)
+    names = list(first) if isinstance(first, Mapping) else []
+    found: dict[str, list[Array]] = {name: [] for name in names}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index, memory in enumerate(given):
+        if memory is None:
+            continue
+        where = origin.at(index, MEMORY)
+        if not names or not isinstance(memory, Mapping) or list(memory) != names:
+            raise DataError("it is no memory: give what came with the action before, as it is", where=where)
+        for name in names:
+            try:
+                array = np.asarray(memory[name], dtype=np.float32)
+            except (ValueError, TypeError):
+                array = np.asarray(np.nan)
+            if not np.isfinite(array).all() or array.shape != shapes.setdefault(name, array.shape):
+                raise DataError(f"its {name!r} is no array of numbers of the same shape in each row", where=where)
+            found[name].append(array)
+    there = torch.tensor([memory is not None for memory in given])
+    tensors = {name: torch.zeros(len(given), *shapes[name]) for name in names}
+    for name, arrays in found.items():
+        tensors[name][there] = torch.from_numpy(np.stack(arrays))
+    return {**tensors, "given": there}
+
+
+def _outputs(
+    inputs: Batch, forward: Forward, model: nn.Module, origin: Origin
+) -> tuple[dict[str, Tensor], list[dict[str, object]]]:
+    """The model's outputs and, where it has a memory, that of each row after it."""
+    if not isinstance(model, Policy):
+        return forward(inputs), []
+    count, brought = rows_of(inputs), inputs.get(MEMORY)
+    state = model.initial_state(count)
+    if state is None:
+        if isinstance(brought, Mapping):
+            raise DataError("this policy has no memory", where=origin.at(0, MEMORY), remedy='Leave out "memory".')
+        return forward(inputs), []
+    if isinstance(brought, Mapping):
+        names = [name for name in brought if name != "given"]
+        sizes = {name: cast(Tensor, value).shape for name, value in state.items()}
+        if set(names) != set(sizes) or any(cast(Tensor, brought[name]).shape != sizes[name] for name in names):
+            expected = ", ".join(f"{name} {tuple(size[1:])}" for name, size in sizes.items())
+            raise DataError(f"the memory is not this policy's, which is {expected}", where=origin.at(0, MEMORY))
+        there = cast(Tensor, brought["given"])
+        for name, value in state.items():
+            assert isinstance(value, Tensor)
+            value[there.to(value.device)] = cast(Tensor, brought[name])[there].to(value)
+    device = model.low.device
+    observed = {name: value for name, value in inputs.items() if name != MEMORY}
+    outputs, after = model(to(observed, device), state)
+    held = {name: cast(Tensor, value).cpu().tolist() for name, value in after.items()}
+    return outputs, [{name: values[index] for name, values in held.items()} for index in range(count)]
 
 
 class _Part:

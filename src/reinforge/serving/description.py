@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 
 from reinforge.bundle.bundle import Bundle
+from reinforge.bundle.observation_form import MEMORY
+from reinforge.models.policy import Policy
 from reinforge.schema.fields import (
     Box,
     Category,
@@ -23,6 +25,8 @@ from reinforge.schema.fields import (
     sources,
 )
 from reinforge.storage.strict_json import Json
+
+_MEMORY = "What came with the episode's action before; left out where an episode begins."
 
 
 def describe(name: str, bundle: Bundle, whole: bool = False) -> Json:
@@ -82,16 +86,25 @@ def row_schema(bundle: Bundle) -> Json:
     """JSON Schema of one input row."""
     inputs = bundle.schema.inputs
     optional = bundle.schema.absent == "null"
+    memory = {MEMORY: {"type": ["object", "null"], "description": _MEMORY}} if _remembers(bundle) else {}
     return {
         "type": "object",
-        "properties": {name: _input(field) for field in inputs for name in sources(field)},
+        "properties": {**{name: _input(field) for field in inputs for name in sources(field)}, **memory},
         "required": [] if optional else [name for field in inputs for name in sources(field)],
     }
 
 
 def prediction_schema(bundle: Bundle) -> Json:
     """JSON Schema of one prediction."""
-    return {"type": "object", "properties": {field.name: _output(field) for field in bundle.schema.targets}}
+    properties = {field.name: _output(field) for field in bundle.schema.targets}
+    if _remembers(bundle):
+        properties["action"]["properties"][MEMORY] = {"type": "object"}
+    return {"type": "object", "properties": properties}
+
+
+def _remembers(bundle: Bundle) -> bool:
+    """Whether it is a policy with a memory, which answers bring back and forth."""
+    return isinstance(bundle.model, Policy) and bundle.model.initial_state(1) is not None
 
 
 def _input(field: Field) -> Json:
