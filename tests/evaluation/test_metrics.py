@@ -214,6 +214,11 @@ def test_ordinal(rows: int, classes: int, seed: int) -> None:
         compare(metric, output, target, expected[name], seed)
 
 
+def test_a_decision_beyond_all_targets_counts_in_full() -> None:
+    target, output = np.array([0, 1, 1, 2]), np.array([0, 1, 3, 2])
+    compare(metrics_for("ordinal")["quadratic-kappa"], output, target, kappa, 0)
+
+
 def kappa(y: Any, z: Any, w: W) -> float:
     # scikit-learn divides by zero where all are one class.
     if len(set(y.tolist()) | set(z.tolist())) == 1:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from reinforge.bundle.task import Reading
-from reinforge.core.contracts import Clock
+from reinforge.core.contracts import Clock, Term
 from reinforge.core.seeds import random_state
 from reinforge.engine.loop import Engine
 from reinforge.evaluation.options import QuantileLossOptions
@@ -47,6 +47,24 @@ def made(signature: Signature = SIGNATURE, **options: Any) -> tuple[Supervised, 
     body = MLPOptions(sizes=(8,), dropout=0.5)
     objective = Supervised(SupervisedOptions.model_validate(options), signature)
     return objective, objective.build(Composed(ComposedOptions(body=body), signature))
+
+
+class Means(Supervised):
+    """Its terms are means of what they are given, and say so."""
+
+    def terms(self, *given: Any) -> dict[str, Term]:
+        counts = given[-1]
+        found = super().terms(*given)
+        return {name: Term(term.sum / counts[name], term.weight, coupled=True) for name, term in found.items()}
+
+
+@pytest.mark.parametrize("size", [7, 50])
+def test_means_of_parts_count_by_their_rows(size: int) -> None:
+    plainly, learner = made()
+    coupled = Means(SupervisedOptions(), SIGNATURE)
+    found = SupervisedEvaluator(coupled, SIGNATURE, data(), size=size).evaluate(learner, CLOCK)
+    plain = SupervisedEvaluator(plainly, SIGNATURE, data()).evaluate(learner, CLOCK)
+    assert found["loss"] == pytest.approx(plain["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 7, 50, 1000])
