@@ -68,7 +68,7 @@ def test_metrics_over_seeds() -> None:
 def test_curves_are_held_after_their_end_and_begin_where_all_have() -> None:
     places, values = aligned([[(10, 1.0), (20, 2.0), (30, 3.0)], [(5, 7.0), (15, 8.0), (18, float("nan"))]])
     assert places.tolist() == [10, 15, 20, 30]
-    assert values.tolist() == [[1, 1, 2, 3], [7, 8, 8, 8]]
+    assert values.tolist() == [[1, 1.5, 2, 3], [7.5, 8, 8, 8]]
     long = [(float(x), float(x)) for x in range(1000)]
     places, values = aligned([long, long], most=50)
     assert len(places) == 50

@@ -31,6 +31,7 @@ from reinforge.evaluation.report_names import SIDES, kind, metric, side
 from reinforge.evaluation.report_policy import at_work, warnings
 from reinforge.evaluation.report_results import results, verdict
 from reinforge.evaluation.report_seeds import Seed, over_seeds
+from reinforge.evaluation.report_seeds import tiles as tiles_of_seeds
 from reinforge.evaluation.report_style import STYLE
 from reinforge.messages import _, language, mark
 from reinforge.recipe.recipe import Recipe
@@ -120,8 +121,13 @@ def render(page: Page) -> str:
         results(found) if found else "",
     ]
     parts += [explained(page.explanation) if page.explanation else "", _clip(page)]
-    seeds = [Seed(each.recipe.name, each.status.get("metrics") or {}, each.rows) for each in page.stages]
-    parts += [over_seeds(seeds) if _seeded(page) else "", _metrics(page), _folds(page), _stages(page), _curves(page)]
+    parts += [
+        over_seeds(_of_seeds(page)) if _seeded(page) else "",
+        _metrics(page),
+        _folds(page),
+        _stages(page),
+        _curves(page),
+    ]
     parts += [_data(page), _facts(page), _notes(page)]
     parts += [_use(page), _evaluations(page), _recipe(page)]
     footer = _("Written by Reinforge {version} from the run's own log; every logged row is in log.jsonl.")
@@ -167,8 +173,10 @@ def _head(page: Page) -> str:
 
 def _tiles(page: Page) -> str:
     told = page.findings is not None
-    chosen = [] if told else _chief(page, TILES - 1)
+    chosen = [] if told or _seeded(page) else _chief(page, TILES - 1)
     tiles = [(name, number(value)) for name, value in chosen]
+    if _seeded(page):
+        tiles = tiles_of_seeds(_of_seeds(page))
     if page.findings is not None:
         rows = page.findings.sides
         tiles += [(_("rows: {side}").format(side=side(name)), f"{count:,}") for name, count in rows.items()]
@@ -232,6 +240,10 @@ def _metrics(page: Page) -> str:
 
 def _folded(page: Page) -> bool:
     return page.status.get("reason") == "folds" and bool(page.stages)
+
+
+def _of_seeds(page: Page) -> list[Seed]:
+    return [Seed(each.recipe.name, each.status.get("metrics") or {}, each.rows) for each in page.stages]
 
 
 def _seeded(page: Page) -> bool:

@@ -97,10 +97,13 @@ def charts(rows: Iterable[Row]) -> list[Chart]:
             # What was played was held out from nothing.
             unit = "" if EVALUATION + "return" in known else _("held out")
             add(_label(name), [name], unit=unit, wide=name.endswith("loss"))
+    for name in [name for name in known if name.endswith("/explained")]:
+        # One line far below would hide all others.
+        known[name] = replace(known[name], points=tuple((x, max(y, -1.0)) for x, y in known[name].points))
     for told, ending, unit in (
         (_("Q-values"), "/q", _("mean of what it expects")), (_("Entropy of the policy"), "/entropy", _("nats")),
         (_("Distance from the policy that acted"), "/kl", _("KL divergence, nats")),
-        (_("Variance of returns explained by the values"), "/explained", ""),
+        (_("Variance of returns explained by the values"), "/explained", _("cut off below -1")),
     ):  # fmt: skip
         add(told, [name for name in known if name.endswith(ending) and not name.startswith(EVALUATION)], unit=unit)
     steps = _terms(known)

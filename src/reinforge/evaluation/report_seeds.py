@@ -35,7 +35,8 @@ def over_seeds(seeds: Sequence[Seed]) -> str:
     names = [name for name in _RETURNS if name in found]
     names = names or [name for name in found if name.startswith("test/")] or list(found)
     header = [_("metric"), _("interquartile mean"), _("95% interval"), _("mean"), _("deviation")]
-    header += [seed.name for seed in seeds]
+    # A hyphen at which no line is broken.
+    header += [seed.name.replace("-", "\u2011") for seed in seeds]
     body = []
     for name in names:
         each = found[name]
@@ -48,8 +49,21 @@ def over_seeds(seeds: Sequence[Seed]) -> str:
         "the highest quarter of the seeds; the interval is the stratified bootstrap's, over seeds (Agarwal et al., "
         "2021). Few seeds give an interval that is rather too narrow."
     )
-    inner = figures(_curve(name, seeds) for name in _shared(seeds)) + table(header, body)
-    return section(_("{n} seeds together").format(n=n), inner + paragraph(text.format(n=n), "note"))
+    inner = table(header, body) + paragraph(text.format(n=n), "note")
+    return section(_("{n} seeds together").format(n=n), inner + figures(_curve(name, seeds) for name in _shared(seeds)))
+
+
+def tiles(seeds: Sequence[Seed]) -> list[tuple[str, str]]:
+    """What stands on top: what the seeds give together, by the first metric that counts."""
+    found = together([seed.metrics for seed in seeds])
+    name = next((each for each in (*_RETURNS, *found) if each in found), None)
+    told = [(_("seeds"), number(len(seeds)))]
+    if name is not None:
+        each = found[name]
+        told.append((f"{_label(name)}: {_('interquartile mean')}", measured(each.iqm)))
+        if each.low is not None:
+            told.append((_("95% interval"), span(each.low, each.high)))
+    return told
 
 
 def _label(name: str) -> str:
@@ -58,10 +72,12 @@ def _label(name: str) -> str:
 
 
 def _shared(seeds: Sequence[Seed]) -> list[str]:
-    """Which curves every seed has, with a course to show."""
-    return [
-        name for name in _CURVES if all(sum(name in row for row in seed.rows) > 1 for seed in seeds)
-    ][:_MOST_CURVES]  # fmt: skip
+    """Which curves every seed has, with a course to show; lengths only where they are not the returns."""
+    found = [name for name in _CURVES if all(sum(name in row for row in seed.rows) > 1 for seed in seeds)]
+    returns, lengths = EVALUATION + "return", EVALUATION + "length"
+    if returns in found and all(row.get(returns) == row.get(lengths) for seed in seeds for row in seed.rows):
+        found = [name for name in found if name != lengths]
+    return found[:_MOST_CURVES]
 
 
 def _curve(name: str, seeds: Sequence[Seed]) -> str:

@@ -105,6 +105,7 @@ figure svg { display: block; width: 100%; max-width: 34rem; height: auto; margin
 figure svg text { font-family: inherit; }
 figcaption { display: flex; flex-wrap: wrap; gap: 0.1rem 0.9rem; align-items: baseline; }
 figcaption h4 { overflow-wrap: anywhere; }
+.note + .charts { margin-top: 1rem; }
 figure.clip { justify-self: start; width: fit-content; max-width: 100%; }
 img.clip { display: block; max-width: 100%; height: auto; margin: 0.5rem auto 0.3rem; border-radius: 0.3rem; }
 .unit, .key { color: var(--ink-soft); font-size: 0.85rem; overflow-wrap: anywhere; }

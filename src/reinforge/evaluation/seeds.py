@@ -85,8 +85,9 @@ def together(runs: Sequence[Mapping[str, float | None]]) -> dict[str, Together]:
 def aligned(curves: Sequence[Sequence[tuple[float, float]]], most: int = 200) -> tuple[Array, Array]:
     """Curves (x, y) that were measured at places of their own, at common ones: x (points,) and y (runs, points).
 
-    At each place a curve has its last value before it: a run that ended early stays what it was. Places begin where
-    every curve has a value; at most so many are kept. Values that are not finite are left out.
+    Between its own places a curve is a straight line, and after its last one it stays what it was, as a run does that
+    ended early. Places begin where every curve has a value; at most so many are kept. Values that are not finite are
+    left out.
     """
     known = [[(x, y) for x, y in curve if math.isfinite(y)] for curve in curves]
     known = [curve for curve in known if curve]
@@ -96,8 +97,4 @@ def aligned(curves: Sequence[Sequence[tuple[float, float]]], most: int = 200) ->
     places = np.array(sorted({x for curve in known for x, _ in curve if x >= first}))
     if len(places) > most:
         places = places[np.linspace(0, len(places) - 1, most).round().astype(np.int64)]
-    rows = []
-    for curve in known:
-        at = np.searchsorted(np.array([x for x, _ in curve]), places, side="right") - 1
-        rows.append(np.array([y for _, y in curve])[at])
-    return places, np.stack(rows)
+    return places, np.stack([np.interp(places, *np.array(curve).T) for curve in known])
