@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -109,6 +110,8 @@ class Faulty(gym.Env[Any, Any]):
         self.time = 0
         if self.kind == "raises in reset":
             raise KeyError("lost")
+        if self.kind == "old reset":
+            return np.zeros(2, np.float32)  # type: ignore[return-value]
         return np.zeros(2, np.float32), {}
 
     def step(self, action: Any) -> Any:
@@ -139,3 +142,24 @@ class Faulty(gym.Env[Any, Any]):
                 case "four values":
                     return observation, reward, terminated, {}
         return observation, reward, terminated, False, {}
+
+
+class Late(gym.Env[Any, Any]):
+    """Keeps the contract for so many steps of its life, then raises, until the file `mended` is there."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, steps: int, mended: str) -> None:
+        self.steps, self.mended, self.lived = steps, Path(mended), 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        self.lived += 1
+        if self.lived > self.steps and not self.mended.exists():
+            raise RuntimeError("the gripper jammed")
+        observation = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return observation, 1.0, bool(self.np_random.random() < 0.2), False, {}

@@ -54,7 +54,7 @@ class Parts(gym.Env[Any, Any]):
 
 
 class Dies(gym.Env[Any, Any]):
-    """Takes its whole process with it at the second step."""
+    """Takes its whole process with it at the eighth step."""
 
     observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
     action_space = gym.spaces.Discrete(2)
@@ -67,7 +67,7 @@ class Dies(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         self.time += 1
-        if self.time == 2:
+        if self.time == 8:
             os.kill(os.getpid(), signal.SIGKILL) if self.how == "signal" else os._exit(7)
         return np.zeros(1, np.float32), 0.0, False, False, {}
 
@@ -78,7 +78,7 @@ def _both(make: Any, count: int, processes: int) -> tuple[SynchronousEnvironment
 
 def _processes(make: Any, count: int, processes: int) -> ProcessEnvironments:
     def copies(first: int, number: int) -> SynchronousEnvironments:
-        return SynchronousEnvironments(make, number, SEED, "probe", None, first)
+        return SynchronousEnvironments(make, number, SEED, "probe", first=first)
 
     one = make()
     return ProcessEnvironments(
@@ -171,9 +171,10 @@ def test_a_process_that_dies_is_a_fault_that_says_how(how: str, words: str) -> N
     before = _children()
     environments = _processes(lambda: Dies(how), 3, 2)
     environments.reset()
+    # Some steps are taken to see whether it keeps to its seed.
     environments.step(np.zeros(3, np.int64))
     with pytest.raises(EnvironmentFault, match=words):
-        environments.step(np.zeros(3, np.int64))
+        _trace(environments, 8)
     assert _children() == before
 
 
@@ -218,6 +219,10 @@ def test_no_process_outlives_a_parent_that_was_killed(how: signal.Signals) -> No
         time.sleep(0.05)
     assert not [pid for pid in workers if _runs(pid)]
     assert set(os.listdir("/dev/shm")) <= shared
+
+
+def _trace(environments: Environments, steps: int) -> list[Any]:
+    return [environments.step(action) for action in _actions(environments, steps)]
 
 
 def _runs(pid: int) -> bool:

@@ -388,6 +388,14 @@ class Engine:
 
     # ---------------------------------------------------------------- state
 
+    def rescue(self) -> bool:
+        """Keep what was learned where something outside of it failed; whether there is a checkpoint to go on from."""
+        if self.store is None or self.clock.updates == 0 or not self.updater.sound():
+            return False
+        if self._saved_updates != self.clock.updates:
+            self.save()
+        return self._saved_updates == self.clock.updates or bool(self.store.paths())
+
     def save(self) -> None:
         """Write a checkpoint now. Where the disk refuses, say so and train on: the one before still stands."""
         assert self.store is not None

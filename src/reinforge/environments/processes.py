@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -60,9 +61,8 @@ class ProcessEnvironments:
         self._closed = weakref.finalize(self, _close, self._workers, os.getpid())
         for first, last in pairwise(bounds):
             ours, theirs = context.Pipe()
-            inherited = [connection for _, connection in self._workers] + [ours] if forks else []
             task = _Task(make, layout, shared, first, last - first, os.getpid())
-            process = context.Process(target=_work, args=(task, theirs, inherited), daemon=True)
+            process = context.Process(target=_work, args=(task, theirs, forks), daemon=True)
             process.start()
             # Else the end of a worker would not be noticed: its side of the pipe would be open here.
             theirs.close()
@@ -199,13 +199,13 @@ class _Task:
     parent: int
 
 
-def _work(task: _Task, connection: Connection, inherited: list[Connection]) -> None:
+def _work(task: _Task, connection: Connection, forked: bool) -> None:
     """Answer questions until the parent says "close" or is gone."""
     # The terminal sends Ctrl-C to all; the parent decides what it means. Its handlers are not for here.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for other in inherited:
-        other.close()
+    if forked:
+        _let_go(connection.fileno())
     worker: _Worker | None = None
     while True:
         try:
@@ -231,6 +231,16 @@ def _work(task: _Task, connection: Connection, inherited: list[Connection]) -> N
             return
     if worker is not None:
         worker.environments.close()
+
+
+def _let_go(kept: int) -> None:
+    """Hold nothing of the parent's open: not its pipes to others, whose end would go unnoticed, nor its locks."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in [int(name) for name in os.listdir("/dev/fd")]:
+        if descriptor > 2 and descriptor not in (kept, nothing):
+            # Not closed: whatever object has this number may yet close it, and then what else got the number.
+            with contextlib.suppress(OSError):
+                os.dup2(nothing, descriptor, inheritable=False)
 
 
 class _Worker:

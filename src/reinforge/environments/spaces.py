@@ -194,6 +194,7 @@ class Block:
         self.name, self.keys, self.block = part.name, part.keys, block
         self.given: tuple[int, ...] = tuple(part.space.shape or ())
         self.native: np.dtype[Any] = np.dtype(part.space.dtype)
+        self.bounds = (part.space.low, part.space.high) if isinstance(part.space, gym.spaces.Box) else None
         first = getattr(part.space, "start", 0)
         self.first: Array = np.ravel(np.asarray(first, dtype=np.int64))
         self.choices = block.form == "categories"
@@ -289,6 +290,14 @@ class Codec:
         if block.outside(encoded):
             raise self.fault("an observation lies outside its space of choices", moment, "the observation space")
         return encoded
+
+    def outside(self, value: object, moment: str) -> set[str]:
+        """The parts of one observation, as the environment gave it, that lie outside the bounds of their boxes."""
+        raw = {name: np.asarray(self._part(value, block, moment)) for name, block in self.blocks.items()}
+        return {
+            name for name, block in self.blocks.items()
+            if block.bounds is not None and ((raw[name] < block.bounds[0]) | (raw[name] > block.bounds[1])).any()
+        }  # fmt: skip
 
     def row(self, value: object, moment: str) -> dict[str, object]:
         """One observation, as the environment gave it, in plain values part by part: what a bundle takes."""

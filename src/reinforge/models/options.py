@@ -1,4 +1,7 @@
-"""Options of encoders, bodies, heads, losses and models, free of torch."""
+"""Options of encoders, bodies, heads, losses and models, free of torch.
+
+Over 600 lines: many components, each a short list of options that is read by itself.
+"""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from reinforge.environments.observations import Array, Observation, copied, tens
 from reinforge.environments.options import RewardOptions
 from reinforge.environments.rewards import RewardScaling
 from reinforge.environments.vector import Environments, Transition
+from reinforge.errors import EnvironmentFault
 from reinforge.models.policy import Policy
 from reinforge.sources.options import EpsilonOptions
 
@@ -38,6 +39,7 @@ class Collector:
         self.count, self._seed = environments.count, seed
         self.generator = np.random.default_rng(derive(seed, "actions"))
         self.steps = 0
+        self.broken = False
         self.observation: Observation = environments.reset()
         self.start: Array = np.ones(self.count, dtype=np.bool_)
         self.memory: dict[str, Tensor] = {}
@@ -99,7 +101,12 @@ class Collector:
         """Take actions given in learner space."""
         if policy.continuous:
             action = policy.scale(torch.from_numpy(action).to(policy.low)).cpu().numpy()
-        transition = self.environments.step(action)
+        try:
+            transition = self.environments.step(action)
+        except EnvironmentFault:
+            # Some copies are a step ahead of others: what is saved now begins new episodes.
+            self.broken = True
+            raise
         self.observation, self.start = transition.observation, transition.start
         self.steps += int(np.count_nonzero(transition.valid))
         self._return += np.where(transition.valid, transition.reward, 0.0)
@@ -128,7 +135,8 @@ class Collector:
 
     def state_dict(self) -> State:
         return {
-            "environments": self.environments.state_dict(),
+            "broken": self.broken,
+            "environments": {} if self.broken else self.environments.state_dict(),
             "generator": self.generator.bit_generator.state,
             "steps": self.steps,
             "observation": copied(self.observation),
@@ -140,8 +148,10 @@ class Collector:
             "rewards": self.rewards.state_dict(),
         }
 
-    def load_state_dict(self, state: State) -> None:
-        self.environments.load_state_dict(state["environments"])
+    def load_state_dict(self, state: State) -> bool:
+        """Whether every environment is where it was; if not, all begin new episodes."""
+        if not state["broken"]:
+            self.environments.load_state_dict(state["environments"])
         self.generator.bit_generator.state = state["generator"]
         self.steps = state["steps"]
         self.observation = {name: np.array(value) for name, value in state["observation"].items()}
@@ -150,12 +160,14 @@ class Collector:
         self._return, self._length = np.array(state["return"]), np.array(state["length"])
         self.rewards.load_state_dict(state["rewards"])
         self.recent = deque([(value, length) for value, length in state["recent"]], maxlen=_RECENT)
-        if not self.environments.exact:
-            # They could not be put back where they were: what was observed there leads nowhere.
-            self.environments.reseed(derive(self._seed, "resumed", self.steps))
-            self.observation, self.start[:] = self.environments.reset(), True
-            self._return[:], self._length[:] = 0, 0
-            self.rewards.begin()
+        if self.environments.exact and not state["broken"]:
+            return True
+        # They could not be put back where they were: what was observed there leads nowhere.
+        self.environments.reseed(derive(self._seed, "resumed", self.steps))
+        self.observation, self.start[:] = self.environments.reset(), True
+        self._return[:], self._length[:] = 0, 0
+        self.rewards.begin()
+        return False
 
 
 def as_batch(columns: Mapping[str, Any]) -> Batch:

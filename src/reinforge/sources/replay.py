@@ -121,9 +121,9 @@ class ReplaySource:
         }
 
     def load_state_dict(self, state: State) -> None:
-        self.collector.load_state_dict(state["collector"])
+        there = self.collector.load_state_dict(state["collector"])
         self.buffer.load_state_dict(state["buffer"])
-        if not self.exact:
+        if not there:
             self.buffer.cut()
         if self.priorities is not None:
             self.priorities.load_state_dict(state["priorities"])

@@ -18,6 +18,9 @@ from reinforge import __version__
 from reinforge.core import seeds
 from reinforge.engine.compilation import pays
 from reinforge.engine.distributed import device_of
+from reinforge.environments.build import is_native
+from reinforge.environments.check import check as look
+from reinforge.environments.options import EnvironmentOptions
 from reinforge.evaluation.report_html import duration, size
 from reinforge.messages import _
 from reinforge.recipe import Recipe, load
@@ -32,6 +35,8 @@ LEAST_PYTHON = (3, 11)
 LEAST_DISK = 1 << 30
 # What a process needs besides its tensors, and what others may take meanwhile.
 HEADROOM = 1.2
+# Seconds of an environment's step from which a process of its own costs less than waiting for others.
+SLOW_STEP = 5e-4
 Verdict = Literal["good", "open", "bad"]
 
 
@@ -128,6 +133,8 @@ def doctor(
         machine.set_threads(whole.learn.threads, task.model)
         cost = measure(task, with_defaults(whole, task), seconds=seconds)
     facts = {"device": str(device), "compiled": compiled}
+    if isinstance(whole.data, EnvironmentOptions):
+        checks += _environment(whole.data, whole.seed)
     return Diagnosis((*checks, *_fit(cost, whole, device)), whole.name, cost, facts)
 
 
@@ -197,6 +204,26 @@ def _installed(package: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _environment(options: EnvironmentOptions, seed: int) -> Iterator[Check]:
+    """What a short look at the environment found; what breaks its contract was raised before."""
+    found = look(options, seed)
+    time = f"{found.seconds * 1e3:.3g} ms"
+    same = _("{time} a step; the same seed gives the same episode").format(time=time)
+    other = _("{time} a step; the same seed gives another episode").format(time=time)
+    mend = _("Resuming is not exact. Let it draw everything from self.np_random, seeded by super().reset(seed=seed).")
+    good: Verdict = "good" if found.repeats else "open"
+    yield Check(_("environment"), same if found.repeats else other, good, None if found.repeats else mend)
+    if found.outside:
+        text = _("observations leave the bounds of their space ({parts})").format(parts=", ".join(found.outside))
+        yield Check(_("environment"), text, "open", _("State the bounds that hold in its observation_space."))
+    slow = found.seconds > SLOW_STEP and options.vectorization == "auto" and options.count > 1
+    if slow and machine.processors() > 1 and not is_native(options):
+        yield Check(
+            _("environment"), _("a step is slow, and its copies take turns"), "open",
+            _("Share them out: {option}").format(option="data.vectorization=processes"),
+        )  # fmt: skip
 
 
 def _fit(cost: Cost, recipe: Recipe, device: torch.device) -> Iterator[Check]:

@@ -22,7 +22,15 @@ from reinforge.core import seeds
 from reinforge.engine.checkpoint import CheckpointStore
 from reinforge.engine.distributed import World, device_of
 from reinforge.engine.loop import Engine, Finished
-from reinforge.errors import ComponentError, DataError, PathError, RecipeError, ReinforgeError, TrainingDiverged
+from reinforge.errors import (
+    ComponentError,
+    DataError,
+    EnvironmentFault,
+    PathError,
+    RecipeError,
+    ReinforgeError,
+    TrainingDiverged,
+)
 from reinforge.messages import _
 from reinforge.models.grow import grow
 from reinforge.recipe.recipe import Recipe
@@ -35,6 +43,7 @@ from reinforge.workflow.fitting import fit_once
 from reinforge.workflow.machine import set_threads
 from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.report import report
+from reinforge.workflow.rescue import rescued
 from reinforge.workflow.run import Run
 from reinforge.workflow.tasks.assemble import assemble
 from reinforge.workflow.tasks.task import Given, Task
@@ -152,11 +161,14 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
             progress.update(0.0, None, _("resumed at update {n}").format(n=engine.clock.updates))
         elif logbook is not None:
             logbook.clear()
-        finished = engine.run()
-        if logbook is not None:
-            logbook.close()
-        if world.main:
-            _finish(run, recipe, task, engine, finished, parent, store.notes, began)
+        try:
+            finished = engine.run()
+            if logbook is not None:
+                logbook.close()
+            if world.main:
+                _finish(run, recipe, task, engine, finished, parent, store.notes, began)
+        except EnvironmentFault as fault:
+            raise rescued(fault, run, engine, world) from fault.__cause__
         world.barrier()
     finally:
         torch.set_num_threads(before)

@@ -11,6 +11,7 @@ from reinforge.core import seeds
 from reinforge.environments.build import examples
 from reinforge.environments.build import schema as schema_of
 from reinforge.environments.build import signature as signature_of
+from reinforge.environments.check import Contract, check
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import RecipeError
 from reinforge.evaluation.episodes import EpisodeEvaluator
@@ -33,6 +34,7 @@ def environment_task(recipe: Recipe, start: Bundle | None) -> Task:
     """Make the environment's source and put its training together."""
     options = recipe.data
     assert isinstance(options, EnvironmentOptions)
+    notes = remarks(check(options, recipe.seed))
     signature, schema = signature_of(options), schema_of(options)
     if start is not None and start.signature != signature:
         if start.form.kind != ObservationForm.kind:
@@ -72,8 +74,18 @@ def environment_task(recipe: Recipe, start: Bundle | None) -> Task:
         examples=examples(options, _few(schema), seeds.derive(recipe.seed, "golden")),
         test=test,
         evaluator=evaluator,
+        notes=notes,
         film=film if settings.clip else None,
     )
+
+
+def remarks(contract: Contract) -> tuple[str, ...]:
+    """What a look at the environment found that is no fault, but worth knowing."""
+    found = []
+    if contract.outside:
+        text = _("environment: observations leave the bounds of their space ({parts})")
+        found.append(text.format(parts=", ".join(contract.outside)))
+    return tuple(found)
 
 
 def _few(schema: Schema) -> int:
