@@ -66,6 +66,18 @@ def test_an_error_names_file_line_and_key(tmp_path: Path, old: str, new: str, sa
     assert said in message(tmp_path, TEXT.replace(old, new))
 
 
+def test_the_kind_of_a_split_is_one_that_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "birds.yaml"
+    path.write_text(
+        "data: {kind: table, path: a.csv, targets: [y],\n  split: {kind: strat}}\nmodel: composed\n"
+        "objective: supervised\nlearn: {stop: {epochs: 1}}\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(path)
+    expected = "'random', 'stratified', 'group', 'time', 'given', 'folds'"
+    assert str(caught.value).endswith(f"birds.yaml:2: data.split.kind: it must be one of {expected}, not 'strat'")
+
+
 def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
     text = TEXT.replace("seed: 3", "seed: x").replace("watts: 7", "watts: -7").replace("lr: 3e-4", "rl: 3e-4")
     lines = message(tmp_path, text, "learn.batch=0").splitlines()

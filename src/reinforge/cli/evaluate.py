@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +16,7 @@ from reinforge.messages import _, mark
 def evaluate(
     bundle: BundleFolder,
     data: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--data", metavar="FILE", help=mark("Labelled data; by default the test split.")),
     ] = None,
     episodes: Annotated[

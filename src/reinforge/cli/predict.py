@@ -15,7 +15,9 @@ from reinforge.messages import _, mark, ngettext
 
 def predict(
     bundle: BundleFolder,
-    data: Annotated[Path, typer.Option("--data", metavar="FILE", help=mark("Rows to predict, as CSV or JSON Lines."))],
+    data: Annotated[
+        str, typer.Option("--data", metavar="DATA", help=mark("Rows to predict: a file, a folder, or a database URL."))
+    ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT", help=mark("Write here instead of on the screen."))
     ] = None,

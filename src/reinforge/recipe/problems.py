@@ -89,6 +89,8 @@ def _real(details: ErrorDetails, data: object) -> Path:
             continue
         path.append(key)
         data = inside
+    if details["type"] == "union_tag_invalid":
+        path.append(str(details["ctx"]["discriminator"]).strip("'"))
     return tuple(path)
 
 
@@ -128,6 +130,9 @@ def _words(details: ErrorDetails) -> tuple[str, str | None]:
             return _("it must be less than {lt}, not {value}").format(value=value, **context), None
         case "less_than_equal":
             return _("it must be at most {le}, not {value}").format(value=value, **context), None
+        case "union_tag_invalid":
+            expected, tag = str(context["expected_tags"]), str(context["tag"])
+            return _("it must be one of {expected}, not {value}").format(expected=expected, value=repr(tag)), None
         case "literal_error":
             return _("it must be one of {expected}, not {value}").format(value=value, **_expected(context)), None
         case "list_type" | "tuple_type" | "set_type" | "frozen_set_type":
