@@ -209,3 +209,22 @@ def test_by_command(pole: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "\x1b" not in capsys.readouterr().out
     assert main(["play", str(pole.folder), "--speed", "0"]) == 2
     assert main(["play", str(pole.folder), "--episodes", "0"]) == 2
+
+
+def test_a_window_is_the_environments_own_at_the_pace_that_is_asked_for(
+    lake: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
+
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    rates = []
+    render = FrozenLakeEnv._render_gui
+
+    def seen(self: Any, mode: str) -> Any:
+        rates.append((mode, self.metadata["render_fps"]))
+        return render(self, mode)
+
+    monkeypatch.setattr(FrozenLakeEnv, "_render_gui", seen)
+    found = reinforge.play(lake, window=True, speed=50.0)
+    assert set(rates) == {("human", 200.0)}
+    assert len(rates) > found["lengths"][0]
