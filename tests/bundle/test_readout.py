@@ -6,10 +6,18 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from reinforge.bundle.readout import label_sets, labelled, numbers
-from reinforge.bundle.task import Reading
+from reinforge.bundle.forms import TableForm
+from reinforge.bundle.readout import encoded, label_sets, labelled, numbers, spans
+from reinforge.bundle.task import Reading, Task
+from reinforge.data.blocks import TokensBlock
+from reinforge.data.columns import Columns
+from reinforge.data.pipeline import Pipeline
+from reinforge.errors import IntegrityError
 from reinforge.evaluation.supervised import decide
+from reinforge.schema.fields import Number, Text
+from reinforge.schema.schema import Schema
 
 LABELS = ("no", "yes")
 
@@ -69,3 +77,46 @@ def test_what_is_no_number_makes_up_no_label() -> None:
     assert held["labels"] == ["yes"]
     assert held["probabilities"]["no"] is None
     assert numbers(torch.tensor([1.5, math.inf]).numpy()) == [{"value": 1.5}, {"value": None}]
+
+
+def test_a_span_beyond_its_text_is_none() -> None:
+    columns = {"text": ["one two three", "four"]}
+    block = Pipeline.fit(columns, Schema(fields=(Text(name="text", length=8),))).blocks["text"]
+    assert isinstance(block, TokensBlock)
+    nothing = {"span": None, "text": None}
+    said = spans(torch.tensor([[1, 2], [0, 1]]), encoded(columns["text"]), block)
+    assert said == [{"span": [4, 13], "text": "two three"}, nothing]
+    assert spans(torch.tensor([[2, 1], [-1, 0]]), encoded(columns["text"]), block) == [nothing, nothing]
+
+
+class Doubled(nn.Module):
+    """A head of one's own, which decodes in its own way."""
+
+    def decode(self, output: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"value": 2 * output[:, 0]}
+
+
+def test_a_head_of_ones_own_decodes_when_serving() -> None:
+    columns: Columns = {"x": [1.0, 2.0, 3.0], "y": [0, 1, 4]}
+    fields = (Number(name="x"), Number(name="y", role="target", count=True, missing="drop"))
+    form = TableForm(Pipeline.fit(columns, Schema(fields=fields)))
+    model = nn.Module()
+    inputs = form.inputs([{"x": 1.0}, {"x": 3.0}])
+
+    def forward(_inputs: object) -> dict[str, torch.Tensor]:
+        return {"y": torch.tensor([[0.0], [1.0]])}
+
+    plain = form.values(inputs, forward, model, Task())
+    assert [p["y"]["value"] for p in plain] == pytest.approx([1.0, math.e])
+    model.heads = nn.ModuleDict({"y": Doubled()})
+    assert [p["y"]["value"] for p in form.values(inputs, forward, model, Task())] == [0.0, 2.0]
+
+
+def test_a_pipeline_that_gives_something_else_than_the_model_takes_is_refused() -> None:
+    fields = (Number(name="x"), Number(name="y", role="target", missing="drop"))
+    pipeline = Pipeline.fit({"x": [1.0, 2.0], "y": [0.0, 1.0]}, Schema(fields=fields))
+    description, tensors = TableForm(pipeline).save()
+    assert TableForm.load(pipeline.schema, pipeline.signature, description, tensors).pipeline.schema == pipeline.schema
+    other = pipeline.signature.model_copy(update={"outputs": {}})
+    with pytest.raises(IntegrityError, match="do not fit each other"):
+        TableForm.load(pipeline.schema, other, description, tensors)

@@ -24,7 +24,13 @@ from reinforge.models.classic.classic import Classic
 from reinforge.models.classic.fitting import fit
 from reinforge.models.classic.options import BoostingOptions, ForestOptions, LinearOptions, TreeOptions
 from reinforge.models.classic.trees import Trees
-from reinforge.models.options import CrossEntropyOptions, FocalOptions, HuberOptions, QuantileOptions
+from reinforge.models.options import (
+    BinaryCrossEntropyOptions,
+    CrossEntropyOptions,
+    FocalOptions,
+    HuberOptions,
+    QuantileOptions,
+)
 from reinforge.schema.signature import Input, Output, Signature
 from tests.models.classic.made import INPUTS, KINDS, OUTPUTS, build, design, oracle, said, signature, table
 
@@ -144,6 +150,29 @@ def test_balanced_classes_weigh_as_in_scikit_learn() -> None:
     told = LogisticRegression(class_weight="balanced", max_iter=2000).fit(design(options, model, train), target)
     expected = told.predict_proba(design(options, model, train))
     np.testing.assert_allclose(ours(model, train, "two"), expected, atol=1e-6)
+
+
+def test_weights_of_labels_weigh_the_rows_that_have_them() -> None:
+    train, weights = table(400, 0), (3.0, 0.25, 2.0)
+    model = build(LinearOptions(), signature("labels"))
+    fit(model, train, losses={"labels": BinaryCrossEntropyOptions(weights=weights)})
+    x, target = design(LinearOptions(), model, train), batches.section(train, "targets")["labels"]
+    assert isinstance(target, Tensor)
+    found = ours(model, train, "labels")
+    for place in (0, 1):
+        held = target[:, place].long().numpy()
+        told = LogisticRegression(max_iter=2000).fit(x, held, sample_weight=np.where(held == 1, weights[place], 1.0))
+        np.testing.assert_allclose(found[:, place], told.predict_proba(x)[:, 1], atol=1e-6)
+
+
+def test_validation_rows_without_the_target_decide_nothing() -> None:
+    train, validation = table(300, 0), table(200, 1)
+    there = torch.arange(200) % 3 > 0
+    masked = {**validation, "valid": {"two": there}}
+    some = batches.select(validation, there.nonzero()[:, 0])
+    options = BoostingOptions(rounds=40, rate=0.3, leaf_rows=5)
+    first, second = (fit(build(options, signature("two")), train, held) for held in (masked, some))
+    assert first.losses == second.losses
 
 
 def test_boosting_ends_where_validation_is_best() -> None:
