@@ -70,7 +70,7 @@ def test_a_recipe_can_not_name_code_to_import() -> None:
 @pytest.mark.parametrize(
     ("name", "inputs", "extra"),
     [("MiniGrid-DoorKey-5x5-v0", ("image", "direction"), "games"), ("ALE/Pong-v5", None, "games"),
-     ("PointMaze_UMaze-v3", None, "control")],
+     ("PointMaze_UMaze-v3", None, "control"), ("FetchReach-v4", None, "control")],
 )  # fmt: skip
 def test_a_package_is_imported_when_a_name_needs_it(name: str, inputs: tuple[str, ...] | None, extra: str) -> None:
     package = catalogue.package_of(name)
@@ -82,6 +82,9 @@ def test_a_package_is_imported_when_a_name_needs_it(name: str, inputs: tuple[str
     environments = build(options, seed=0)
     first = environments.reset()
     assert set(first) == set(environments.signature.inputs) == set(signature(options).inputs)
+    assert environments.exact
+    if extra == "control":
+        assert set(first) == {"observation", "achieved_goal", "desired_goal"}
     environments.close()
 
 
