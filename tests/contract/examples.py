@@ -39,8 +39,11 @@ from reinforge.objectives.options import (
     DDPGOptions,
     GRPOOptions,
     LanguageOptions,
+    LinearPotentialOptions,
     REINFORCEOptions,
     SARSAOptions,
+    ShapedOptions,
+    TD3Options,
 )
 from reinforge.registry import REGISTRY, Component, Options
 from reinforge.schema.signature import Input, Output, Signature
@@ -66,6 +69,7 @@ COVERED = {
 }
 ELSEWHERE = {
     "data": "tests/data", "task": "tests/sources", "tokenizer": "tests/data", "environment": "tests/environments",
+    "potential": "tests/objectives",
 }  # fmt: skip
 ROWS = 6
 
@@ -305,10 +309,27 @@ def _sarsa(seed: int, batch: int) -> Parts:
     return REGISTRY.build("objective", SARSAOptions(), signature), model, source
 
 
+def _shaped(seed: int, batch: int) -> Parts:
+    """The TD3 slice, its rewards shaped."""
+    _, model, source = SLICES["td3"].build(seed, batch)
+    potential = LinearPotentialOptions(weights={"observation": (1.0, 0.0, -0.1)})
+    options = ShapedOptions(of=TD3Options(critic_sizes=(16, 16)), potential=potential)
+    signature = _signature({"observation": "box"}, action="continuous")
+    signature = signature.model_copy(update={"outputs": {"action": model.output}})
+    return REGISTRY.build("objective", options, signature), model, source
+
+
 # Slices first; what follows them are components that no slice has.
 BUILDS: dict[str, Callable[[int, int], Parts]] = {
     **{name: piece.build for name, piece in SLICES.items()},
-    **{"iterable": _iterable, "tokens": _language, "completions": _grpo, "ddpg": _ddpg, "sarsa": _sarsa},
+    **{
+        "iterable": _iterable,
+        "tokens": _language,
+        "completions": _grpo,
+        "ddpg": _ddpg,
+        "sarsa": _sarsa,
+        "shaped": _shaped,
+    },
     **{"reinforce": _policy_gradient(REINFORCEOptions()), "a2c": _policy_gradient(A2COptions())},
 }
 

@@ -44,6 +44,7 @@ from reinforge.models.options import (
     MemoryOptions,
     MLPOptions,
     PiecewiseOptions,
+    PolicyOptions,
     QNetworkOptions,
     QTableOptions,
     ResidualMLPOptions,
@@ -51,6 +52,7 @@ from reinforge.models.options import (
     SquashedGaussianOptions,
 )
 from reinforge.objectives.options import (
+    CuriousOptions,
     DQNOptions,
     GANOptions,
     GRPOOptions,
@@ -304,6 +306,13 @@ def lstm(seed: int, batch: int) -> Parts:
     return _environment(model, objective, source, EnvironmentOptions(id="Dials-v0", count=4), seed, batch)
 
 
+def curious(seed: int, batch: int) -> Parts:
+    """PPO on CartPole with rewards for what is new: running statistics, and a predictor that learns beside."""
+    objective = CuriousOptions(of=PPOOptions(epochs=2, minibatches=2), network=PolicyOptions(sizes=(12,)), features=6)
+    environment = EnvironmentOptions(id="CartPole-v1", count=4)
+    return _environment(ActorCriticOptions(sizes=(12,)), objective, RolloutOptions(steps=8), environment, seed, batch)
+
+
 def q_learning(seed: int, batch: int) -> Parts:
     """Q-learning in a table on the cliff: an epsilon-greedy rollout feeds an update for each of its steps."""
     source = RolloutOptions(steps=5, epsilon=EpsilonOptions(start=0.8, end=0.2, steps=60))
@@ -361,6 +370,7 @@ SLICES = {
         Slice("td3", td3),
         Slice("ppo", ppo, learn={"clip": 0.5}),
         Slice("lstm", lstm),
+        Slice("curious", curious),
         Slice("q-learning", q_learning),
         Slice("gan", gan),
         Slice("language", language),

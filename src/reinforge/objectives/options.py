@@ -6,9 +6,20 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from reinforge.models.options import ComposedOptions, MLPOptions
+from reinforge.models.options import ComposedOptions, MLPOptions, PolicyOptions
 from reinforge.recipe.component import OneOf
 from reinforge.registry import Options, register
+
+
+@register("potential", "reinforge.objectives.wrapped:LinearPotential")
+class LinearPotentialOptions(Options):
+    """A weighted sum of the numbers in an observation."""
+
+    kind: Literal["linear"] = "linear"
+    weights: dict[str, tuple[float, ...]] = Field(
+        {}, description="A weight for each number, by part of the observation (`observation` where it has no parts)."
+    )
+    bias: float = Field(0.0, description="What is added to the sum.")
 
 
 @register("objective", "reinforge.objectives.supervised:Supervised")
@@ -196,6 +207,40 @@ class REINFORCEOptions(Options):
     normalise_advantages: bool = Field(
         True, description="Zero mean and unit deviation over each update; a baseline of its own."
     )
+
+
+@register("objective", "reinforge.objectives.wrapped:Curious")
+class CuriousOptions(Options):
+    """Any objective of reinforcement learning, with rewards for what is new (Burda et al., 2019)."""
+
+    kind: Literal["curious"] = "curious"
+    of: Annotated[Options, OneOf("objective")] = Field(PPOOptions(), description="The objective itself.")
+    weight: PositiveFloat = Field(
+        0.1, description="What an observation adds whose novelty lies one deviation above nothing."
+    )
+    network: PolicyOptions = Field(PolicyOptions(), description="Encoders and layers of both networks.")
+    features: PositiveInt = Field(32, description="Numbers that one network has to guess of the other.")
+
+    @property
+    def default_source(self) -> str:
+        """That of the objective itself."""
+        return getattr(self.of, "default_source", "loader")
+
+
+@register("objective", "reinforge.objectives.wrapped:Shaped")
+class ShapedOptions(Options):
+    """Any objective of reinforcement learning, with rewards shaped by a potential (Ng et al., 1999)."""
+
+    kind: Literal["shaped"] = "shaped"
+    of: Annotated[Options, OneOf("objective")] = Field(PPOOptions(), description="The objective itself.")
+    potential: Annotated[Options, OneOf("potential")] = Field(
+        LinearPotentialOptions(), description="How good each observation looks; yours comes by --use."
+    )
+
+    @property
+    def default_source(self) -> str:
+        """That of the objective itself."""
+        return getattr(self.of, "default_source", "loader")
 
 
 @register("objective", "reinforge.objectives.grpo:GRPO")
