@@ -366,6 +366,11 @@ def test_tokenizers_see_the_training_rows_alone():
     assert pipeline.transform({"t": ["abc"]})["inputs"]["t"].values.tolist() == [1, 2, 0]
 
 
+def test_a_text_counts_as_often_as_rows_have_it():
+    pipeline = fit(Text(name="t", length=8), columns={"t": ["alpha beta", "alpha beta", "gamma delta"]})
+    assert pipeline.schema.field("t").vocabulary == 3  # the unknown one, alpha and beta
+
+
 def test_another_tokenizer_is_refused():
     pipeline = fit(Text(name="t"), columns={"t": ["ab"]})
     description = json.loads(json.dumps(pipeline.to_json()))
