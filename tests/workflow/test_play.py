@@ -16,6 +16,7 @@ from PIL import Image
 import reinforge
 from reinforge.cli import main
 from reinforge.cli.screen import Screen
+from reinforge.environments import film
 from reinforge.errors import DataError, EnvironmentFault
 from reinforge.evaluation import clips
 from reinforge.evaluation.half_blocks import blocks
@@ -102,6 +103,28 @@ def test_what_can_not_be_recorded_says_what_to_do(pole: Run, tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(DataError, match="only a policy can play"):
         reinforge.play(train("diabetes", ["learn.stop.epochs=1"], output=tmp_path / "table"))
+
+
+def test_without_a_screen_there_is_no_window(pole: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    with pytest.raises(DataError, match="there is no screen to open a window on"):
+        reinforge.play(pole, window=True)
+
+
+def test_mujoco_without_opengl_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would end the process otherwise, at the second try at the latest."""
+    pytest.importorskip("mujoco")
+    monkeypatch.setattr(film, "_backend", lambda: None)
+    monkeypatch.setenv("REINFORGE_LANG", "en")
+    monkeypatch.setattr("reinforge.workflow.tasks.environment._FINAL_EPISODES", 1)
+    robot = {**POLE, "data": {"kind": "environment", "id": "InvertedPendulum-v5", "count": 1}}
+    run = train(robot, output=tmp_path / "run")
+    assert "no clip: MuJoCo finds no OpenGL to draw with" in run.status["notes"]
+    with pytest.raises(EnvironmentFault, match="Install EGL or OSMesa"):
+        reinforge.play(run, record=tmp_path / "clip.gif")
+    assert reinforge.play(run)["lengths"][0] > 0
 
 
 @pytest.mark.skipif(clips._ffmpeg() is None, reason="there is no ffmpeg")
@@ -217,8 +240,8 @@ def test_a_window_is_the_environments_own_at_the_pace_that_is_asked_for(
     from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    rates = []
-    render = FrozenLakeEnv._render_gui
+    rates: list[Any] = []
+    render: Any = FrozenLakeEnv._render_gui
 
     def seen(self: Any, mode: str) -> Any:
         rates.append((mode, self.metadata["render_fps"]))

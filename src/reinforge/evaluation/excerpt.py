@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from reinforge.core import seeds
-from reinforge.environments.film import Filmed, Scene, drawing, modes
+from reinforge.environments.film import Filmed, Scene, drawing, modes, opengl
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.evaluation import clips
 from reinforge.evaluation.episodes import play
@@ -23,21 +24,27 @@ def clip(policy: Policy, environment: EnvironmentOptions, seed: int) -> bytes | 
     policy.eval()
     try:
         with seeds.undisturbed(), drawing(window=False):
-            offered, rate = modes(environment)
-            if "rgb_array" not in offered:
+            found = modes(environment)
+            rate = found.rate
+            if "rgb_array" not in found.offered:
                 return None
+            if found.opengl:
+                # Without a screen OpenGL is a program, which takes its time for every pixel.
+                size = {"width": _SIZE, "height": _SIZE}
+                environment = environment.model_copy(update={"options": {**size, **environment.options}})
             every = max(1, round(rate / _RATE))
             film = _Excerpt(every, int(_SECONDS * rate / every), stay=round(_STAY * rate / every))
-            scene = Scene(environment, film.show, mode="rgb_array", seed=seeds.derive(seed, "clip"))
-            film.film = scene.film
-            try:
-                for number in range(_EPISODES):
-                    scene.reseed(seeds.derive(seed, "clip", number))
-                    play(policy, scene, 1)
-                    if len(film.frames) > film.most / 2:
-                        break
-            finally:
-                scene.close()
+            with opengl(found.opengl):
+                scene = Scene(environment, film.show, mode="rgb_array", seed=seeds.derive(seed, "clip"))
+                film.film = scene.film
+                try:
+                    for number in range(_EPISODES):
+                        scene.reseed(seeds.derive(seed, "clip", number))
+                        play(policy, scene, 1)
+                        if len(film.frames) > film.most / 2:
+                            break
+                finally:
+                    scene.close()
         return clips.animated(film.frames, rate / every, "webp")
     finally:
         policy.train(training)
@@ -51,25 +58,15 @@ class _Excerpt:
         self.every, self.most, self.stay = every, max(2, most), stay
         self.frames: list[clips.Frame] = []
         self.film: Filmed | None = None
-        self._first: Any = None
-        self._last: Any = None
-        self._step = 0
+        self._step, self._ended = 0, False
 
-    def show(self, picture: Any, reward: float | None) -> None:
-        """Take in a frame. The first of an episode counts once a step follows."""
-        if reward is None:
-            self._end()
-            self._first, self._step = picture, 0
-            return
-        if self._step == 0:
-            self.frames.append(clips.fitted(self._first, _SIZE))
-        self._step, self._last = self._step + 1, picture
-        if self._step % self.every == 0:
-            self.frames.append(clips.fitted(picture, _SIZE))
+    def show(self, draw: Callable[[], Any], reward: float | None, ends: bool) -> None:
+        """Take in a frame, where it is wanted."""
+        self._step = 0 if reward is None else self._step + 1
+        # The observation after an episode's end begins another one, which is not played.
+        wanted = ends or (self._step % self.every == 0 and not self._ended)
+        self._ended = ends
+        if wanted:
+            self.frames += [clips.fitted(draw(), _SIZE)] * (self.stay if ends else 1)
         if len(self.frames) >= self.most and self.film is not None:
             self.film.on = False
-
-    def _end(self) -> None:
-        if self._last is not None:
-            self.frames += [clips.fitted(self._last, _SIZE)] * self.stay
-            self._last = None

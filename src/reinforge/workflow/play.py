@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.observation_form import ObservationForm
 from reinforge.core import seeds
-from reinforge.environments.film import Scene, drawing, modes
+from reinforge.environments.film import Scene, drawing, has_screen, modes, opengl
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import DataError, EnvironmentFault
 from reinforge.evaluation import clips
@@ -68,22 +68,24 @@ def play(
         raise DataError(_("it was trained in no environment that could be played"), where=str(made.path))
     chosen = recipe_of(made).evaluate.seed if seed is None else seed
     with drawing(window):
-        offered, rate = modes(environment)
-        mode = _mode(environment, offered, record=target is not None, window=window, screen=screen is not None)
-        film = _Film(episodes, rate * speed, screen, keep=target is not None)
-        scene = Scene(environment, film.show, mode=mode, seed=seeds.derive(chosen, "play"), rate=rate * speed)
+        found = modes(environment)
+        rate = found.rate * speed
+        mode = _mode(environment, found.offered, record=target is not None, window=window, screen=screen is not None)
+        film = _Film(episodes, rate, screen, keep=target is not None)
         generator = np.random.default_rng(seeds.derive(chosen, "play", "actions")) if stochastic else None
         shown.update(0.0, None, _("playing"))
-        try:
-            played = act(model, scene, episodes, generator)
-        finally:
-            scene.close()
+        with opengl(found.opengl and mode == "rgb_array"):
+            scene = Scene(environment, film.show, mode=mode, seed=seeds.derive(chosen, "play"), rate=rate)
+            try:
+                played = act(model, scene, episodes, generator)
+            finally:
+                scene.close()
     told: dict[str, Any] = {
         "on": environment.id, "seed": chosen, "actions": "stochastic" if stochastic else "deterministic",
         "return": float(played.returns.mean()), "returns": played.returns.tolist(), "lengths": played.lengths.tolist(),
     }  # fmt: skip
     if target is not None:
-        clips.write(target, film.frames, rate * speed)
+        clips.write(target, film.frames, rate)
         told |= {"record": str(target), "frames": len(film.frames)}
     notes = []
     if film.cut:
@@ -94,10 +96,15 @@ def play(
 
 
 def _mode(
-    environment: EnvironmentOptions, offered: list[str], *, record: bool, window: bool, screen: bool
+    environment: EnvironmentOptions, offered: Sequence[str], *, record: bool, window: bool, screen: bool
 ) -> str | None:
     if record and window:
         raise DataError(_("--window and --record exclude each other"))
+    if window and not has_screen():
+        raise DataError(
+            _("there is no screen to open a window on"),
+            remedy=_("Record it: {option}").format(option="--record clip.gif"),
+        )
     wanted = ["human"] if window else ["rgb_array"] if record else ["ansi", "rgb_array"] if screen else []
     found = next((mode for mode in wanted if mode in offered), None)
     if found is None and (record or window):
@@ -117,13 +124,16 @@ class _Film:
         self._episodes, self._rate, self._screen, self._keep = episodes, rate, screen, keep
         self._episode, self._step, self._return = 0, 0, 0.0
 
-    def show(self, picture: Any, reward: float | None) -> None:
+    def show(self, draw: Callable[[], Any], reward: float | None, ends: bool) -> None:
         """Take in a frame; what begins after the last episode is none of it."""
         if reward is None:
             self._episode, self._step, self._return = self._episode + 1, 0, 0.0
         else:
             self._step, self._return = self._step + 1, self._return + reward
-        if self._episode > self._episodes or picture is None:
+        if self._episode > self._episodes or not (self._keep or self._screen):
+            return
+        picture = draw()
+        if picture is None:
             return
         if self._keep:
             self.cut = len(self.frames) >= _MOST_FRAMES
