@@ -367,7 +367,8 @@ def test_tokenizers_see_the_training_rows_alone():
 
 
 def test_a_text_counts_as_often_as_rows_have_it():
-    pipeline = fit(Text(name="t", length=8), columns={"t": ["alpha beta", "alpha beta", "gamma delta"]})
+    columns = {"t": ["alpha beta", "alpha beta", "gamma delta"]}
+    pipeline = Pipeline.fit(columns, Schema(fields=(Text(name="t", length=8),)))
     assert pipeline.schema.field("t").vocabulary == 3  # the unknown one, alpha and beta
 
 
