@@ -78,6 +78,10 @@ class Scene(SynchronousEnvironments):
 
         def make() -> gym.Env[Any, Any]:
             filmed = Filmed(single(options, mode), show)
+            if hasattr(filmed.unwrapped, "mujoco_renderer"):
+                # Without a screen OpenGL is a program, which takes five times as long for soft edges.
+                quality = filmed.unwrapped.model.vis.quality  # type: ignore[attr-defined]
+                quality.shadowsize, quality.offsamples = 1024, 0
             if rate is not None:
                 filmed.unwrapped.metadata = {**filmed.unwrapped.metadata, "render_fps": rate}
             made.append(filmed)

@@ -28,10 +28,6 @@ def clip(policy: Policy, environment: EnvironmentOptions, seed: int) -> bytes | 
             rate = found.rate
             if "rgb_array" not in found.offered:
                 return None
-            if found.opengl:
-                # Without a screen OpenGL is a program, which takes its time for every pixel.
-                size = {"width": _SIZE, "height": _SIZE}
-                environment = environment.model_copy(update={"options": {**size, **environment.options}})
             every = max(1, round(rate / _RATE))
             film = _Excerpt(every, int(_SECONDS * rate / every), stay=round(_STAY * rate / every))
             with opengl(found.opengl):
