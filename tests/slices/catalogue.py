@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,6 +56,7 @@ from reinforge.models.options import (
     SquashedGaussianOptions,
 )
 from reinforge.objectives.options import (
+    CloningOptions,
     CuriousOptions,
     DQNOptions,
     GANOptions,
@@ -77,9 +82,11 @@ from reinforge.sources.options import (
     ReplayOptions,
     RolloutOptions,
     TokenOptions,
+    TransitionOptions,
 )
 from reinforge.sources.tasks import CopyTask
 from tests.objectives import probes
+from tests.sources.test_transitions import recorded, written
 
 probes.register()
 Parts = tuple[Objective, nn.Module, Source]
@@ -313,6 +320,22 @@ def curious(seed: int, batch: int) -> Parts:
     return _environment(ActorCriticOptions(sizes=(12,)), objective, RolloutOptions(steps=8), environment, seed, batch)
 
 
+@functools.cache
+def _recorded() -> str:
+    """A file of transitions of Pendulum by random actions; it goes with the process."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return written(Path(folder.name), "npz", recorded("Pendulum-v1", 120))
+
+
+def cloning(seed: int, batch: int) -> Parts:
+    """Behaviour cloning of a squashed Gaussian from a file, normalised by the statistics of it."""
+    environment = EnvironmentOptions(id="Pendulum-v1", count=2)
+    source = TransitionOptions(path=_recorded())
+    model = SquashedGaussianOptions(sizes=(12,), normalise=True)
+    return _environment(model, CloningOptions(), source, environment, seed, batch)
+
+
 def q_learning(seed: int, batch: int) -> Parts:
     """Q-learning in a table on the cliff: an epsilon-greedy rollout feeds an update for each of its steps."""
     source = RolloutOptions(steps=5, epsilon=EpsilonOptions(start=0.8, end=0.2, steps=60))
@@ -371,6 +394,7 @@ SLICES = {
         Slice("ppo", ppo, learn={"clip": 0.5}),
         Slice("lstm", lstm),
         Slice("curious", curious),
+        Slice("cloning", cloning),
         Slice("q-learning", q_learning),
         Slice("gan", gan),
         Slice("language", language),

@@ -40,6 +40,7 @@ def test_the_action_is_kept_as_it_was_drawn_and_taken_within_the_bounds(monkeypa
         REGISTRY.build("model", ActorCriticOptions(sizes=(4,)), found)
     )
     source = RolloutSource(RolloutOptions(steps=20), environment=WALK, seed=0)
+    taken.clear()  # of the look at whether the environment keeps to its seed
     source.publish(learner, Clock())
     experience = source.next(Clock())
     assert isinstance(experience, Experience)

@@ -333,6 +333,17 @@ class Codec:
         clipped: Array = np.clip(shaped, self._action.low, self._action.high)
         return clipped
 
+    def taken(self, value: Array) -> Array:
+        """Actions of a batch, from what the environments took (n, ...). Raises ValueError where they are none."""
+        value = value.reshape(len(value), *self.action_shape)
+        if self.output.form == "continuous":
+            return value.astype(np.float32)
+        moved: Array = value.astype(np.int64) - self._first_action
+        sizes = np.array(self.output.sizes or (self.output.size,))
+        if (moved < 0).any() or (moved >= (sizes if self.action_shape else sizes[0])).any() or (value % 1).any():
+            raise ValueError("an action is none of the environment's choices")
+        return moved
+
     def fault(self, problem: str, moment: str, wanted: str) -> EnvironmentFault:
         """An EnvironmentFault that names the environment and the moment."""
         return EnvironmentFault(

@@ -9,10 +9,14 @@ from torch import Tensor
 
 from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
+from reinforge.models.distributions import tanh_gaussian_log_prob
 from reinforge.models.options import SquashedGaussianOptions
 from reinforge.models.perceptron import Network
 from reinforge.models.policy import Policy, Result
 from reinforge.schema.signature import Signature
+
+# The largest action whose latent is finite enough to learn from.
+_INSIDE = 1 - 1e-4
 
 
 class SquashedGaussian(Policy):
@@ -37,3 +41,12 @@ class SquashedGaussian(Policy):
 
     def sample(self, outputs: Mapping[str, Tensor], noise: Tensor) -> Tensor:
         return torch.tanh(super().sample(outputs, noise))
+
+    def log_prob(self, outputs: Mapping[str, Tensor], action: Tensor) -> Tensor:
+        """Of actions in (-1, 1); those at the bounds count as just within."""
+        latent = torch.atanh(action.clamp(-_INSIDE, _INSIDE))
+        return tanh_gaussian_log_prob(outputs["mean"], outputs["log_std"], latent)
+
+    def entropy(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Raises ComponentError: it has no closed form."""
+        raise ComponentError("the entropy behind tanh has no closed form", remedy="Use sac, which samples it.")

@@ -209,6 +209,17 @@ class REINFORCEOptions(Options):
     )
 
 
+@register("objective", "reinforge.objectives.cloning:Cloning")
+class CloningOptions(Options):
+    """Behaviour cloning: do as the data do, for all kinds of actions."""
+
+    default_source: ClassVar[str] = "transitions"
+    kind: Literal["behaviour-cloning"] = "behaviour-cloning"
+    entropy_weight: NonNegativeFloat = Field(
+        0.0, description="Weight of an entropy bonus: what is to be explored from should not be too sure."
+    )
+
+
 @register("objective", "reinforge.objectives.wrapped:Curious")
 class CuriousOptions(Options):
     """Any objective of reinforcement learning, with rewards for what is new (Burda et al., 2019)."""

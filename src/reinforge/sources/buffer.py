@@ -86,6 +86,15 @@ class TransitionBuffer:
         self._latest[environments] = np.where(rows["done"], -1, numbers)
         return numbers
 
+    def fill(self, rows: dict[str, Array], done: Array) -> None:
+        """Take rows in order, as many as the capacity, in an empty buffer of one environment: columns as in `add`;
+        `done` (n,) says where the next row does not follow."""
+        count = len(done)
+        for name, value in {**rows, "done": done}.items():
+            self._arrays[name][:count] = value
+        self.total = count
+        self._chain(0)
+
     def gather(self, numbers: Array, n_step: int, frames: int = 1) -> dict[str, Array | Observation]:
         """The transitions (k,) with up to `n_step` rewards each.
 

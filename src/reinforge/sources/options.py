@@ -107,6 +107,18 @@ class RolloutOptions(Options):
         return self
 
 
+@register("source", "reinforge.sources.transitions:TransitionSource")
+class TransitionOptions(Options):
+    """Transitions of a file, sampled again and again: nothing is collected (offline)."""
+
+    kind: Literal["transitions"] = "transitions"
+    path: str = Field(
+        description="Parquet, .npz or JSON Lines (.jsonl) with the columns observation, action, reward, "
+        "next_observation, terminated, truncated, in the environment's own units; of a Dict space, observation.NAME."
+    )
+    n_step: PositiveInt = Field(1, description="Rewards summed before bootstrapping.")
+
+
 @register("source", "reinforge.sources.tokens:TokenSource")
 class TokenOptions(Options):
     """Blocks of a token stream, or whole documents packed into blocks."""
