@@ -250,10 +250,10 @@ def test_too_many_tokens_are_refused() -> None:
 def test_n_grams_of_recurrent_networks_and_transformers_are_those_of_a_bag(options: Any) -> None:
     """Vectors of the token and of the n-grams that end with it, in each place; they say nothing before they learn."""
     encoder: Any = REGISTRY.build("encoder", options, Input(form="tokens", sizes=(50,)))
-    assert not encoder.ngrams.any()
-    encoder.ngrams.data.normal_()
+    assert not encoder.grams.any()
+    encoder.grams.data.normal_()
     bag = Bag(BagOptions(ngrams=3, buckets=97, size=encoder.embedding.shape[1]), Input(form="tokens", sizes=(50,)))
-    bag.table.data = torch.cat([encoder.embedding.data, encoder.ngrams.data])
+    bag.table.data = torch.cat([encoder.embedding.data, encoder.grams.data])
     ragged = Ragged(torch.randint(50, (12,)), torch.tensor([0, 1, 6, 6, 12]))
     ids = padded(ragged).ids
     found = encoder.with_ngrams(torch.nn.functional.embedding(ids, encoder.embedding), ids)

@@ -81,17 +81,17 @@ class TokenEncoder(nn.Module):
     def add_ngrams(self, ngrams: int, buckets: int, size: int) -> None:
         """Vectors (buckets, size) for up to so many tokens in a row; from 0, so that they say nothing at first."""
         self.longest = ngrams
-        self.ngrams = nn.Parameter(torch.zeros(buckets, size)) if ngrams > 1 else None
+        self.grams = nn.Parameter(torch.zeros(buckets, size)) if ngrams > 1 else None
 
     def with_ngrams(self, embedded: Tensor, ids: Tensor) -> Tensor:
         """Tokens' vectors (rows, time, size) with those of the n-grams that end there; ids (rows, time)."""
-        if self.ngrams is None:
+        if self.grams is None:
             return embedded
         hashed, time = ids, ids.shape[1]
         for n in range(2, min(self.longest, time) + 1):
             # From the n-th token on: what comes before a row's first is no part of it.
             hashed = _hashed(hashed[:, 1:], ids[:, : time - n + 1], n)
-            vectors = functional.embedding(hashed % len(self.ngrams), self.ngrams)
+            vectors = functional.embedding(hashed % len(self.grams), self.grams)
             embedded = embedded + functional.pad(vectors, (0, 0, n - 1, 0))
         return embedded
 
