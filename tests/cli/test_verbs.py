@@ -99,7 +99,7 @@ CALLS: list[tuple[str, str, Call]] = [
     (
         "evaluate b --data f.csv",
         "evaluate",
-        ((Path("b"),), {"data": Path("f.csv"), "episodes": None, "seed": None, "stochastic": False, "use": ()}),
+        ((Path("b"),), {"data": "f.csv", "episodes": None, "seed": None, "stochastic": False, "use": ()}),
     ),
     (
         "evaluate b --episodes 7 --seed 3 --stochastic",
