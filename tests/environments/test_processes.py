@@ -193,13 +193,23 @@ def test_nothing_stays_behind_when_closed_or_forgotten() -> None:
     assert set(os.listdir("/dev/shm")) == shared
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_no_process_outlives_a_parent_that_was_killed(how: signal.Signals) -> None:
+class Hangs(Drift):
+    """Its sixth step takes for ever."""
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        if self.time == 5:
+            time.sleep(1000)
+        return super().step(action)
+
+
+@pytest.mark.parametrize(
+    ("how", "make"), [(signal.SIGKILL, "Drift"), (signal.SIGINT, "Drift"), (signal.SIGKILL, "Hangs")]
+)
+def test_no_process_outlives_a_parent_that_was_killed(how: signal.Signals, make: str) -> None:
     program = (
         "import numpy as np, time\n"
-        "from tests.environments.test_processes import _processes, _children\n"
-        "from tests.environments.probes import Drift\n"
-        "two = [_processes(Drift, 4, 2) for _ in range(2)]\n"
+        "from tests.environments.test_processes import Drift, Hangs, _processes, _children\n"
+        f"two = [_processes({make}, 4, 2) for _ in range(2)]\n"
         "[one.reset() for one in two]\n"
         "print(*_children(), flush=True)\n"
         "while True: [one.step(np.zeros(4, np.int64)) for one in two]\n"
@@ -211,6 +221,8 @@ def test_no_process_outlives_a_parent_that_was_killed(how: signal.Signals) -> No
     assert parent.stdout is not None
     workers = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(workers) == 4
+    if make == "Hangs":
+        time.sleep(0.5)
     parent.send_signal(how)
     parent.wait(20)
     parent.stdout.close()
@@ -230,6 +242,23 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_signal_to_the_whole_group_reaches_the_parent_alone() -> None:
+    """As Ctrl-C in a terminal, or `timeout`: what it means is the parent's affair, and its workers go on."""
+    program = (
+        "import numpy as np, os, signal, sys\n"
+        "from tests.environments.test_processes import Drift, _processes\n"
+        "told = []\n"
+        "[signal.signal(which, lambda *_: told.append(1)) for which in (signal.SIGINT, signal.SIGTERM)]\n"
+        "one = _processes(Drift, 4, 2)\n"
+        "one.reset()\n"
+        "[os.killpg(0, which) for which in (signal.SIGINT, signal.SIGTERM)]\n"
+        "[one.step(np.zeros(4, np.int64)) for _ in range(5)]\n"
+        "one.close()\n"
+        "sys.exit(len(told))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], start_new_session=True, timeout=60).returncode == 2
 
 
 def test_a_recipe_asks_for_processes_by_one_option() -> None:

@@ -9,6 +9,8 @@ import os
 import pickle
 import signal
 import sys
+import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable
@@ -31,7 +33,7 @@ from reinforge.schema.signature import Signature
 # Makes the copies from `first` on, `count` of them. Called in the process that steps them.
 Make = Callable[[int, int], SynchronousEnvironments]
 
-# How often an idle worker looks whether its parent is still there.
+# How often a worker looks whether its parent is still there.
 _PATROL_SECONDS = 1.0
 _CLOSING_SECONDS = 2.0
 _ALIGNMENT = 64
@@ -201,17 +203,18 @@ class _Task:
 
 def _work(task: _Task, connection: Connection, forked: bool) -> None:
     """Answer questions until the parent says "close" or is gone."""
-    # The terminal sends Ctrl-C to all; the parent decides what it means. Its handlers are not for here.
+    # Ctrl-C, and what `timeout` sends, go to the whole group: the parent decides what they mean. Its handlers are not
+    # for here.
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_patrol, args=(task.parent,), daemon=True).start()
     if forked:
         _let_go(connection.fileno())
     worker: _Worker | None = None
     while True:
         try:
-            while not connection.poll(_PATROL_SECONDS):
-                if os.getppid() != task.parent:
-                    return
             question, argument = pickle.loads(connection.recv_bytes())
         except (EOFError, OSError):
             return
@@ -231,6 +234,13 @@ def _work(task: _Task, connection: Connection, forked: bool) -> None:
             return
     if worker is not None:
         worker.environments.close()
+
+
+def _patrol(parent: int) -> None:
+    """End with the parent, even in the midst of a step."""
+    while os.getppid() == parent:
+        time.sleep(_PATROL_SECONDS)
+    os._exit(1)
 
 
 def _let_go(kept: int) -> None:
