@@ -237,6 +237,11 @@ class CuriousOptions(Options):
         """That of the objective itself."""
         return getattr(self.of, "default_source", "loader")
 
+    @property
+    def gamma(self) -> float | None:
+        """That of the objective itself; None where it does not discount."""
+        return getattr(self.of, "gamma", None)
+
 
 @register("objective", "reinforge.objectives.wrapped:Shaped")
 class ShapedOptions(Options):
@@ -252,6 +257,11 @@ class ShapedOptions(Options):
     def default_source(self) -> str:
         """That of the objective itself."""
         return getattr(self.of, "default_source", "loader")
+
+    @property
+    def gamma(self) -> float | None:
+        """That of the objective itself; None where it does not discount."""
+        return getattr(self.of, "gamma", None)
 
 
 @register("objective", "reinforge.objectives.grpo:GRPO")
