@@ -91,7 +91,7 @@ def test_by_command_and_over_seeds(run: Run, tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["cartpole-dqn", "cartpole-ppo", "frozenlake-q"])
+@pytest.mark.parametrize("recipe", ["cartpole-dqn", "cartpole-ppo", "cartpole-rainbow", "frozenlake-q"])
 def test_shipped_recipes_give_no_warnings(recipe: str, tmp_path: Path) -> None:
     done = train(recipe, ["evaluate.clip=false"], output=tmp_path / "run")
     assert list(told(done.log())) == []
