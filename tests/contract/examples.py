@@ -38,6 +38,7 @@ from reinforge.objectives.options import (
     A2COptions,
     DDPGOptions,
     GRPOOptions,
+    IQLOptions,
     LanguageOptions,
     LinearPotentialOptions,
     REINFORCEOptions,
@@ -319,6 +320,14 @@ def _shaped(seed: int, batch: int) -> Parts:
     return REGISTRY.build("objective", options, signature), model, source
 
 
+def _iql(seed: int, batch: int) -> Parts:
+    """The slice of cloning with IQL."""
+    _, model, source = SLICES["cloning"].build(seed, batch)
+    signature = _signature({"observation": "box"}, action="continuous")
+    signature = signature.model_copy(update={"outputs": {"action": model.output}})
+    return REGISTRY.build("objective", IQLOptions(critic_sizes=(16,)), signature), model, source
+
+
 # Slices first; what follows them are components that no slice has.
 BUILDS: dict[str, Callable[[int, int], Parts]] = {
     **{name: piece.build for name, piece in SLICES.items()},
@@ -329,6 +338,7 @@ BUILDS: dict[str, Callable[[int, int], Parts]] = {
         "ddpg": _ddpg,
         "sarsa": _sarsa,
         "shaped": _shaped,
+        "iql": _iql,
     },
     **{"reinforce": _policy_gradient(REINFORCEOptions()), "a2c": _policy_gradient(A2COptions())},
 }

@@ -19,7 +19,7 @@ from reinforge.models.options import (
     QNetworkOptions,
     SquashedGaussianOptions,
 )
-from reinforge.objectives.options import CloningOptions, DQNOptions
+from reinforge.objectives.options import CloningOptions, DQNOptions, IQLOptions
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.sources.options import TransitionOptions
 from tests.objectives.test_reinforcement import CARTPOLE, PENDULUM, _only_batch, _parts, _train, _transitions
@@ -103,3 +103,52 @@ def test_an_offline_experience_counts_epochs_of_the_file(tmp_path: Path) -> None
     source.publish(_parts(PENDULUM, ActorCriticOptions(), CloningOptions())[1], Clock())
     assert [source.next(Clock()).epochs for _ in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert source.next(Clock()).steps == 0
+
+
+# ---------------------------------------------------------------- IQL
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_iqls_losses_are_the_papers(discrete: bool) -> None:
+    options = IQLOptions(gamma=0.9, expectile=0.8, beta=2.0, limit=1.5, critic_sizes=(8,))
+    model: Any = ActorCriticOptions(sizes=(8,)) if discrete else SquashedGaussianOptions(sizes=(8,))
+    objective, learner = _parts(CARTPOLE if discrete else PENDULUM, model, options)
+    for parameter in learner.targets.parameters():
+        parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    action = torch.randint(2, (16,)) if discrete else torch.rand(16, 1) * 1.8 - 0.9
+    batch = _only_batch(objective, objective.prepare(learner, _transitions(16, 2, action, size=4 if discrete else 3)))
+    losses = {step.name: step.loss(learner, batch, {}).terms for step in objective.steps(learner)}
+    value = critic = actor = 0.0
+    with torch.no_grad():
+        for i in range(16):
+            now, then = (batch[name]["observation"][i : i + 1] for name in ("observation", "next_observation"))
+            given = torch.eye(2)[action[i]][None] if discrete else action[i : i + 1]
+            v, v_then = (float(learner.state_value(x, x[:, :0])[0]) for x in (now, then))
+            q = min(float(one) for one in learner.targets(now, given))
+            value += abs(0.8 - (q - v < 0)) * (q - v) ** 2
+            goal = float(batch["reward"][i]) + float(batch["discount"][i]) * v_then
+            critic += sum((float(one) - goal) ** 2 for one in learner.critics(now, given))
+            outputs, _ = learner.model({"observation": now})
+            actor -= min(float(np.exp(2.0 * (q - v))), 1.5) * float(learner.model.log_prob(outputs, action[i : i + 1]))
+    assert float(losses["value"]["expectile"].sum.detach()) == pytest.approx(value, rel=1e-4)
+    assert float(losses["critic"]["td"].sum.detach()) == pytest.approx(critic, rel=1e-4)
+    assert float(losses["actor"]["policy"].sum.detach()) == pytest.approx(actor, rel=1e-4)
+
+
+def test_iql_does_better_than_the_data_that_it_clones(tmp_path: Path) -> None:
+    """A third of the actions are wrong: cloning them counts all alike, IQL those that were worth more."""
+    generator = np.random.default_rng(0)
+
+    def sloppy(observation: Any) -> int:
+        chosen = balance(observation)
+        return chosen if generator.random() > 0.35 else 1 - chosen
+
+    columns = recorded("CartPole-v1", 3000, sloppy, limit=500)
+    mean = 3000 / max(int(columns["terminated"].sum() + columns["truncated"].sum()), 1)
+    path = written(tmp_path, "npz", columns)
+    learn = Learn(batch=128, lr=3e-3, stop=Stop(updates=500), threads=1, compile="off")
+    environment = EnvironmentOptions(id="CartPole-v1", count=4)
+    options = IQLOptions(gamma=0.95, tau=0.02, critic_sizes=(32,))
+    model = ActorCriticOptions(sizes=(32,), normalise=True)
+    found = _train(environment, model, options, TransitionOptions(path=path), learn)
+    assert found > 2 * mean

@@ -220,6 +220,25 @@ class CloningOptions(Options):
     )
 
 
+@register("objective", "reinforge.objectives.iql:IQL")
+class IQLOptions(Options):
+    """Implicit Q-learning from a file, for discrete or continuous actions (Kostrikov et al., 2022)."""
+
+    default_source: ClassVar[str] = "transitions"
+    kind: Literal["iql"] = "iql"
+    gamma: Fraction = Field(0.99, description="Discount per environment step.")
+    tau: Fraction = Field(0.005, description="How far the target critics move to the critics.")
+    expectile: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.7, description="0.5: the mean of the actions taken; nearer to 1, the best of them."
+    )
+    beta: NonNegativeFloat = Field(3.0, description="How much better actions count more; 0 clones.")
+    limit: PositiveFloat = Field(100.0, description="The most that an action counts.")
+    critic_sizes: tuple[PositiveInt, ...] = Field((256, 256), min_length=1, description="Widths of critics and value.")
+    critic_activation: Literal["relu", "leaky-relu", "gelu", "silu", "tanh"] = Field(
+        "relu", description="What follows each hidden layer of critics and value."
+    )
+
+
 @register("objective", "reinforge.objectives.wrapped:Curious")
 class CuriousOptions(Options):
     """Any objective of reinforcement learning, with rewards for what is new (Burda et al., 2019)."""
