@@ -325,6 +325,10 @@ def test_every_registered_model_is_built_within_bounds(component):
             inputs={"observation": Input(form="box", shape=(4,))},
             outputs={"action": Output(form="continuous", size=1, low=(-1.0,), high=(1.0,))},
         ),
+        Signature(
+            inputs={"observation": Input(form="categories", sizes=(7,))},
+            outputs={"action": Output(form="discrete", size=2)},
+        ),
     ]
     built = 0
     for signature in shapes:

@@ -70,6 +70,9 @@ def test_objective(component: Component) -> None:
         assert all(len(value) == total and not value.requires_grad for value in loss.items.values())
         whole = gradients([loss.terms], counts, step.parameters)
         assert any(g.any() for g in whole), "no gradient reaches the step's parameters"
+        assert all(len(value) == total and not value.requires_grad for value in loss.carry.values())
+        batch = {**batch, **loss.carry}
+        parts = batches.split(batch, 1)
         if any(term.coupled for term in loss.terms.values()):
             continue
         split = [step.loss(learner, part, counts) for part in parts]

@@ -52,7 +52,7 @@ class Parts(Squares):
         return {"squares": count, "size": count * 2, "measured": count, "other": count, "nothing": count * 0}
 
     def loss(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
-        terms, items = super().loss(learner, batch, counts)
+        terms, items, _ = super().loss(learner, batch, counts)
         size = learner.model(batch["x"]).square().sum()  # type: ignore[operator]
         more = {"size": Term(size, 0.5), "measured": Term(size * 3, 0.0), "nothing": Term(size * 0, 2.0)}
         return Loss({**terms, **more}, items)
