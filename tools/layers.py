@@ -156,7 +156,9 @@ def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
 
 def _heavy(modules: Mapping[str, Module]) -> Iterator[str]:
     for module in modules.values():
-        light = module.room in {"", "__main__", "cli", *GROUND} or module.path.name in ("__init__.py", "options.py")
+        light = module.room in {"", "__main__", "cli", *GROUND} or module.path.name.endswith(
+            ("__init__.py", "options.py")
+        )
         for imported, line in module.imports if light else ():
             if imported.split(".")[0] in HEAVY:
                 yield f"{module.path}:{line}: imports {imported.split('.')[0]}, which is too heavy here"

@@ -48,6 +48,7 @@ BUILTIN = (
     "reinforge.data.options",
     "reinforge.data.augmentation.options",
     "reinforge.models.options",
+    "reinforge.models.policy_options",
     "reinforge.models.classic.options",
     "reinforge.environments.options",
     "reinforge.sources.options",

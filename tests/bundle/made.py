@@ -16,7 +16,8 @@ from reinforge.data.pipeline import Pipeline
 from reinforge.data.readers import read
 from reinforge.data.text import CharacterTokenizer, TextPipeline
 from reinforge.models.composed import Composed, Wrapped
-from reinforge.models.options import ComposedOptions, DecoderOptions, QNetworkOptions, SquashedGaussianOptions
+from reinforge.models.options import ComposedOptions, DecoderOptions
+from reinforge.models.policy_options import QNetworkOptions, SquashedGaussianOptions
 from reinforge.registry import REGISTRY
 from reinforge.schema.fields import Box, Category, Continuous, Discrete, Number
 from reinforge.schema.schema import Schema

@@ -23,13 +23,10 @@ from reinforge.errors import ReinforgeError
 from reinforge.models.classic.classic import Classic
 from reinforge.models.classic.fitting import fit
 from reinforge.models.classic.options import BoostingOptions, ForestOptions, LinearOptions, TreeOptions
-from reinforge.models.options import (
+from reinforge.models.options import ComposedOptions, DecoderOptions, MLPOptions, PretrainedOptions
+from reinforge.models.policy_options import (
     ActorCriticOptions,
-    ComposedOptions,
-    DecoderOptions,
     DeterministicOptions,
-    MLPOptions,
-    PretrainedOptions,
     QNetworkOptions,
     QTableOptions,
     SquashedGaussianOptions,

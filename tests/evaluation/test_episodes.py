@@ -18,8 +18,8 @@ from reinforge.environments.options import EnvironmentOptions
 from reinforge.environments.spaces import signature as signature_of
 from reinforge.environments.synchronous import SynchronousEnvironments
 from reinforge.evaluation.episodes import EpisodeEvaluator, play
-from reinforge.models.options import ActorCriticOptions, MemoryOptions, QNetworkOptions
 from reinforge.models.policy import Policy
+from reinforge.models.policy_options import ActorCriticOptions, MemoryOptions, QNetworkOptions
 from reinforge.registry import REGISTRY
 from tests.environments.probes import Counter, Recall
 

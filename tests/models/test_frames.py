@@ -15,7 +15,7 @@ from reinforge.engine.loop import Engine
 from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.models.frames import Frames, merged, stacked
-from reinforge.models.options import (
+from reinforge.models.policy_options import (
     ActorCriticOptions,
     DeterministicOptions,
     MemoryOptions,

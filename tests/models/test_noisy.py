@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reinforge.models.noisy import NoisyLinear, NoisyNetwork
-from reinforge.models.options import DistributionOptions, QNetworkOptions
+from reinforge.models.policy_options import DistributionOptions, QNetworkOptions
 from reinforge.models.q_network import QNetwork
 from tests.models.test_policy import DISCRETE
 

@@ -14,8 +14,8 @@ from reinforge.errors import ReinforgeError
 from reinforge.models import distributions
 from reinforge.models.actor_critic import ActorCritic
 from reinforge.models.normaliser import Normaliser
-from reinforge.models.options import ActorCriticOptions, MemoryOptions, QNetworkOptions, SquashedGaussianOptions
 from reinforge.models.policy import decode
+from reinforge.models.policy_options import ActorCriticOptions, MemoryOptions, QNetworkOptions, SquashedGaussianOptions
 from reinforge.models.q_network import QNetwork
 from reinforge.models.squashed_gaussian import SquashedGaussian
 from reinforge.registry import REGISTRY

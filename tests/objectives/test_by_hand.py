@@ -11,7 +11,7 @@ from reinforge.core.contracts import Clock, Loss
 from reinforge.engine.loop import Engine
 from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
-from reinforge.models.options import ActorCriticOptions, MemoryOptions
+from reinforge.models.policy_options import ActorCriticOptions, MemoryOptions
 from reinforge.objectives.options import PPOOptions
 from reinforge.recipe.sections import Learn, Start, Stop
 from reinforge.registry import REGISTRY

@@ -17,7 +17,7 @@ from reinforge.core import batch as batches
 from reinforge.core.contracts import Clock, Experience
 from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
-from reinforge.models.options import DistributionOptions, QNetworkOptions
+from reinforge.models.policy_options import DistributionOptions, QNetworkOptions
 from reinforge.objectives.options import DQNOptions, MunchausenOptions
 from reinforge.objectives.return_distributions import categorical_loss, project, quantile_loss
 from reinforge.registry import REGISTRY

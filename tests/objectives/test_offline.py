@@ -13,7 +13,7 @@ from torch.distributions import Categorical, Normal, TanhTransform, TransformedD
 import reinforge
 from reinforge.core.contracts import Clock
 from reinforge.environments.options import EnvironmentOptions
-from reinforge.models.options import (
+from reinforge.models.policy_options import (
     ActorCriticOptions,
     DeterministicOptions,
     QNetworkOptions,

@@ -9,7 +9,7 @@ import torch
 
 from reinforge.core.contracts import Clock
 from reinforge.environments.options import EnvironmentOptions
-from reinforge.models.options import ActorCriticOptions, MemoryOptions
+from reinforge.models.policy_options import ActorCriticOptions, MemoryOptions
 from reinforge.objectives.options import A2COptions, PPOOptions, REINFORCEOptions
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.registry import REGISTRY

@@ -14,7 +14,7 @@ from reinforge.engine.loop import Engine
 from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.evaluation.episodes import EpisodeEvaluator
-from reinforge.models.options import (
+from reinforge.models.policy_options import (
     ActorCriticOptions,
     DeterministicOptions,
     DistributionOptions,

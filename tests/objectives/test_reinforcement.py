@@ -18,7 +18,7 @@ from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import ReinforgeError
 from reinforge.evaluation.episodes import EpisodeEvaluator
-from reinforge.models.options import ActorCriticOptions, MemoryOptions, QNetworkOptions, SquashedGaussianOptions
+from reinforge.models.policy_options import ActorCriticOptions, MemoryOptions, QNetworkOptions, SquashedGaussianOptions
 from reinforge.objectives.options import DQNOptions, PPOOptions, SACOptions
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.registry import REGISTRY

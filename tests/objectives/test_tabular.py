@@ -15,7 +15,7 @@ from reinforge.engine.options import SGDOptions
 from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import ReinforgeError
-from reinforge.models.options import QTableOptions
+from reinforge.models.policy_options import QTableOptions
 from reinforge.models.q_table import QTable
 from reinforge.objectives.options import QLearningOptions, SARSAOptions
 from reinforge.recipe.sections import Learn, Stop

@@ -13,12 +13,8 @@ from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import ReinforgeError
 from reinforge.models.critics import Critics
 from reinforge.models.deterministic import Deterministic
-from reinforge.models.options import (
-    CNNOptions,
-    DeterministicOptions,
-    QNetworkOptions,
-    SquashedGaussianOptions,
-)
+from reinforge.models.options import CNNOptions
+from reinforge.models.policy_options import DeterministicOptions, QNetworkOptions, SquashedGaussianOptions
 from reinforge.objectives.options import DDPGOptions, SACOptions, TD3Options
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.registry import REGISTRY

@@ -14,7 +14,7 @@ from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import ReinforgeError
 from reinforge.models.curiosity import Curiosity
-from reinforge.models.options import ActorCriticOptions, PolicyOptions, QNetworkOptions, QTableOptions
+from reinforge.models.policy_options import ActorCriticOptions, PolicyOptions, QNetworkOptions, QTableOptions
 from reinforge.objectives.options import (
     CuriousOptions,
     DQNOptions,

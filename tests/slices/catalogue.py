@@ -36,23 +36,25 @@ from reinforge.environments.build import signature as environment_signature
 from reinforge.environments.options import EnvironmentOptions, RewardOptions
 from reinforge.models.composed import Composed
 from reinforge.models.options import (
-    ActorCriticOptions,
     CategoryOptions,
     CNNOptions,
     ComposedOptions,
     DecoderOptions,
-    DeterministicOptions,
-    DistributionOptions,
     FocalOptions,
     GateOptions,
-    MemoryOptions,
     MLPOptions,
     PiecewiseOptions,
+    ResidualMLPOptions,
+    RNNOptions,
+)
+from reinforge.models.policy_options import (
+    ActorCriticOptions,
+    DeterministicOptions,
+    DistributionOptions,
+    MemoryOptions,
     PolicyOptions,
     QNetworkOptions,
     QTableOptions,
-    ResidualMLPOptions,
-    RNNOptions,
     SquashedGaussianOptions,
 )
 from reinforge.objectives.options import (

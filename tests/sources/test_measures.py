@@ -12,8 +12,8 @@ from torch import nn
 from reinforge.core.contracts import Clock, Experience
 from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
-from reinforge.models.options import ActorCriticOptions, QNetworkOptions
 from reinforge.models.policy import Policy
+from reinforge.models.policy_options import ActorCriticOptions, QNetworkOptions
 from reinforge.registry import REGISTRY
 from reinforge.sources.collector import shift
 from reinforge.sources.options import EpsilonOptions, ReplayOptions, RolloutOptions

@@ -19,7 +19,7 @@ from reinforge.environments.build import build, signature
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.environments.synchronous import SynchronousEnvironments
 from reinforge.environments.vector import NativeEnvironments, Transition
-from reinforge.models.options import QNetworkOptions, SquashedGaussianOptions
+from reinforge.models.policy_options import QNetworkOptions, SquashedGaussianOptions
 from reinforge.objectives.options import DQNOptions, SACOptions
 from reinforge.registry import REGISTRY
 from reinforge.sources.buffer import TransitionBuffer

@@ -13,7 +13,7 @@ from reinforge.core.contracts import Clock, Experience
 from reinforge.core.tree import pack, unpack
 from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
-from reinforge.models.options import ActorCriticOptions, MemoryOptions, QNetworkOptions
+from reinforge.models.policy_options import ActorCriticOptions, MemoryOptions, QNetworkOptions
 from reinforge.objectives.options import DQNOptions, PPOOptions
 from reinforge.registry import REGISTRY
 from reinforge.sources.options import ReplayOptions, RolloutOptions

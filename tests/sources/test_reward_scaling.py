@@ -14,7 +14,7 @@ from reinforge.core.tree import pack, unpack
 from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.evaluation.episodes import EpisodeEvaluator
-from reinforge.models.options import ActorCriticOptions
+from reinforge.models.policy_options import ActorCriticOptions
 from reinforge.registry import REGISTRY
 from reinforge.sources.options import ReplayOptions, RolloutOptions
 from tests.environments.probes import Counter

@@ -13,7 +13,7 @@ import torch
 from reinforge.core.contracts import Clock, Experience
 from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
-from reinforge.models.options import ActorCriticOptions
+from reinforge.models.policy_options import ActorCriticOptions
 from reinforge.objectives.options import PPOOptions
 from reinforge.registry import REGISTRY
 from reinforge.sources.options import RolloutOptions

@@ -16,7 +16,7 @@ from reinforge.core.contracts import Clock
 from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import CheckpointError, DataError
-from reinforge.models.options import ActorCriticOptions
+from reinforge.models.policy_options import ActorCriticOptions
 from reinforge.registry import REGISTRY
 from reinforge.sources.options import TransitionOptions
 from reinforge.sources.transitions import TransitionSource

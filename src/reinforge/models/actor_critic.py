@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from reinforge.core.batch import Batch
 from reinforge.models.memory import Memory
-from reinforge.models.options import ActorCriticOptions
 from reinforge.models.perceptron import Network, traceable
 from reinforge.models.policy import Policy, Result
+from reinforge.models.policy_options import ActorCriticOptions
 from reinforge.schema.signature import Signature
 
 

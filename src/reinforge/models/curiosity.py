@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from reinforge.core.batch import Batch
-from reinforge.models.options import PolicyOptions
 from reinforge.models.perception import Perception
 from reinforge.models.perceptron import Network
+from reinforge.models.policy_options import PolicyOptions
 from reinforge.schema.signature import Signature
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
-from reinforge.models.options import DeterministicOptions
 from reinforge.models.perceptron import Network
 from reinforge.models.policy import Policy, Result
+from reinforge.models.policy_options import DeterministicOptions
 from reinforge.schema.signature import Signature
 
 

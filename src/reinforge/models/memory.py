@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from reinforge.core.batch import Batch
-from reinforge.models.options import MemoryOptions
+from reinforge.models.policy_options import MemoryOptions
 
 
 class Memory(nn.Module):

@@ -12,7 +12,7 @@ from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
 from reinforge.models.frames import Frames, merged, stacked
 from reinforge.models.normaliser import Normaliser
-from reinforge.models.options import PolicyOptions
+from reinforge.models.policy_options import PolicyOptions
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Input, Signature
 

@@ -22,8 +22,8 @@ from reinforge.models.distributions import (
     gaussian_log_prob,
 )
 from reinforge.models.normaliser import Normaliser
-from reinforge.models.options import PolicyOptions
 from reinforge.models.perception import Perception
+from reinforge.models.policy_options import PolicyOptions
 from reinforge.schema.signature import Output, Signature
 
 Result = tuple[dict[str, Tensor], Batch | None]

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
 from reinforge.models.noisy import NoisyNetwork
-from reinforge.models.options import QNetworkOptions
 from reinforge.models.perceptron import Network
 from reinforge.models.policy import Policy, Result
+from reinforge.models.policy_options import QNetworkOptions
 from reinforge.schema.signature import Signature
 
 

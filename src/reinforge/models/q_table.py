@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
-from reinforge.models.options import PolicyOptions, QTableOptions
 from reinforge.models.policy import Policy, Result
+from reinforge.models.policy_options import PolicyOptions, QTableOptions
 from reinforge.schema.signature import Signature
 
 _MOST = 50_000_000

@@ -10,9 +10,9 @@ from torch import Tensor
 from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
 from reinforge.models.distributions import tanh_gaussian_log_prob
-from reinforge.models.options import SquashedGaussianOptions
 from reinforge.models.perceptron import Network
 from reinforge.models.policy import Policy, Result
+from reinforge.models.policy_options import SquashedGaussianOptions
 from reinforge.schema.signature import Signature
 
 # The largest action whose latent is finite enough to learn from.

@@ -19,7 +19,7 @@ from reinforge.models.q_network import QNetwork
 from reinforge.objectives.averages import follow
 from reinforge.objectives.options import DQNOptions
 from reinforge.objectives.return_distributions import categorical_loss, project, quantile_loss
-from reinforge.objectives.returns import parts, summed, tensor
+from reinforge.objectives.returns import in_turn, parts, summed, tensor
 from reinforge.schema.signature import Signature
 
 
@@ -88,14 +88,11 @@ class DQN:
         self, experience: Experience, generator: torch.Generator, clock: Clock
     ) -> Generator[Batch, Outcome, None]:
         """The experience's updates, in order."""
-        rows = batches.rows(experience.batch)
-        size = rows // int(experience.extra["updates"])
         noise = int(experience.extra.get("noise", 0))
-        for start in range(0, rows, size):
-            batch = batches.part(experience.batch, start, start + size)
+        for batch in in_turn(experience):
             if noise:
                 names = ("noise", "next_noise", "choice_noise") if self.options.double else ("noise", "next_noise")
-                batch |= zip(names, torch.randn(len(names), size, noise, generator=generator))
+                batch |= zip(names, torch.randn(len(names), batches.rows(batch), noise, generator=generator))
             yield batch
 
     def steps(self, learner: nn.Module) -> Sequence[Step]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Generator, Mapping, Sequence
 from typing import ClassVar
 
@@ -18,7 +17,7 @@ from reinforge.models.critics import Critics
 from reinforge.models.policy import Policy
 from reinforge.objectives.averages import follow
 from reinforge.objectives.options import IQLOptions
-from reinforge.objectives.returns import parts, summed, tensor
+from reinforge.objectives.returns import in_turn, parts, settled, tensor
 from reinforge.schema.signature import Signature
 
 
@@ -72,18 +71,13 @@ class IQL:
 
     def prepare(self, learner: nn.Module, experience: Experience) -> Experience:
         """Sum the n-step rewards."""
-        rows = dict(experience.batch)
-        rows["reward"], rows["discount"] = summed(rows, self.options.gamma)
-        return dataclasses.replace(experience, batch=rows)
+        return settled(experience, self.options.gamma)
 
     def updates(
         self, experience: Experience, generator: torch.Generator, clock: Clock
     ) -> Generator[Batch, Outcome, None]:
         """The experience's updates, in order."""
-        total = batches.rows(experience.batch)
-        size = total // int(experience.extra["updates"])
-        for start in range(0, total, size):
-            yield batches.part(experience.batch, start, start + size)
+        yield from in_turn(experience)
 
     def steps(self, learner: nn.Module) -> Sequence[Step]:
         assert isinstance(learner, IQLearner)

@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from reinforge.models.options import ComposedOptions, MLPOptions, PolicyOptions
+from reinforge.models.options import ComposedOptions, MLPOptions
+from reinforge.models.policy_options import PolicyOptions
 from reinforge.recipe.component import OneOf
 from reinforge.registry import Options, register
 
@@ -62,6 +63,29 @@ class LanguageOptions(Options):
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+class DiscountedOptions(Options):
+    """What objectives share that add up rewards."""
+
+    gamma: Fraction = Field(0.99, description="Discount per environment step.")
+
+
+class CriticsOptions(DiscountedOptions):
+    """What objectives share whose learner holds critics beside the policy."""
+
+    tau: Fraction = Field(0.005, description="How far targets move to the networks that they follow.")
+    critic_sizes: tuple[PositiveInt, ...] = Field((256, 256), min_length=1, description="Widths of each critic.")
+    critic_activation: Literal["relu", "leaky-relu", "gelu", "silu", "tanh"] = Field(
+        "relu", description="What follows each hidden layer of the critics."
+    )
+
+
+class PolicyGradientOptions(DiscountedOptions):
+    """What objectives share that climb the gradient of a policy's own returns."""
+
+    value_weight: NonNegativeFloat = Field(0.5, description="Weight of the value loss, where there is one.")
+    entropy_weight: NonNegativeFloat = Field(0.0, description="Weight of the entropy bonus.")
+
+
 class MunchausenOptions(Options):
     """Reward what the policy is sure of (Vieillard et al., 2020)."""
 
@@ -71,12 +95,11 @@ class MunchausenOptions(Options):
 
 
 @register("objective", "reinforge.objectives.dqn:DQN")
-class DQNOptions(Options):
+class DQNOptions(DiscountedOptions):
     """Deep Q-learning, for discrete actions; what its network can be besides is up to the model q-network."""
 
     default_source: ClassVar[str] = "replay"
     kind: Literal["dqn"] = "dqn"
-    gamma: Fraction = Field(0.99, description="Discount per environment step.")
     double: bool = Field(False, description="Double Q-learning: the network picks the action, the target values it.")
     period: PositiveInt = Field(1, description="Updates between two moves of the target network.")
     tau: Fraction = Field(0.005, description="How far the target moves to the network; 1 copies it.")
@@ -92,59 +115,40 @@ class DQNOptions(Options):
 
 
 @register("objective", "reinforge.objectives.tabular:QLearning")
-class QLearningOptions(Options):
+class QLearningOptions(DiscountedOptions):
     """Q-learning in a table (Watkins, 1989); `learn.lr` is its alpha."""
 
     default_source: ClassVar[str] = "rollout"
     kind: Literal["q-learning"] = "q-learning"
-    gamma: Fraction = Field(0.99, description="Discount per environment step.")
 
 
 @register("objective", "reinforge.objectives.tabular:SARSA")
-class SARSAOptions(Options):
+class SARSAOptions(DiscountedOptions):
     """SARSA in a table (Rummery and Niranjan, 1994): it values how it acts, exploration and all."""
 
     default_source: ClassVar[str] = "rollout"
     kind: Literal["sarsa"] = "sarsa"
-    gamma: Fraction = Field(0.99, description="Discount per environment step.")
 
 
 @register("objective", "reinforge.objectives.sac:SAC")
-class SACOptions(Options):
+class SACOptions(CriticsOptions):
     """Soft actor-critic, for continuous actions."""
 
     default_source: ClassVar[str] = "replay"
     kind: Literal["sac"] = "sac"
-    gamma: Fraction = Field(0.99, description="Discount per environment step.")
     period: PositiveInt = Field(1, description="Updates between two moves of the target critics.")
-    tau: Fraction = Field(0.005, description="How far the target critics move to the critics.")
     temperature: PositiveFloat = Field(1.0, description="Weight of the entropy, at the beginning where it adapts.")
     adapt: bool = Field(True, description="Adapt the temperature to the target entropy.")
     target_entropy: float | None = Field(
         None, description="In nats, of actions in (-1, 1); minus the number of action dimensions where null."
     )
-    critic_sizes: tuple[PositiveInt, ...] = Field((256, 256), min_length=1, description="Widths of each critic.")
-    critic_activation: Literal["relu", "leaky-relu", "gelu", "silu", "tanh"] = Field(
-        "relu", description="What follows each hidden layer of the critics."
-    )
-
-
-class DeterministicGradientOptions(Options):
-    """What TD3 and DDPG share."""
-
-    default_source: ClassVar[str] = "replay"
-    gamma: Fraction = Field(0.99, description="Discount per environment step.")
-    tau: Fraction = Field(0.005, description="How far the targets of actor and critics move to them.")
-    critic_sizes: tuple[PositiveInt, ...] = Field((256, 256), min_length=1, description="Widths of each critic.")
-    critic_activation: Literal["relu", "leaky-relu", "gelu", "silu", "tanh"] = Field(
-        "relu", description="What follows each hidden layer of the critics."
-    )
 
 
 @register("objective", "reinforge.objectives.td3:TD3")
-class TD3Options(DeterministicGradientOptions):
+class TD3Options(CriticsOptions):
     """Twin delayed deterministic policy gradients, for continuous actions (Fujimoto et al., 2018)."""
 
+    default_source: ClassVar[str] = "replay"
     kind: Literal["td3"] = "td3"
     delay: PositiveInt = Field(2, description="Updates of the critics for each one of the actor and of all targets.")
     target_noise: NonNegativeFloat = Field(0.2, description="Deviation of the noise on the target's actions.")
@@ -152,58 +156,50 @@ class TD3Options(DeterministicGradientOptions):
 
 
 @register("objective", "reinforge.objectives.td3:DDPG")
-class DDPGOptions(DeterministicGradientOptions):
+class DDPGOptions(CriticsOptions):
     """Deep deterministic policy gradients, for continuous actions (Lillicrap et al., 2016); td3 is steadier."""
 
+    default_source: ClassVar[str] = "replay"
     kind: Literal["ddpg"] = "ddpg"
 
 
 @register("objective", "reinforge.objectives.ppo:PPO")
-class PPOOptions(Options):
+class PPOOptions(PolicyGradientOptions):
     """Proximal policy optimisation, for all kinds of actions."""
 
     default_source: ClassVar[str] = "rollout"
     kind: Literal["ppo"] = "ppo"
-    gamma: Fraction = Field(0.99, description="Discount per environment step.")
     gae_lambda: Fraction = Field(0.95, description="Lambda of the advantage estimation.")
     epochs: PositiveInt = Field(10, description="Passes over each rollout.")
     minibatches: PositiveInt = Field(4, description="Updates per pass, each of an equal part of the sequences.")
     clip: PositiveFloat = Field(0.2, description="How far from 1 the ratio of probabilities counts.")
     clip_horizon: PositiveInt | None = Field(None, description="Environment steps over which the clip falls to 0.")
-    value_weight: NonNegativeFloat = Field(0.5, description="Weight of the value loss.")
     value_clip: PositiveFloat | None = Field(
         None,
         description="How far a value may move from the old one and still teach, in units of return; no limit "
         "where null, which is rarely worse (Andrychowicz et al., 2021).",
     )
-    entropy_weight: NonNegativeFloat = Field(0.0, description="Weight of the entropy bonus.")
     kl_limit: PositiveFloat | None = Field(None, description="Divergence (nats) from which a rollout's updates end.")
     normalise_advantages: bool = Field(True, description="Zero mean and unit deviation over each update.")
 
 
 @register("objective", "reinforge.objectives.policy_gradient:A2C")
-class A2COptions(Options):
+class A2COptions(PolicyGradientOptions):
     """Advantage actor-critic, for all kinds of actions (Mnih et al., 2016): one update for each rollout."""
 
     default_source: ClassVar[str] = "rollout"
     kind: Literal["a2c"] = "a2c"
-    gamma: Fraction = Field(0.99, description="Discount per environment step.")
     gae_lambda: Fraction = Field(1.0, description="Lambda of the advantage estimation; 1 sums all rewards there are.")
-    value_weight: NonNegativeFloat = Field(0.5, description="Weight of the value loss.")
-    entropy_weight: NonNegativeFloat = Field(0.0, description="Weight of the entropy bonus.")
     normalise_advantages: bool = Field(False, description="Zero mean and unit deviation over each update.")
 
 
 @register("objective", "reinforge.objectives.policy_gradient:REINFORCE")
-class REINFORCEOptions(Options):
+class REINFORCEOptions(PolicyGradientOptions):
     """Policy gradients from whole returns, for all kinds of actions (Williams, 1992)."""
 
     default_source: ClassVar[str] = "rollout"
     kind: Literal["reinforce"] = "reinforce"
-    gamma: Fraction = Field(0.99, description="Discount per environment step.")
     baseline: bool = Field(True, description="Subtract the learned value of the state from each return.")
-    value_weight: NonNegativeFloat = Field(0.5, description="Weight of the value loss, with a baseline.")
-    entropy_weight: NonNegativeFloat = Field(0.0, description="Weight of the entropy bonus.")
     normalise_advantages: bool = Field(
         True, description="Zero mean and unit deviation over each update; a baseline of its own."
     )
@@ -221,22 +217,16 @@ class CloningOptions(Options):
 
 
 @register("objective", "reinforge.objectives.iql:IQL")
-class IQLOptions(Options):
+class IQLOptions(CriticsOptions):
     """Implicit Q-learning from a file, for discrete or continuous actions (Kostrikov et al., 2022)."""
 
     default_source: ClassVar[str] = "transitions"
     kind: Literal["iql"] = "iql"
-    gamma: Fraction = Field(0.99, description="Discount per environment step.")
-    tau: Fraction = Field(0.005, description="How far the target critics move to the critics.")
     expectile: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.7, description="0.5: the mean of the actions taken; nearer to 1, the best of them."
     )
     beta: NonNegativeFloat = Field(3.0, description="How much better actions count more; 0 clones.")
     limit: PositiveFloat = Field(100.0, description="The most that an action counts.")
-    critic_sizes: tuple[PositiveInt, ...] = Field((256, 256), min_length=1, description="Widths of critics and value.")
-    critic_activation: Literal["relu", "leaky-relu", "gelu", "silu", "tanh"] = Field(
-        "relu", description="What follows each hidden layer of critics and value."
-    )
 
 
 @register("objective", "reinforge.objectives.wrapped:Curious")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+import dataclasses
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch, Leaf
+from reinforge.core.contracts import Experience
 from reinforge.errors import ComponentError
 
 
@@ -56,6 +58,21 @@ def summed(rows: MutableMapping[str, Leaf | Batch], gamma: float) -> tuple[Tenso
     for name in ("rewards", "length", "terminated"):
         del rows[name]
     return discounted(rewards, length, terminated, gamma)
+
+
+def settled(experience: Experience, gamma: float) -> Experience:
+    """Sampled rows with "reward", their n-step rewards summed, and "discount", by what the value after them counts."""
+    rows = dict(experience.batch)
+    rows["reward"], rows["discount"] = summed(rows, gamma)
+    return dataclasses.replace(experience, batch=rows)
+
+
+def in_turn(experience: Experience) -> Iterator[dict[str, Leaf | Batch]]:
+    """The rows of each of an experience's `updates`, in order."""
+    rows = batches.rows(experience.batch)
+    size = rows // int(experience.extra["updates"])
+    for start in range(0, rows, size):
+        yield batches.part(experience.batch, start, start + size)
 
 
 def parts(batch: Batch, name: str) -> Batch:

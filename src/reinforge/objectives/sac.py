@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Generator, Mapping, Sequence
 from typing import ClassVar
@@ -19,7 +18,7 @@ from reinforge.models.distributions import tanh_gaussian_log_prob
 from reinforge.models.squashed_gaussian import SquashedGaussian
 from reinforge.objectives.averages import follow
 from reinforge.objectives.options import SACOptions
-from reinforge.objectives.returns import parts, summed, tensor
+from reinforge.objectives.returns import in_turn, parts, settled, tensor
 from reinforge.schema.signature import Signature
 
 
@@ -71,16 +70,13 @@ class SAC:
 
     def prepare(self, learner: nn.Module, experience: Experience) -> Experience:
         """Sum the n-step rewards."""
-        rows = dict(experience.batch)
-        rows["reward"], rows["discount"] = summed(rows, self.options.gamma)
-        return dataclasses.replace(experience, batch=rows)
+        return settled(experience, self.options.gamma)
 
     def updates(
         self, experience: Experience, generator: torch.Generator, clock: Clock
     ) -> Generator[Batch, Outcome, None]:
         """The experience's updates, in order, with the noise of both actions."""
-        size = batches.rows(experience.batch) // int(experience.extra["updates"])
-        for batch in batches.split(experience.batch, size):
+        for batch in in_turn(experience):
             rows = batches.rows(batch)
             noise = torch.randn(2, rows, self.size, generator=generator)
             yield {**batch, "noise": noise[0], "next_noise": noise[1]}

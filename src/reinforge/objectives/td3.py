@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Generator, Mapping, Sequence
 from typing import ClassVar
 
@@ -18,7 +17,7 @@ from reinforge.models.critics import Critics
 from reinforge.models.deterministic import Deterministic
 from reinforge.objectives.averages import follow
 from reinforge.objectives.options import DDPGOptions, TD3Options
-from reinforge.objectives.returns import parts, summed, tensor
+from reinforge.objectives.returns import in_turn, parts, settled, tensor
 from reinforge.schema.signature import Signature
 
 
@@ -71,16 +70,13 @@ class TD3:
 
     def prepare(self, learner: nn.Module, experience: Experience) -> Experience:
         """Sum the n-step rewards."""
-        rows = dict(experience.batch)
-        rows["reward"], rows["discount"] = summed(rows, self.options.gamma)
-        return dataclasses.replace(experience, batch=rows)
+        return settled(experience, self.options.gamma)
 
     def updates(
         self, experience: Experience, generator: torch.Generator, clock: Clock
     ) -> Generator[Batch, Outcome, None]:
         """The experience's updates, in order, with the noise of the target's actions."""
-        size = batches.rows(experience.batch) // int(experience.extra["updates"])
-        for batch in batches.split(experience.batch, size):
+        for batch in in_turn(experience):
             if self.smoothing:
                 noise = torch.randn(batches.rows(batch), self.size, generator=generator)
                 batch = {**batch, "noise": (noise * self.smoothing).clamp(-self.bound, self.bound)}
