@@ -120,6 +120,23 @@ def test_a_verb_hands_over_its_arguments(line: str, function: str, call: Call, w
     assert workflow.calls == [(function, call)]
 
 
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [("card.html", "data card is written to"), ("ready", "data.path="), ("a.md", "This is written to")],
+)
+def test_prepare_tells_what_it_wrote(
+    output: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("x,z,y\n" + "".join(f"{i % 7},{i % 5},{i % 3 * 1.5}\n" for i in range(30)))
+    (tmp_path / "t.yaml").write_text(f"data: {{kind: table, path: {path}, targets: [y]}}\n")
+    assert main(["prepare", str(tmp_path / "t.yaml"), "-o", str(tmp_path / output)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert said in last
+    assert str(tmp_path / output) in last
+    assert (tmp_path / output).exists()
+
+
 # None may drift from what its verb hands over.
 @pytest.mark.parametrize(
     ("name", "call"),

@@ -83,7 +83,7 @@ def test_rows_of_sides_are_rows_of_the_table():
     for side in ("train", "validation", "test"):
         expected = getattr(prepared.rows, side)
         assert torch.equal(getattr(prepared, side)["inputs"]["numbers"][:, 0], torch.tensor(expected).float())
-    assert prepared.notes == ("10 of 40 rows are dropped: their target is missing",)
+    assert prepared.notes == ("10 of 40 rows are left out: their target 'y' is missing",)
 
 
 def test_frozen_pipeline_is_never_refitted():
@@ -204,8 +204,8 @@ def test_several_targets_one_often_missing():
         ([0, 1, *range(1, 39)], None, "numbers the rows"),
         ([*range(20), *range(20)], "number", None),
         (sorted([*range(20), *range(20)]), "number", None),
-        ([f"{i % 28 + 1:02}.03.2024" for i in range(40)], None, "not written as 2024-12-31"),
-        ([f"3/{i % 28 + 1}/24 10:30" for i in range(40)], None, "not written as 2024-12-31"),
+        ([f"{i % 12 + 1:02}/03/2024" for i in range(40)], None, "may be %d/%m/%Y or %m/%d/%Y"),
+        ([f"3/{i % 28 + 1}/24 10:{30 if i else ''}" for i in range(40)], None, "not all written in one way"),
         ([i * 1.5 for i in range(40)], "number", None),
         ([i * i for i in range(40)], "number", None),
     ],
@@ -504,3 +504,12 @@ def test_fields_of_several_columns():
 def test_options_that_do_not_fit(chosen, problem):
     with pytest.raises((RecipeError, DataError), match=problem):
         prepare(options(**chosen), data={"x": ["a", "b"] * 20, "y": [0.5, 1.5] * 20})
+
+
+def test_which_targets_are_missing_is_told():
+    columns = {
+        "x": [float(i % 7) for i in range(40)], "y": [None if i < 4 else i * 1.5 for i in range(40)],
+        "z": [None if 2 < i < 9 else i * 1.5 for i in range(40)],
+    }  # fmt: skip
+    prepared = prepare(options(targets=["y", "z"], split={"kind": "random"}), data=columns)
+    assert prepared.notes[0] == "9 of 40 rows are left out: a target is missing ('y' in 4, 'z' in 6)"

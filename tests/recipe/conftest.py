@@ -15,7 +15,7 @@ from reinforge.registry import REGISTRY, Options
 class Lamp(Options):
     kind: Literal["lamp"] = "lamp"
     watts: PositiveFloat = 5.0
-    shades: tuple[int, ...] = ()
+    shades: tuple[int, ...] | None = Field(None, min_length=1)
 
 
 class Torch(Options):

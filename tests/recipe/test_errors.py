@@ -45,6 +45,7 @@ def message(tmp_path: Path, text: str, *overrides: str) -> str:
                                                                            " no such key\n  Did you mean 'watts'?"),
         ("data: lamp", "data:\n  kind: lamp\n  shades: [1, 2,\n    x]",
          "house.yaml:6: data.shades.2: it must be a whole"),
+        ("data: lamp", "data: {kind: lamp, shades: []}", "house.yaml:3: data.shades: it needs at least 1 item"),
         ("data: lamp\n", "", "house.yaml: data: it is missing"),
         ("learn:\n", "learn: 3\nlog:\n", "house.yaml:10: learn: it must be a section with keys, not 3"),
         ("seed: 3", "seed: 3\nseed: 4", "house.yaml:3: seed: this key stands twice\n  It stands in line 2 already."),
@@ -64,6 +65,11 @@ def message(tmp_path: Path, text: str, *overrides: str) -> str:
 def test_an_error_names_file_line_and_key(tmp_path: Path, old: str, new: str, said: str) -> None:
     assert old in TEXT
     assert said in message(tmp_path, TEXT.replace(old, new))
+
+
+def test_a_list_with_a_wrong_item_is_not_called_short_as_well(tmp_path: Path) -> None:
+    text = TEXT.replace("data: lamp", "data: {kind: lamp, shades: [x]}")
+    assert message(tmp_path, text) == "house.yaml:3: data.shades.0: it must be a whole number, not 'x'"
 
 
 def test_the_kind_of_a_split_is_one_that_there_is(tmp_path: Path) -> None:

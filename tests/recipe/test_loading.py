@@ -221,3 +221,18 @@ def test_data_say_which_model_and_objective_go_with_them() -> None:
     assert [stage.model.model_dump()["kind"] for stage in staged.stages] == ["composed", "composed"]
     with pytest.raises(RecipeError, match=r"model: it is missing"):
         recipe.load({"data": {"kind": "environment", "id": "CartPole-v1"}})
+
+
+@pytest.mark.parametrize(
+    ("objective", "source", "kind"),
+    [("supervised", {"augment": ["flip"]}, "loader"), ("dqn", {"capacity": 9}, "replay"),
+     ({"kind": "curious", "of": "sac"}, {}, "replay"), ({"kind": "curious"}, {"steps": 4}, "rollout")],
+)  # fmt: skip
+def test_options_of_a_source_alone_are_those_of_what_the_objective_needs(
+    objective: object, source: dict[str, object], kind: str
+) -> None:
+    loaded = recipe.load({"data": "lamp", "model": "room", "objective": objective, "source": source})
+    assert loaded.source is not None
+    assert loaded.source.model_dump()["kind"] == kind
+    with pytest.raises(RecipeError, match="objective"):
+        recipe.load({"data": "lamp", "model": "room", "objective": "nonesuch", "source": source})

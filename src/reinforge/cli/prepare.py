@@ -10,7 +10,7 @@ import typer
 from reinforge.cli.arguments import Overrides, RecipeName, Use, checked
 from reinforge.cli.output import Result
 from reinforge.cli.progress import progress
-from reinforge.messages import mark
+from reinforge.messages import _, mark
 
 
 def prepare(
@@ -33,4 +33,15 @@ def prepare(
 
     with progress() as shown:
         found = run(whole, output=output, progress=shown)
-    return Result(found.summary(), found.text().rstrip("\n"))
+    return Result(found.summary(), found.text().rstrip("\n") + (_written(output) if output else ""))
+
+
+def _written(output: Path) -> str:
+    match output.suffix.lower():
+        case ".json" | ".md":
+            told = _("This is written to {path}.")
+        case ".html" | ".htm":
+            told = _("The data card is written to {path}.")
+        case _:
+            told = _("Data card and prepared rows are written to {path}; data.path={path} trains from them.")
+    return "\n\n" + told.format(path=output)

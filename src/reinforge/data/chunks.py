@@ -107,7 +107,11 @@ class Chunks:
         except (pl.exceptions.PolarsError, OSError) as error:
             text = _("the {form} file can't be read: {reason}")
             form = "Arrow" if path.suffix.lower() in columnar.ARROW else "Parquet"
-            raise DataError(text.format(form=form, reason=str(error).splitlines()[0]), where=name) from error
+            raise DataError(
+                text.format(form=form, reason=str(error).splitlines()[0]),
+                where=name,
+                remedy=_("It may be cut off or of another kind: write it anew, or rename it as what it is."),
+            ) from error
         renamed = delimited.unique_names(names, name)
         for start in range(0, count, self.rows):
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,22 @@ from reinforge.data.values import Nulls, Unreadable
 from reinforge.messages import _
 
 SAMPLE = 1000  # values that are looked at one by one, spread over the column
+FORMATTED = 20_000  # different dates that a format has to read before it is believed
 SEPARATORS = ("|", ";", ",")
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*", b"P5", b"P6")
 _MIDNIGHT = r"^00:00(:00([.,]0+)?)?(Z|[+-].*)?$"
-_OTHER_DATE = r"^\d{1,2}[./-]\d{1,2}[./-](\d{4}|\d\d)( \d.*)?$|^\d{4}[./]\d{1,2}[./]\d{1,2}( \d.*)?$"
+# Dates of another spelling than ISO 8601: how they look, and the formats that may be; and of the time that may follow.
+_SPELLINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"^\d{1,2}\.\d{1,2}\.\d{4}( .+)?$", ("%d.%m.%Y",)), (r"^\d{1,2}\.\d{1,2}\.\d\d( .+)?$", ("%d.%m.%y",)),
+    (r"^\d{1,2}/\d{1,2}/\d{4}( .+)?$", ("%d/%m/%Y", "%m/%d/%Y")),
+    (r"^\d{1,2}/\d{1,2}/\d\d( .+)?$", ("%d/%m/%y", "%m/%d/%y")),
+    (r"^\d{1,2}-\d{1,2}-\d{4}( .+)?$", ("%d-%m-%Y", "%m-%d-%Y")),
+    (r"^\d{4}/\d{1,2}/\d{1,2}( .+)?$", ("%Y/%m/%d",)), (r"^\d{4}\.\d{1,2}\.\d{1,2}( .+)?$", ("%Y.%m.%d",)),
+    (r"^\d{4}年\d{1,2}月\d{1,2}日( .+)?$", ("%Y年%m月%d日",)),
+    (r"^\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{4}( .+)?$", ("%d %b %Y", "%d-%b-%Y")),
+    (r"^[A-Za-z]{3,9} \d{1,2}, \d{4}( .+)?$", ("%b %d, %Y",)),
+)  # fmt: skip
+_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 _NONE = Nulls.of(())
 
 
@@ -38,8 +50,8 @@ def special(there: pl.Series, base: Path | None) -> Guess | None:
     if _dates(there):
         clock = there.str.extract(r"\d[T ](\d.*)$").drop_nulls()
         return Guess("date", options=_parts(not clock.str.contains(_MIDNIGHT).all()))
-    if there.str.contains(_OTHER_DATE).all():
-        return Guess("nothing", _("its dates are not written as 2024-12-31, which alone is read"))
+    if (written := spelt_dates(there)) is not None:
+        return written
     sample = _sample(there).to_list()
     if all(text.lower().endswith(SUFFIXES) for text in sample):
         absent = next((text for text in sample if not ((base or Path()) / text).is_file()), None)
@@ -88,6 +100,33 @@ def _dates(there: pl.Series) -> bool:
     try:
         for text in _sample(there).to_list():
             dates.moment(text, _NONE)
+    except Unreadable:
+        return False
+    return True
+
+
+def spelt_dates(there: pl.Series) -> Guess | None:
+    """Whether texts (n,), trimmed and none missing, are dates of another spelling than ISO 8601, and of which; nothing
+    where they may be read in two ways."""
+    forms = next((forms for pattern, forms in _SPELLINGS if there.str.contains(pattern).all()), ())
+    if not forms:
+        return None
+    distinct = there.unique(maintain_order=True)
+    texts = distinct.gather_every(max(1, len(distinct) // FORMATTED)).to_list()
+    fitting = [form + clock for form in forms for clock in _CLOCKS if _all_read(texts, form + clock)]
+    if len(fitting) == 1:
+        note = _("its dates are read as {form}; `format` overrules it").format(form=fitting[0])
+        return Guess("date", note=note, options={"format": fitting[0], **_parts(":" in fitting[0])})
+    if fitting:
+        told = _("its dates may be {one} or {other}; state its `format`")
+        return Guess("nothing", told.format(one=fitting[0], other=fitting[1]))
+    return Guess("nothing", _("its dates are not all written in one way; state its `format`, such as %d.%m.%Y"))
+
+
+def _all_read(texts: Sequence[str], form: str) -> bool:
+    try:
+        for text in texts:
+            dates.moment(text, _NONE, form=form)
     except Unreadable:
         return False
     return True

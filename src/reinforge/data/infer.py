@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
-from reinforge.data.guessing import Guess, date_options, nested, special, words
+from reinforge.data.guessing import Guess, date_options, nested, special, spelt_dates, words
 from reinforge.data.options import FieldOptions, TableOptions
 from reinforge.data.table import Table, as_float
 from reinforge.data.values import Nulls
@@ -61,8 +61,8 @@ def infer(table: Table, options: TableOptions, helpers: tuple[str, ...] = ()) ->
     chosen = options.inputs or [name for name in table.columns if name not in left_out]
     for name in [*chosen, *(name for name in made if name in options.fields and name not in chosen)]:
         overrule = options.fields.get(name, FieldOptions())
-        kind = overrule.kind or ("labels" if overrule.columns else None)
-        guess = guess_of(table, name, nulls) if kind is None else Guess(kind)
+        kind = overrule.kind or ("labels" if overrule.columns else "date" if overrule.format else None)
+        guess = guess_of(table, name, nulls) if kind is None else _stated(kind, overrule, table, name, nulls)
         if guess.kind == "nothing" and (options.inputs is not None or name in options.fields):
             guess = Guess("number" if _look(table.columns[name], nulls)[1] else "category", guess.why)
         if guess.note:
@@ -81,6 +81,17 @@ def infer(table: Table, options: TableOptions, helpers: tuple[str, ...] = ()) ->
         return Schema(fields=tuple(fields), nulls=options.nulls, absent=options.absent), tuple(notes)
     except ValidationError as error:
         raise RecipeError(error.errors()[0]["msg"].removeprefix("Value error, "), where="data") from error
+
+
+def _stated(kind: str, overrule: FieldOptions, table: Table, name: str, nulls: Nulls) -> Guess:
+    """A kind that the recipe states, with how its dates are written."""
+    series = table.columns.get(name)
+    if kind != "date" or overrule.format is not None or series is None or series.dtype != pl.String:
+        return Guess(kind)
+    found = spelt_dates(_look(series, nulls)[0])
+    if found is not None and found.kind == "nothing":
+        raise DataError(found.why, where=table.origin.at(column=name))
+    return found or Guess(kind)
 
 
 def target_field(table: Table, name: str, overrule: FieldOptions, nulls: Nulls, notes: list[str]) -> Field:

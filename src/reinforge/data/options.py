@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
@@ -18,10 +19,12 @@ from pydantic import (
 from reinforge.data.cleaning.options import CleanOptions
 from reinforge.recipe.component import OneOf
 from reinforge.registry import Options, register
+from reinforge.schema import date_format
 from reinforge.schema.fields import DatePart, Scaling, Spelling
 from reinforge.schema.schema import NULLS
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+DateFormat = Annotated[str | None, AfterValidator(date_format.checked)]
 
 
 class Held(Options):
@@ -63,6 +66,7 @@ class TimeSplit(Held):
 
     kind: Literal["time"] = "time"
     column: str = Field(description="Column of times: numbers, or dates as 2026-11-23 or 2026-11-23T20:00:00.")
+    format: DateFormat = Field(None, description="How its dates are written, such as %d.%m.%Y, where not so.")
 
 
 class GivenSplit(Options):
@@ -85,6 +89,7 @@ class FoldSplit(Options):
     time: str | None = Field(
         None, description="Column of times: each fold tests the next stretch of time, and trains on all before it."
     )
+    format: DateFormat = Field(None, description="How dates of `time` are written, where not as 2026-11-23.")
     validation: Fraction = Field(0.15, description="Part of the other folds' rows for validation.")
     seed: NonNegativeInt = Field(0, description="Seed of the folds, the same for every fold.")
 
@@ -152,6 +157,9 @@ class FieldOptions(Options):
     )
     parts: tuple[DatePart, ...] | None = Field(None, description="Date: the numbers that it becomes.")
     unit: Literal["d", "s", "ms", "us"] | None = Field(None, description="Date: what numbers count since 1970.")
+    format: DateFormat = Field(
+        None, description="Date: how it is written, such as %d.%m.%Y or %m/%d/%y %I:%M %p; ISO 8601 is read anyway."
+    )
     length: PositiveInt | None = Field(None, description="Text: tokens that are read at most; by default 256.")
     tokenizer: Annotated[Options, OneOf("tokenizer")] | None = Field(
         None, description="Text: how it becomes tokens, fitted on the training rows; by default words."

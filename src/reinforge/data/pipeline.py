@@ -253,10 +253,16 @@ def complete(columns: Columns, schema: Schema, origin: Origin = MEMORY) -> NDArr
     """(n,) False for the rows that miss a target whose policy is to drop them."""
     count = length(columns, [name for f in schema.fields for name in sources(f)])
     kept = np.ones(count, dtype=np.bool_)
-    for f in schema.targets:
-        if getattr(f, "missing", None) == "drop":
-            kept &= present(f, columns, count, schema, origin)
+    for gone in lacking(columns, schema, origin).values():
+        kept &= ~gone
     return kept
+
+
+def lacking(columns: Columns, schema: Schema, origin: Origin = MEMORY) -> dict[str, NDArray[np.bool_]]:
+    """By each target whose policy is to drop rows that miss it, (n,) where it is missing."""
+    count = length(columns, [name for f in schema.fields for name in sources(f)])
+    dropping = [f for f in schema.targets if getattr(f, "missing", None) == "drop"]
+    return {f.name: ~present(f, columns, count, schema, origin) for f in dropping}
 
 
 def _with_labels(f: Field, columns: Columns, count: int, schema: Schema, origin: Origin) -> Field:

@@ -21,7 +21,7 @@ from reinforge.data.extension import filled, with_labels, with_targets
 from reinforge.data.images import animations
 from reinforge.data.infer import infer
 from reinforge.data.options import GivenSplit, TableOptions, TimeSplit
-from reinforge.data.pipeline import Pipeline, complete
+from reinforge.data.pipeline import Pipeline, complete, lacking
 from reinforge.data.preparing import (
     EXAMPLES,
     classes_of,
@@ -30,6 +30,7 @@ from reinforge.data.preparing import (
     examples,
     extra,
     helpers_of,
+    incomplete,
     leaks,
     may_be_numbers,
     merged_spellings,
@@ -143,11 +144,7 @@ def prepare_table(
         columns = filled(columns, schema, len(table))
     there = np.flatnonzero(complete(columns, schema, table.origin))
     if len(there) < len(table):
-        notes.append(
-            _("{value} of {n} rows are dropped: their target is missing").format(
-                value=len(table) - len(there), n=len(table)
-            )
-        )
+        notes.append(incomplete(lacking(columns, schema, table.origin), len(table)))
         notes += emptied(columns, schema, table.origin)
         table, columns = table.take(there), {name: take(column, there) for name, column in columns.items()}
         kept, together = kept[there], None if together is None else together[there]
@@ -320,11 +317,7 @@ def apply(pipeline: Pipeline, source: object, *, targets: bool = True, base: Pat
     if targets:
         kept = np.flatnonzero(complete(columns, schema, table.origin))
         if len(kept) < len(table):
-            notes.append(
-                _("{value} of {n} rows are left out: their target is missing").format(
-                    value=len(table) - len(kept), n=len(table)
-                )
-            )
+            notes.append(incomplete(lacking(columns, schema, table.origin), len(table)))
             columns = {name: take(column, kept) for name, column in columns.items()}
         if len(kept) == 0:
             raise DataError(_("no row has its targets"), where=table.origin.at())

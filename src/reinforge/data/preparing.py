@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from reinforge.core.batch import Batch
 from reinforge.data.cleaning.leaks import alone
@@ -122,6 +123,18 @@ def with_target_labels(schema: Schema, columns: dict[str, Column]) -> Schema:
             f = fit_label_sets(f, columns[f.name], nulls)
         fields.append(f)
     return schema.model_copy(update={"fields": tuple(fields)})
+
+
+def incomplete(lacking: Mapping[str, NDArray[np.bool_]], count: int) -> str:
+    """A note on the rows of `count` that are left out, by the target that each lacks."""
+    gone = {name: int(missing.sum()) for name, missing in lacking.items() if missing.any()}
+    value = int(np.logical_or.reduce(list(lacking.values())).sum())
+    if len(gone) == 1:
+        told = _("{value} of {n} rows are left out: their target {name!r} is missing")
+        return told.format(value=value, n=count, name=next(iter(gone)))
+    parts = ", ".join(_("{name!r} in {n}").format(name=name, n=n) for name, n in gone.items())
+    told = _("{value} of {n} rows are left out: a target is missing ({parts})")
+    return told.format(value=value, n=count, parts=parts)
 
 
 def emptied(columns: Mapping[str, Column], schema: Schema, origin: Origin) -> list[str]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from reinforge.data.guessing import spelt_dates
+from reinforge.data.operations.dates import moment
 from reinforge.data.options import FoldSplit, GivenSplit, GroupSplit, Split, StratifiedSplit, TimeSplit
 from reinforge.data.table import Table
-from reinforge.data.values import NUMBER, Codes
+from reinforge.data.values import NUMBER, Codes, Nulls, Unreadable
 from reinforge.errors import DataError
 from reinforge.messages import _
 
@@ -41,7 +43,8 @@ def split(
         case FoldSplit():
             found = _fold(table, options, classes, together)
         case TimeSplit():
-            found = _apart(time_split(_times(table, options.column), options.validation, options.test), together)
+            times = _times(table, options.column, options.format)
+            found = _apart(time_split(times, options.validation, options.test), together)
         case _:
             generator = np.random.RandomState((seed if options.seed is None else options.seed) % 2**32)
             if isinstance(options, StratifiedSplit) and options.by is not None:
@@ -243,7 +246,7 @@ def _fold(table: Table, options: FoldSplit, classes: Codes | None, together: Cod
             where="data.split.folds",
         )
     if options.time is not None:
-        times = _times(table, options.time)
+        times = _times(table, options.time, options.format)
         folds = time_folds(times, options.folds)
         earlier = np.flatnonzero(folds < (options.folds if options.fold is None else options.fold))
         inner = time_split(times[earlier], options.validation, 0.0)
@@ -289,10 +292,13 @@ def _whole(table: Table, column: str) -> Codes:
     return series.replace_strict(distinct, pl.Series(range(len(distinct)), dtype=pl.Int64)).to_numpy()
 
 
-def _times(table: Table, column: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """A column of numbers, dates or times as float64, in which later is greater."""
+def _times(table: Table, column: str, form: str | None) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """A column of numbers, dates or times as float64, in which later is greater; dates by `form` where it is given, or
+    told from them."""
 
     def read(values: pl.Series) -> pl.Series:
+        if (told := form or _told_format(values)) is not None:
+            return _formatted(values, told)
         if values.dtype.is_temporal():
             return values.cast(pl.Datetime("us")).cast(pl.Int64).cast(pl.Float64)
         if values.dtype == pl.String:
@@ -310,6 +316,24 @@ def _times(table: Table, column: str) -> np.ndarray[tuple[int], np.dtype[np.floa
     return _present(table, column, read).to_numpy()
 
 
+def _told_format(values: pl.Series) -> str | None:
+    if values.dtype != pl.String:
+        return None
+    guess = spelt_dates(values.str.strip_chars().drop_nulls())
+    return None if guess is None else guess.options.get("format")
+
+
+def _formatted(values: pl.Series, form: str) -> pl.Series:
+    distinct = values.cast(pl.String).unique().drop_nulls()
+    found: list[float | None] = []
+    for text in distinct.to_list():
+        try:
+            found.append(float(moment(text, Nulls.of(()), form=form)))
+        except Unreadable:
+            found.append(None)
+    return values.cast(pl.String).replace_strict(distinct, pl.Series(found, dtype=pl.Float64), default=None)
+
+
 def _present(table: Table, column: str, read: Callable[[pl.Series], pl.Series]) -> pl.Series:
     raw = table.column(column)
     values = read(raw)
@@ -318,7 +342,7 @@ def _present(table: Table, column: str, read: Callable[[pl.Series], pl.Series]) 
         raise DataError(
             _("{raw!r} can't say on which side the row belongs").format(raw=raw[row]),
             where=table.origin.at(row, column),
-            remedy=_("Fill it in, or split by another column."),
+            remedy=_("Mend it, or split by another column; how dates are written, data.split.format says."),
         )
     return values
 

@@ -31,9 +31,19 @@ from reinforge.data.infer import infer
 from reinforge.data.operations.labels import coder, counted, fit_label_sets, fit_labels
 from reinforge.data.operations.numbers import Log, Scale
 from reinforge.data.options import GivenSplit, StratifiedSplit, TableOptions, TimeSplit
-from reinforge.data.pipeline import Pipeline, complete
+from reinforge.data.pipeline import Pipeline, lacking
 from reinforge.data.prepared import Prepared, kept_about
-from reinforge.data.preparing import EXAMPLES, doubts, examples, helpers_of, leaks, may_be_numbers, spellings, spelt
+from reinforge.data.preparing import (
+    EXAMPLES,
+    doubts,
+    examples,
+    helpers_of,
+    incomplete,
+    leaks,
+    may_be_numbers,
+    spellings,
+    spelt,
+)
 from reinforge.data.reading.several import join
 from reinforge.data.split import Indices, columns_of, split
 from reinforge.data.store.arrow import Column as Place
@@ -176,7 +186,8 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
     first = next((f for f in schema.targets if isinstance(f, Category)), None)
     by = [options.split.by] if isinstance(options.split, StratifiedSplit) and options.split.by else []
     asked = [*columns_of(options.split), *by]
-    raw, there, classes, whole, alike = [], [], [], [], []
+    raw, classes, whole, alike = [], [], [], []
+    gone: dict[str, list[NDArray[np.bool_]]] = {}
     helping: dict[str, list[pl.Series]] = {name: [] for name in asked}
     counts: dict[str, Counter[str]] = {f.name: Counter() for f in schema.targets if _counts(f)}
     texts: dict[object, int] = {}
@@ -189,7 +200,8 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
             continue
         raw.append(piece.raw)
         columns = piece.table.plain(schema)
-        there.append(complete(columns, schema, piece.table.origin))
+        for name, missing in lacking(columns, schema, piece.table.origin).items():
+            gone.setdefault(name, []).append(missing)
         alike.append(_hashes(piece.table, schema, schema.inputs))
         whole.append(_hashes(piece.table, schema, schema.fields))
         for name in asked:
@@ -204,7 +216,8 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
     if not raw or not sum(map(len, raw)):
         raise DataError(_("cleaning leaves no row"), where="data.clean", remedy=_("Loosen its policies."))
     schema = schema.model_copy(update={"fields": tuple(_with_labels(f, counts, nulls) for f in schema.fields)})
-    kept = np.concatenate(there)
+    without = {name: np.concatenate(parts) for name, parts in gone.items()}
+    kept = ~np.logical_or.reduce([np.zeros(sum(map(len, raw)), np.bool_), *without.values()])
     told = list(changes.values())
     rows = np.concatenate(whole)
     again = _repeats(rows)
@@ -225,9 +238,8 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
     if drop.all():
         raise DataError(_("cleaning leaves no row"), where="data.clean", remedy=_("Loosen its policies."))
     alive = kept & ~drop
-    gone = int((~kept & ~drop).sum())
-    lacking = _("{value} of {n} rows are dropped: their target is missing")
-    notes = [lacking.format(value=gone, n=int((~drop).sum()))] if gone else []
+    left = int((~drop).sum())
+    notes = [incomplete({name: gone & ~drop for name, gone in without.items()}, left)] if (~kept & ~drop).any() else []
     if not alive.any():
         raise DataError(_("no row has its targets"), where=chunks.source)
     codes = None

@@ -92,7 +92,7 @@ def plain_column(series: pl.Series, field: Field, nulls: Nulls, base: Path | Non
         case Image():
             return _images(series, base)
         case Date():
-            return _moments(series, nulls)
+            return _moments(series, nulls, field.format)
         case Text():
             return series.to_list()
     if dtype.is_nested() or dtype == pl.Object:
@@ -134,7 +134,7 @@ def _image(text: str, base: Path) -> object:
     return text
 
 
-def _moments(series: pl.Series, nulls: Nulls) -> Column:
+def _moments(series: pl.Series, nulls: Nulls, form: str | None) -> Column:
     dtype = series.dtype
     if isinstance(dtype, pl.Datetime | pl.Date):
         if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
@@ -149,7 +149,7 @@ def _moments(series: pl.Series, nulls: Nulls) -> Column:
         if series.filter(there).str.contains(pattern).all():
             moments = series.str.to_datetime(form, time_unit="us", strict=False)
             return moments.to_numpy() if (moments.is_not_null() == there).all() else series.to_list()
-    return series.to_list()
+    return series.to_list() if form is None else encoded(series)
 
 
 def as_float(series: pl.Series, nulls: Nulls) -> pl.Series | None:

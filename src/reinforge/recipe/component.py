@@ -65,6 +65,12 @@ class OneOf:
         return {PLACEHOLDER: self.kind}
 
 
+def default_source(objective: Options) -> str:
+    """The name of the source that an objective learns from where a recipe names none."""
+    name: str = getattr(objective, "default_source", "loader")
+    return name
+
+
 def _dump(value: Options, info: SerializationInfo) -> dict[str, Any]:
     # The kind first, and always: without it nobody knows whose options these are.
     return {"kind": value.model_dump(include={"kind"})["kind"]} | value.model_dump(

@@ -40,6 +40,10 @@ def json_schema() -> Schema:
     for key in ("model", "objective"):
         part = {name: value for name, value in recipe["properties"][key].items() if name != "$ref"}
         recipe["properties"][key] = {**_either(key, sorted({u[key] for u in usual if key in u})), **part}
+    needed = {getattr(component.options, "default_source", None) for component in REGISTRY.all("objective")}
+    sources = sorted(name for name in needed if isinstance(name, str))
+    of_source = recipe["properties"]["source"]
+    recipe["properties"]["source"] = {**of_source, "anyOf": [_either("source", sources), {"type": "null"}]}
     definitions["stage"] = _stage(recipe, definitions)
     properties = {
         **recipe["properties"],

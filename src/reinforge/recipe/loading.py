@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
 from reinforge.errors import RecipeError
 from reinforge.messages import _
 from reinforge.recipe import overrides as override
 from reinforge.recipe import yaml_form
-from reinforge.recipe.component import OneOf
+from reinforge.recipe.component import OneOf, default_source
 from reinforge.recipe.document import Document, Path, copy
 from reinforge.recipe.problems import Problem, combine, explain
 from reinforge.recipe.recipe import REQUIRED, WHOLE_ONLY, Recipe
@@ -164,7 +166,8 @@ def _lay_out_stages(document: Document) -> list[Problem]:
 
 
 def _complete(data: dict[str, object]) -> None:
-    """Name, in place, the model and the objective that usually go with the data, where the recipe names none."""
+    """Name, in place, the model and the objective that usually go with the data, where the recipe names none; and the
+    source that the objective needs, where the recipe has only its options."""
     given = data.get("data")
     component = OneOf("data").find(given)
     options = type(given) if isinstance(given, Options) else component.options if component else None
@@ -174,6 +177,11 @@ def _complete(data: dict[str, object]) -> None:
             data[key] = name
         elif isinstance(part, Mapping) and "kind" not in part:
             data[key] = {"kind": name, **part}
+    source = data.get("source")
+    if isinstance(source, Mapping) and "kind" not in source:
+        # An objective that is wrong is told when the whole is validated.
+        with contextlib.suppress(ValidationError, PydanticCustomError):
+            data["source"] = {"kind": default_source(OneOf("objective").validate(data.get("objective"))), **source}
 
 
 def _with_use(failure: RecipeError, recorded: object) -> RecipeError:

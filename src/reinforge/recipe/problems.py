@@ -30,7 +30,10 @@ class Problem:
 
 def explain(error: ValidationError, document: Document, model: type[BaseModel]) -> RecipeError:
     """One RecipeError that tells every problem, each once, with its place in the document validated as `model`."""
-    return combine([_problem(details, document, model) for details in error.errors(include_url=False)], document.name)
+    found = error.errors(include_url=False)
+    # A list is called too short, too, where its items were wrong and so weren't counted.
+    told = [d for d in found if not (d["type"] == "too_short" and any(_within(other, d) for other in found))]
+    return combine([_problem(details, document, model) for details in told], document.name)
 
 
 def combine(problems: Sequence[Problem], name: str) -> RecipeError:
@@ -69,6 +72,11 @@ def _unique(problems: Sequence[Problem]) -> list[Problem]:
             joined = _("{one}; or {other}").format(one=inherited.text, other=problem.text)
             found[problem.place, path] = replace(inherited, text=joined)
     return list(found.values())
+
+
+def _within(inner: ErrorDetails, outer: ErrorDetails) -> bool:
+    length = len(outer["loc"])
+    return len(inner["loc"]) > length and inner["loc"][:length] == outer["loc"]
 
 
 def _problem(details: ErrorDetails, document: Document, model: type[BaseModel]) -> Problem:

@@ -6,10 +6,11 @@ import math
 from collections import Counter
 from typing import Annotated, Literal
 
+from pydantic import AfterValidator, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from pydantic import Field as Describe
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from reinforge.registry import Options
+from reinforge.schema import date_format
 
 Role = Literal["input", "target"]
 Spelling = Literal["exact", "loose"]
@@ -91,7 +92,8 @@ class Date(Options):
     their place in the cycle, so that December is next to January; `elapsed` is days since 1970, with fractions.
 
     Reads ISO 8601 texts (2026-11-23, 2026-11-23T20:00:00+01:00), dates and times, and numbers counted from 1970 in
-    `unit`. Times with a zone are turned into UTC; those without are taken as they stand.
+    `unit`; with a `format`, whole numbers such as 20261123 are read by it instead. Times with a zone are turned into
+    UTC; those without are taken as they stand.
     """
 
     kind: Literal["date"] = "date"
@@ -101,6 +103,9 @@ class Date(Options):
         ("elapsed", "month", "weekday"), min_length=1, description="The numbers that it becomes."
     )
     unit: Literal["d", "s", "ms", "us"] = Describe("s", description="Numbers count days, seconds, ... since 1970.")
+    format: Annotated[str | None, AfterValidator(date_format.checked)] = Describe(
+        None, max_length=60, description="How dates are written, such as %d.%m.%Y; ISO 8601 is always read as well."
+    )
     missing: Literal["mean", "median", "error"] = Describe(
         "mean", description="Impute the training rows' mean or median of each of its numbers, or refuse."
     )

@@ -6,8 +6,11 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_
 from sklearn.metrics import balanced_accuracy_score, r2_score
 
 from reinforge.data.cleaning import leaks
+from reinforge.data.operations.labels import fit_labels
 from reinforge.data.options import TableOptions
 from reinforge.data.prepared import prepare_table
+from reinforge.data.values import Nulls
+from reinforge.schema.fields import Category
 
 
 def table(count=400, seed=0):
@@ -122,6 +125,12 @@ def test_noise_is_mended_before_kinds_are_told():
         TableOptions.model_validate({**options.model_dump(), "clean": {"noise": "drop"}}), data=columns
     )
     assert not {5, 6, 7} & {row for side in vars(dropped.rows).values() for row in side.tolist()}
+
+
+def test_of_several_spellings_the_tidiest_stands():
+    """Neither the stray space nor the full-width letter, though they are more frequent; but where there is no other."""
+    texts = ["a  b"] * 9 + ["Ａ b"] * 8 + ["A b", "a b", "a b"] + ["X  Y"] * 3 + ["x  y"] * 2
+    assert fit_labels(Category(name="c", spelling="loose"), texts, Nulls.of(())).labels == ("X  Y", "a b")
 
 
 def test_spellings_are_merged_in_training_and_serving_alike():

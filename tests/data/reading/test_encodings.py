@@ -88,3 +88,12 @@ def test_a_stated_encoding_overrules() -> None:
     assert decode(raw, "x", "latin-1")[0] == raw.decode("latin-1")
     with pytest.raises(DataError, match="is not utf-8"):
         decode(raw, "x", "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("utf9", "Did you mean 'utf-8'"), ("GB18O30", "'gb18030'"), ("x", "Usual")]
+)
+def test_an_encoding_that_there_is_none_of(name: str, remedy: str) -> None:
+    with pytest.raises(DataError, match=f"no encoding '{name}'") as caught:
+        decode(b"a,b\n1,2\n", "t.csv", name)
+    assert remedy in str(caught.value)

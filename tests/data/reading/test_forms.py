@@ -207,3 +207,11 @@ def test_files_of_a_package() -> None:
     )
     with pytest.raises(DataError, match="has no file"):
         read("package:palmerpenguins/data/*.parquet")
+
+
+@pytest.mark.parametrize("name", ["t.xlsx", "t.parquet", "t.arrow"])
+def test_a_damaged_file_says_what_to_do(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("This is none.")
+    with pytest.raises(DataError, match="can't be read") as caught:
+        read(tmp_path / name)
+    assert caught.value.remedy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -23,6 +24,7 @@ from reinforge.data.values import (
     shown,
 )
 from reinforge.messages import _
+from reinforge.schema import date_format
 from reinforge.schema.fields import Date
 
 VERSION = 1
@@ -40,11 +42,16 @@ _ISO = re.compile(
 )
 
 
-def moment(value: object, nulls: Nulls, unit: str = "s") -> int:
+def moment(value: object, nulls: Nulls, unit: str = "s", form: str | None = None) -> int:
     """Microseconds since 1970-01-01 in UTC, or `MISSING`. Raises Unreadable.
 
-    Texts are ISO 8601 in its usual form; what is finer than a microsecond is cut off. Numbers count `unit`s.
+    Texts are ISO 8601 in its usual form, or of the format `form`; what is finer than a microsecond is cut off. Numbers
+    count `unit`s; with a `form`, whole ones are texts of it.
     """
+    if form is not None:
+        value = _spelt(value)
+        if isinstance(value, str) and (text := value.strip()) not in nulls.texts:
+            return _formed(text, form)
     if isinstance(value, str):
         text = value.strip()
         if text in nulls.texts:
@@ -71,7 +78,11 @@ def read_moments(column: Column, field: Date, nulls: Nulls, origin: Origin) -> N
     if isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype.kind in "fiu":
         values, codes = np.unique(column, return_inverse=True)
         column = Encoded(values.tolist(), codes.reshape(-1))
-    found: NDArray[np.int64] = read_values(column, field.name, lambda v: moment(v, nulls, field.unit), np.int64, origin)
+
+    def read(value: object) -> int:
+        return moment(value, nulls, field.unit, field.format)
+
+    found: NDArray[np.int64] = read_values(column, field.name, read, np.int64, origin)
     return found
 
 
@@ -128,19 +139,44 @@ def _parsed(text: str) -> int:
     if match is None:
         raise Unreadable(_("{text} is no date as 2026-11-23 or 2026-11-23T20:00:00").format(text=shown(text)))
     year, month, day, hour, minute, second, fraction, _utc, sign, hours, minutes = match.groups()
-    try:
-        found = datetime.datetime(
-            int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0),
-            int((fraction or "0")[:6].ljust(6, "0")),
-        )  # fmt: skip
-    except ValueError as error:
-        raise Unreadable(_("{text} is no date: {error}").format(text=shown(text), error=error)) from None
-    total = (found - _EPOCH) // datetime.timedelta(microseconds=1)
+    away = 0
     if sign:
         if int(hours) > 23 or int(minutes or 0) > 59:
             raise Unreadable(_("{text} has no such time zone").format(text=shown(text)))
-        away = (int(hours) * 60 + int(minutes or 0)) * 60_000_000
-        total += away if sign == "-" else -away
+        away = (int(hours) * 60 + int(minutes or 0)) * (-1 if sign == "-" else 1)
+    micro = int((fraction or "0")[:6].ljust(6, "0"))
+    parts = (int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0), micro)
+    return _total(text, parts, away)
+
+
+def _formed(text: str, form: str) -> int:
+    match = date_format.pattern(form).fullmatch(text)
+    if match is None:
+        if _ISO.fullmatch(text):
+            return _parsed(text)
+        raise Unreadable(_("{text} is no date of the format {form}").format(text=shown(text), form=form))
+    try:
+        *parts, away = date_format.fields_of(match)
+    except ValueError as error:
+        raise Unreadable(_("{text} is no date: {error}").format(text=shown(text), error=error)) from None
+    return _total(text, parts, away)
+
+
+def _spelt(value: object) -> object:
+    """Whole numbers as texts; anything else as it is."""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return str(int(value))
+    return str(int(value)) if isinstance(value, (float, np.floating)) and float(value).is_integer() else value
+
+
+def _total(text: str, parts: Sequence[int], away: int) -> int:
+    """Microseconds since 1970 of year, month, day, hour, minute, second and microsecond, `away` minutes east of UTC."""
+    try:
+        year, month, day, hour, minute, second, micro = parts
+        found = datetime.datetime(year, month, day, hour, minute, second, micro)
+    except ValueError as error:
+        raise Unreadable(_("{text} is no date: {error}").format(text=shown(text), error=error)) from None
+    total = (found - _EPOCH) // datetime.timedelta(microseconds=1) - away * 60_000_000
     if not _FIRST <= total <= _LAST:
         raise Unreadable(_("{text} is no date from year 1 to 9999").format(text=shown(text)))
     return total

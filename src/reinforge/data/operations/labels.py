@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -194,14 +195,19 @@ def counted(field: Category | Labels, column: Column, nulls: Nulls) -> Counter[s
 
 
 def _merged(counts: Counter[str]) -> Counter[str]:
-    """Labels that are loosely one as that which is most frequent, of equals the first in order."""
+    """Labels that are loosely one as the tidiest of them (no stray spaces, no full-width forms), of those the most
+    frequent, of equals the first in order."""
     found: dict[str, str] = {}
-    for text in sorted(counts, key=lambda text: (-counts[text], text)):
+    for text in sorted(counts, key=lambda text: (not _tidy(text), -counts[text], text)):
         found.setdefault(loosely(text), text)
     merged: Counter[str] = Counter()
     for text, count in counts.items():
         merged[found[loosely(text)]] += count
     return merged
+
+
+def _tidy(text: str) -> bool:
+    return text == " ".join(unicodedata.normalize("NFKC", text).split())
 
 
 def _unknown(text: str, labels: Sequence[str]) -> Unreadable:

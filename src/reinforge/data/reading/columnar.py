@@ -24,6 +24,10 @@ def read_columnar(path: Path, name: str) -> Table:
     except (pl.exceptions.PolarsError, OSError) as error:
         text = _("the {form} file can't be read: {reason}")
         form = "Parquet" if path.suffix.lower() == ".parquet" else "Arrow"
-        raise DataError(text.format(form=form, reason=str(error).splitlines()[0]), where=name) from error
+        raise DataError(
+            text.format(form=form, reason=str(error).splitlines()[0]),
+            where=name,
+            remedy=_("It may be cut off or of another kind: write it anew, or rename it as what it is."),
+        ) from error
     columns = {column: frame[old] for column, old in zip(unique_names(frame.columns, name), frame.columns)}
     return Table(columns, Origin(name), "sha256:" + file_digest(path)[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import difflib
 import re
 from collections import Counter
 
@@ -11,6 +12,7 @@ from reinforge.errors import DataError
 from reinforge.messages import _
 
 AUTO = "auto"
+USUAL = (AUTO, "utf-8", "utf-16", "gb18030", "big5", "shift_jis", "latin-1", "cp1252")
 # The longer marks first: UTF-32's begins like UTF-16's.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -39,7 +41,13 @@ def decode(raw: bytes, name: str, encoding: str = AUTO) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         raise _misfit(raw, name, chosen, error.start) from error
     except LookupError as error:
-        raise DataError(_("there is no encoding {encoding!r}").format(encoding=encoding), where=name) from error
+        near = difflib.get_close_matches(encoding.lower(), USUAL, 1)
+        remedy = _("Did you mean {name!r}?").format(name=near[0]) if near else None
+        raise DataError(
+            _("there is no encoding {encoding!r}").format(encoding=encoding),
+            where=name,
+            remedy=remedy or _("Usual ones: {names}; or any that Python knows.").format(names=", ".join(USUAL)),
+        ) from error
     return text.removeprefix("\ufeff"), chosen
 
 

@@ -41,7 +41,13 @@ def read_spreadsheet(path: Path, name: str, how: How) -> Table:
         exact: pl.DataFrame = workbook.load_sheet(how.sheet or 0, header_row=None, dtypes="float").to_polars()
     except fastexcel.FastExcelError as error:
         text = _("the workbook can't be read: {reason}").format(reason=str(error).splitlines()[0])
-        raise DataError(text, where=name) from error
+        raise DataError(
+            text,
+            where=name,
+            remedy=_(
+                "Open it in a spreadsheet program and save it anew, or as CSV; it may also be no workbook at all."
+            ),
+        ) from error
     notes: tuple[str, ...] = ()
     if how.sheet is None and len(sheets) > 1:
         text = _("sheet {sheet!r} is read, the first of {names}; `sheet` in the recipe chooses another")

@@ -19,6 +19,7 @@ from reinforge.evaluation.explanation import Explanation
 from reinforge.evaluation.findings import Findings
 from reinforge.messages import _
 from reinforge.models.classic.fitting import Fitted
+from reinforge.recipe.component import default_source
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Signature
 from reinforge.storage.strict_json import Json
@@ -95,6 +96,5 @@ def source_options(given: Options | None, objective: Options) -> Options:
     """The recipe's source, or the one that the objective's options name."""
     if given is not None:
         return given
-    name: str = getattr(objective, "default_source", "loader")
-    options: Options = REGISTRY.find("source", name).options()
+    options: Options = REGISTRY.find("source", default_source(objective)).options()
     return options
