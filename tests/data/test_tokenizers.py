@@ -21,10 +21,15 @@ TEXTS = [
     "酒店很好，早餐也很好！ very good",
     "a_b 12 12.5 naïve ΣΑΣ",
 ]
-KINDS = [CharacterOptions(), WordOptions(least=1), BytePairOptions(size=300)]
+CHARACTERS = BytePairOptions(size=300, least=1, alphabet="characters")
+KINDS = [CharacterOptions(), WordOptions(least=1), BytePairOptions(size=300), CHARACTERS]
 
 
-@pytest.fixture(params=KINDS, ids=lambda options: options.kind)
+def name_of(options):
+    return "byte-pair-characters" if options is CHARACTERS else options.kind
+
+
+@pytest.fixture(params=KINDS, ids=lambda options: name_of(options))
 def tokenizer(request):
     return REGISTRY.build("tokenizer", request.param, TEXTS)
 
@@ -89,7 +94,7 @@ PIECES = REGISTRY.build("tokenizer", KINDS[2], TEXTS)
 @settings(max_examples=60, deadline=None)
 def test_offsets_say_where_tokens_stand(text):
     for options in KINDS:
-        tokenizer = BUILT[options.kind]
+        tokenizer = BUILT[name_of(options)]
         places, ids = tokenizer.offsets(text).tolist(), tokenizer.encode(text)
         assert len(places) == len(ids)
         assert all(0 <= start <= end <= len(text) for start, end in places)
@@ -98,7 +103,7 @@ def test_offsets_say_where_tokens_stand(text):
         assert all(place in read or character.isspace() for place, character in enumerate(text))
 
 
-BUILT = {options.kind: REGISTRY.build("tokenizer", options, TEXTS) for options in KINDS}
+BUILT = {name_of(options): REGISTRY.build("tokenizer", options, TEXTS) for options in KINDS}
 
 
 def test_stored_and_loaded_is_the_same(tokenizer):
@@ -112,9 +117,51 @@ def test_stored_and_loaded_is_the_same(tokenizer):
         tokenizer.decode([tokenizer.size])
 
 
-def test_training_again_gives_the_same(tokenizer):
-    again = REGISTRY.build("tokenizer", next(o for o in KINDS if o.kind == tokenizer.to_json()["kind"]), TEXTS)
-    assert again.to_json() == tokenizer.to_json()
+@pytest.mark.parametrize("options", KINDS, ids=name_of)
+def test_training_again_gives_the_same(options):
+    assert REGISTRY.build("tokenizer", options, TEXTS).to_json() == BUILT[name_of(options)].to_json()
+
+
+def test_pairs_of_characters_against_brute_force():
+    """They span signs, and spaces only where a word begins; what was never seen is one unknown token."""
+    texts = ["好，很好 好，很好 ab", "好，很坏"]
+    tokenizer = REGISTRY.build("tokenizer", BytePairOptions(size=257, least=2, alphabet="characters"), texts)
+    known = set("\u2581好，很坏ab")
+    assert set(tokenizer.vocabulary) >= known | {"\ufffd"}
+    assert any("好，很" in piece for piece in tokenizer.vocabulary)
+    words = Counter({"\u2581好，很好": 2, "\u2581ab": 1, "\u2581好，很坏": 1})
+    pieces = {word: list(word) for word in words}
+    for first, second in tokenizer.merges:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, count in words.items():
+            for pair in zip(pieces[word], pieces[word][1:]):
+                pairs[pair] += count
+        assert pairs[first, second] == max(pairs.values()) >= 2
+        for word in words:
+            place = 0
+            while place < len(pieces[word]) - 1:
+                if tuple(pieces[word][place : place + 2]) == (first, second):
+                    pieces[word][place : place + 2] = [first + second]
+                place += 1
+    assert [tokenizer.vocabulary[i] for i in tokenizer.encode("好，很坏")] == pieces["\u2581好，很坏"]
+    assert tokenizer.encode("xyz").tolist()[1:] == [0]
+
+
+@given(st.text(st.sampled_from("".join(sorted(set("".join(TEXTS)) - set(" \n")))), max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_known_characters_come_back(text):
+    tokenizer = BUILT["byte-pair-characters"]
+    spaced = f"{text} {text}".strip()
+    assert tokenizer.decode(tokenizer.encode(spaced)) == spaced
+    assert tokenizer.decode(tokenizer.encode(spaced + "\N{SNOWMAN}")) == spaced + "\N{REPLACEMENT CHARACTER}"
+
+
+def test_only_the_most_frequent_characters_have_room():
+    texts = ["".join(chr(0x4E00 + place) for place in range(400)), "一" * 9 + "好好"]
+    tokenizer = REGISTRY.build("tokenizer", BytePairOptions(size=257, alphabet="characters"), texts)
+    assert tokenizer.size == 257
+    assert 0 not in tokenizer.encode("一好")
+    assert 0 in tokenizer.encode(texts[0])
 
 
 def test_half_a_surrogate_pair_is_read():
@@ -135,6 +182,7 @@ def test_half_a_surrogate_pair_is_read():
         ("byte-pair", {"merges": [["a"]]}),
         ("byte-pair", {"merges": [["none of", "them"]]}),
         ("byte-pair", {"merges": "ab"}),
+        ("byte-pair", {"alphabet": "letters"}),
     ],
 )
 def test_altered_tokenizers_are_refused(kind, change):

@@ -280,10 +280,15 @@ class WordOptions(Options):
 
 @register("tokenizer", "reinforge.data.tokenizers:fit_byte_pairs")
 class BytePairOptions(Options):
-    """Frequent pieces of words, down to single bytes: nothing is unknown."""
+    """Frequent pieces of texts, down to single bytes, where nothing is unknown, or to the characters that were seen."""
 
     kind: Literal["byte-pair"] = "byte-pair"
-    size: int = Field(8_192, ge=257, description="Tokens at most, with the 256 bytes and the empty one among them.")
+    alphabet: Literal["bytes", "characters"] = Field(
+        "bytes",
+        description="What pieces begin from. From characters, they may span signs between words, which suits texts "
+        "without spaces; the rarest characters are unknown where `size` has no room for them.",
+    )
+    size: int = Field(8_192, ge=257, description="Tokens at most, with the 256 bytes and token 0 among them.")
     least: PositiveInt = Field(2, description="How often the training texts must have a pair of pieces.")
 
 

@@ -66,14 +66,15 @@ class WordTokenizer:
 
 
 class BytePairTokenizer:
-    """Frequent pieces of words, down to single bytes: no text is unknown, and every one comes back as it was.
+    """Frequent pieces of texts: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units" (2016).
 
-    Token 0 stands for no text. Byte-level byte-pair encoding: Sennrich et al., "Neural Machine Translation of Rare
-    Words with Subword Units" (2016); Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
+    Down to single bytes no text is unknown, every one comes back as it was, and token 0 stands for no text (Radford et
+    al., "Language Models are Unsupervised Multitask Learners", 2019). Down to characters, token 0 stands for
+    unknown ones.
     """
 
-    def __init__(self, vocabulary: Sequence[str], merges: Sequence[tuple[str, str]]) -> None:
-        self.vocabulary, self.merges = tuple(vocabulary), tuple(merges)
+    def __init__(self, vocabulary: Sequence[str], merges: Sequence[tuple[str, str]], alphabet: str = "bytes") -> None:
+        self.vocabulary, self.merges, self.alphabet = tuple(vocabulary), tuple(merges), alphabet
 
     @property
     def size(self) -> int:
@@ -86,7 +87,10 @@ class BytePairTokenizer:
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
         """The text of (n,) ids. Raises DataError for an id outside the vocabulary."""
-        text: str = self._library.decode([place for place in _checked(ids, self.size) if place])
+        known = _checked(ids, self.size)
+        if self.alphabet == "bytes":
+            known = [place for place in known if place]
+        text: str = self._library.decode(known)
         return text
 
     def offsets(self, text: str, limit: int | None = None) -> Tensor:
@@ -97,13 +101,16 @@ class BytePairTokenizer:
     def to_json(self) -> dict[str, Any]:
         """JSON-able; `from_json` gives an equal tokenizer."""
         pieces, merges = list(self.vocabulary), [list(pair) for pair in self.merges]
-        return {"kind": "byte-pair", "version": 1, "vocabulary": pieces, "merges": merges}
+        named = {"kind": "byte-pair", "version": 1, "alphabet": self.alphabet}
+        return {**named, "vocabulary": pieces, "merges": merges}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> BytePairTokenizer:
         """Read and check what `to_json` wrote. Raises IntegrityError."""
-        if set(value) != {"kind", "version", "vocabulary", "merges"} or value["version"] != 1:
+        if set(value) != {"kind", "version", "alphabet", "vocabulary", "merges"} or value["version"] != 1:
             raise IntegrityError("it must be version 1 of a byte-pair tokenizer", where=_WHERE)
+        if value["alphabet"] not in ("bytes", "characters"):
+            raise IntegrityError("its pieces must begin from bytes or characters", where=_WHERE)
         pieces, merges = value["vocabulary"], value["merges"]
         if not _texts(pieces) or not pieces or len(set(pieces)) != len(pieces):
             raise IntegrityError("its pieces must be texts, each once", where=_WHERE)
@@ -112,14 +119,19 @@ class BytePairTokenizer:
             _texts(pair) and len(pair) == 2 and {*pair, "".join(pair)} <= known for pair in merges
         ):
             raise IntegrityError("its merges must be pairs of pieces", where=_WHERE)
-        return cls(pieces, [(first, second) for first, second in merges])
+        return cls(pieces, [(first, second) for first, second in merges], value["alphabet"])
 
     @cached_property
     def _library(self) -> Any:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-        places = {piece: place for place, piece in enumerate(self.vocabulary)}
-        built = Tokenizer(models.BPE(vocab=places, merges=list(self.merges)))
+        places, merges = {piece: place for place, piece in enumerate(self.vocabulary)}, list(self.merges)
+        if self.alphabet == "characters":
+            built = Tokenizer(models.BPE(vocab=places, merges=merges, unk_token=self.vocabulary[0], fuse_unk=True))
+            built.pre_tokenizer = _words_with_spaces()
+            built.decoder = decoders.Metaspace(prepend_scheme="first")
+            return built
+        built = Tokenizer(models.BPE(vocab=places, merges=merges))
         built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         built.post_processor = processors.ByteLevel(trim_offsets=True)
         built.decoder = decoders.ByteLevel()
@@ -206,16 +218,29 @@ def fit_byte_pairs(options: BytePairOptions, texts: Iterable[str]) -> BytePairTo
     """A tokenizer whose pieces are merged as often as these (training) texts have them side by side."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+    chosen: dict[str, Any]
+    if options.alphabet == "bytes":
+        empty, before = "<empty>", pre_tokenizers.ByteLevel(add_prefix_space=False)
+        chosen = {"initial_alphabet": sorted(pre_tokenizers.ByteLevel.alphabet())}
+    else:
+        empty, before = UNKNOWN_TEXT, _words_with_spaces()
+        chosen = {"limit_alphabet": options.size - 1}
     trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.pre_tokenizer = before
     trainer = trainers.BpeTrainer(
-        vocab_size=options.size, min_frequency=options.least, special_tokens=["<empty>"], show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    )  # fmt: skip
+        vocab_size=options.size, min_frequency=options.least, special_tokens=[empty], show_progress=False, **chosen
+    )
     trained.train_from_iterator((_storable(text) for text in texts), trainer)
     places = trained.get_vocab()
-    merges = json.loads(trained.to_str())["model"]["merges"]
-    return BytePairTokenizer(sorted(places, key=places.__getitem__), [(first, second) for first, second in merges])
+    merges = [(first, second) for first, second in json.loads(trained.to_str())["model"]["merges"]]
+    return BytePairTokenizer(sorted(places, key=places.__getitem__), merges, options.alphabet)
+
+
+def _words_with_spaces() -> Any:
+    """Cuts at spaces alone, which begin the piece that follows them."""
+    from tokenizers import pre_tokenizers
+
+    return pre_tokenizers.Metaspace(prepend_scheme="first")
 
 
 def split(text: str, lower: bool) -> list[str]:
