@@ -46,6 +46,7 @@ Declared = TypeVar("Declared", bound=Options)
 # on the ground floor and may not import upwards.
 BUILTIN = (
     "reinforge.data.options",
+    "reinforge.data.language_options",
     "reinforge.data.augmentation.options",
     "reinforge.models.options",
     "reinforge.models.policy_options",

@@ -1,4 +1,4 @@
-"""Text: read from a file or a named resource, split by position, and turned into token ids and back."""
+"""Text: read from a file or a named resource, split by position, and turned into token ids and back; chats too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from torch import Tensor
 
 from reinforge.core.batch import Batch
 from reinforge.core.ragged import Ragged
+from reinforge.data.chats import Chat
 from reinforge.data.options import CharacterOptions, TextOptions
+from reinforge.data.special_tokens import LanguageTokenizer, Marks, SpecialTokenizer, special_id
+from reinforge.data.templates import BOS, EOS, TEMPLATES, Part, Template
 from reinforge.data.tokenizers import BytePairTokenizer, PretrainedTokenizer, WordTokenizer
 from reinforge.data.values import placed
 from reinforge.errors import DataError, IntegrityError
@@ -29,8 +32,9 @@ from reinforge.schema.fields import Text
 from reinforge.schema.schema import Schema
 from reinforge.schema.signature import Input, Output, Signature
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 UNKNOWN = 0
+UNMARKED = Marks()
 UNKNOWN_TEXT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -114,18 +118,33 @@ STORED: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {
     "word": WordTokenizer.from_json,
     "byte-pair": BytePairTokenizer.from_json,
     "pretrained": PretrainedTokenizer.from_json,
+    "pretrained-language": LanguageTokenizer.from_json,
+    "special": lambda value: SpecialTokenizer.from_json(value, load_tokenizer(value.get("base"))),
 }
+
+
+def load_tokenizer(stored: Any) -> Tokenizer:
+    """The tokenizer that was stored. Raises IntegrityError."""
+    kind = stored.get("kind") if isinstance(stored, dict) else None
+    if kind not in STORED:
+        raise IntegrityError(f"there is no tokenizer {kind!r}", where="pipeline")
+    return STORED[kind](cast(Mapping[str, Any], stored))
 
 
 @dataclass(frozen=True)
 class TextPipeline:
-    """The fitted road from text to tokens and back: training, evaluation and serving share it."""
+    """The fitted road from text to tokens and back: training, evaluation and serving share it.
+
+    `marks` stand around documents; `template` writes chats, where the data are such.
+    """
 
     FORMAT = "reinforge.text"
     FIELD = "text"
     BLOCK = "tokens"
 
     tokenizer: Tokenizer
+    marks: Marks = UNMARKED
+    template: Template | None = None
 
     @property
     def schema(self) -> Schema:
@@ -157,7 +176,7 @@ class TextPipeline:
                 short = isinstance(text, str)
                 problem = _("the text is too short") if short else _("{kind} is no text").format(kind=kind)
                 raise DataError(problem, where=f"row {number}, column {self.FIELD!r}")
-            rows.append(self.tokenizer.encode(text).long())
+            rows.append(self.opened(text).long())
         if not targets:
             return {"inputs": {self.BLOCK: Ragged.from_rows(rows)}, "targets": {}, "valid": {}}
         return {
@@ -165,6 +184,56 @@ class TextPipeline:
             "targets": {self.BLOCK: Ragged.from_rows([row[1:] for row in rows])},
             "valid": {},
         }
+
+    def check(self) -> None:
+        """Raise DataError where the tokenizer lacks a token that a mark or the template names."""
+        named = [mark for mark in (self.marks.bos, self.marks.eos, self.marks.pad) if mark is not None]
+        for text in (*named, *(self.template.specials if self.template else ())):
+            self._mark(text)
+
+    def opened(self, text: str) -> Tensor:
+        """A text to go on from, behind the mark of a document's beginning: (n,) int32."""
+        ids = self.tokenizer.encode(text)
+        return ids if self.marks.bos is None else torch.cat([ids.new_tensor([self._mark(self.marks.bos)]), ids])
+
+    def document(self, text: str) -> Tensor:
+        """A whole document between its marks: (n,) int32."""
+        ids = self.opened(text)
+        return ids if self.marks.eos is None else torch.cat([ids, ids.new_tensor([self._mark(self.marks.eos)])])
+
+    def chat(self, chat: Chat, *, answer: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """A chat by the template: ids (n,) int32, which are the assistant's own (n,) bool, and of which message each is
+        (n,) int32; `answer` opens the assistant's next turn. Raises DataError for what the template can't say."""
+        if self.template is None:
+            raise DataError(
+                _("this model has no chat template"), where="messages",
+                remedy=_('Give {{"{name}": "..."}}.').format(name=self.FIELD),
+            )  # fmt: skip
+        return self.parts(self.template.render(chat, answer=answer))
+
+    def parts(self, parts: Sequence[Part]) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of rendered parts. Each part is encoded by itself, as generation will see it."""
+        ids, learned, turns = [], [], []
+        for part in parts:
+            found = self._special(part.text) if part.special else self.tokenizer.encode(part.text)
+            ids.append(found)
+            learned.append(torch.full((len(found),), part.learned))
+            turns.append(torch.full((len(found),), part.turn, dtype=torch.int32))
+        return torch.cat(ids), torch.cat(learned), torch.cat(turns)
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The tokens that end what the model writes: of an answer, and of a document."""
+        texts = (self.template.stop if self.template else ()) + ((EOS,) if self.marks.eos else ())
+        return tuple(dict.fromkeys(int(place) for text in texts for place in self._special(text)))
+
+    def _special(self, text: str) -> Tensor:
+        """The ids that stand for a special part: one, or none where the pipeline has no such mark."""
+        named = {BOS: self.marks.bos, EOS: self.marks.eos}.get(text, text)
+        return torch.tensor([] if named is None else [self._mark(named)], dtype=torch.int32)
+
+    def _mark(self, text: str) -> int:
+        return special_id(self.tokenizer, text, self.template.name if self.template else "plain")
 
     def transform_row(self, row: Mapping[str, object]) -> dict[str, Batch]:
         """The inputs of one raw row: the same as in any batch."""
@@ -176,7 +245,13 @@ class TextPipeline:
 
     def to_json(self) -> dict[str, Any]:
         """Everything: `arrays` is empty."""
-        return {"format": self.FORMAT, "version": FORMAT_VERSION, "tokenizer": self.tokenizer.to_json()}
+        return {
+            "format": self.FORMAT,
+            "version": FORMAT_VERSION,
+            "tokenizer": self.tokenizer.to_json(),
+            "marks": self.marks.to_json(),
+            "template": self.template.name if self.template else None,
+        }
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Nothing is stored as an array."""
@@ -185,16 +260,19 @@ class TextPipeline:
     @classmethod
     def load(cls, schema: Schema, description: Any, arrays: Mapping[str, NDArray[Any]]) -> TextPipeline:
         """From what `schema`, `to_json` and `arrays` gave. Raises IntegrityError."""
-        keys = {"format", "version", "tokenizer"}
+        keys = {"format", "version", "tokenizer", "marks", "template"}
         if not isinstance(description, dict) or set(description) != keys or description["format"] != cls.FORMAT:
             raise IntegrityError(f"it must have the keys {sorted(keys)}", where="pipeline")
         if description["version"] != FORMAT_VERSION:
             raise IntegrityError(f"only text pipeline version {FORMAT_VERSION} is supported", where="pipeline")
-        stored = description["tokenizer"]
-        kind = stored.get("kind") if isinstance(stored, dict) else None
-        if kind not in STORED:
-            raise IntegrityError(f"there is no tokenizer {kind!r}", where="pipeline")
-        pipeline = cls(STORED[kind](cast(Mapping[str, Any], stored)))
+        name, marks = description["template"], Marks.from_json(description["marks"])
+        if name is not None and (not isinstance(name, str) or name not in TEMPLATES):
+            raise IntegrityError(f"there is no template {str(name)[:40]!r}", where="pipeline")
+        pipeline = cls(load_tokenizer(description["tokenizer"]), marks, TEMPLATES[name] if name else None)
+        try:
+            pipeline.check()
+        except DataError as error:
+            raise IntegrityError(error.problem, where="pipeline") from None
         if schema != pipeline.schema or arrays:
             raise IntegrityError("its schema must be one text field, and it stores no arrays", where="pipeline")
         return pipeline
