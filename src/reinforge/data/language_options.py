@@ -64,7 +64,7 @@ class PreferencesOptions(LanguageDataOptions):
     """Which of two answers is better: rows {"prompt", "chosen", "rejected"}; or judged answers: rows {"prompt",
     "completion", "label"}, for the objective kto."""
 
-    usual: ClassVar[Mapping[str, str]] = {"model": "decoder", "objective": "dpo"}
+    usual: ClassVar[Mapping[str, str]] = {"model": "decoder", "objective": "language"}
     kind: Literal["preferences"] = "preferences"
     system: str | None = Field(None, description="A system message for prompts that have none.")
     length: Annotated[int, Field(ge=2)] | None = Field(
