@@ -148,3 +148,19 @@ def test_damaged_files_are_refused_or_read_safely(tmp_path, position, value, cut
     except IntegrityError:
         return
     assert sum(t.nbytes for t in tensors.values()) <= len(content)
+
+
+def test_a_mapped_file_gives_the_same_and_is_never_written(tmp_path):
+    tensors = examples()
+    path = write(tmp_path / "a", tensors)
+    before = path.read_bytes()
+    for name, tensor in tensor_files.read(path, mapped=True)[0].items():
+        assert same(tensor, tensors[name])
+        tensor.zero_()
+    assert path.read_bytes() == before
+    assert tensor_files.read(path, mapped=True)[1:] == (len(before), hashlib.sha256(before).hexdigest())
+    write(tmp_path / "empty", {})
+    assert tensor_files.read(tmp_path / "empty", mapped=True)[0] == {}
+    held = tensor_files.read(path, mapped=True)[0]["other view"]
+    path.unlink()
+    assert same(held, tensors["other view"])

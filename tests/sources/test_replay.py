@@ -51,9 +51,11 @@ def _filled(capacity: int, steps: int, count: int, seed: int) -> tuple[Transitio
         ends = generator.choice(3, size=count, p=[0.7, 0.15, 0.15])
         valid = ~resetting
         terminated, truncated = (ends == 1) & valid, (ends == 2) & valid
+        # What an episode ends with is seen nowhere else.
+        after = observation + np.stack([0.5 * (terminated | truncated), np.ones(count)], 1).astype(np.float32)
         step = Transition(
             {"observation": observation}, generator.normal(size=count).astype(np.float32), terminated, truncated,
-            {"observation": observation + 0.5},
+            {"observation": after},
             valid, resetting,
         )  # fmt: skip
         numbers = buffer.add({"observation": observation}, generator.integers(2, size=count), step)
@@ -61,7 +63,7 @@ def _filled(capacity: int, steps: int, count: int, seed: int) -> tuple[Transitio
         for i in np.flatnonzero(valid):
             rows.append({
                 "episode": episode[i], "observation": observation[i], "reward": step.reward[i],
-                "next": observation[i] + 0.5, "terminated": terminated[i], "done": (terminated | truncated)[i],
+                "next": after[i], "terminated": terminated[i], "done": (terminated | truncated)[i],
             })  # fmt: skip
         resetting = terminated | truncated
         episode = np.where(resetting, episode + count, episode)
@@ -106,9 +108,13 @@ def test_a_restored_buffer_is_the_same_and_goes_on_the_same(
     assert same(as_batch(buffer.gather(alive, 4)), as_batch(other.gather(alive, 4)))
     shape = {"observation": np.zeros((count, 2), np.float32)}
     flags = np.zeros(count, bool)
-    step = Transition(shape, np.ones(count, np.float32), flags, flags, shape, ~flags, flags)
-    for b in (buffer, other):
-        b.add(shape, np.zeros(count, np.int64), step)
+    for k in range(6):
+        step = Transition(shape, np.full(count, k, np.float32), flags, np.full(count, k == 2), shape, ~flags, flags)
+        for b in (buffer, other):
+            b.add(shape, np.zeros(count, np.int64), step)
+    one, two = (pack(b.state_dict()) for b in (buffer, other))
+    assert one.skeleton == two.skeleton
+    assert all(torch.equal(tensor, two.tensors[name]) for name, tensor in one.tensors.items())
     alive = np.arange(buffer.oldest, buffer.total)
     assert same(as_batch(buffer.gather(alive, 4)), as_batch(other.gather(alive, 4)))
 

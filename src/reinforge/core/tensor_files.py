@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -62,9 +64,10 @@ def digest(tensor: Tensor) -> str:
     return hashlib.sha256(head + raw_bytes(tensor).tobytes()).hexdigest()
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], int, str]:
+def read(path: Path, *, mapped: bool = False) -> tuple[dict[str, Tensor], int, str]:
     """Tensors by name, the file's size and its SHA-256. The file is read once, into memory that the tensors share.
 
+    `mapped`: that memory is the file itself, where the system lets go of mapped files; writing does not change it.
     Raises IntegrityError before anything is allocated where the header does not fit the file, StorageError where it
     can't be read.
     """
@@ -76,16 +79,20 @@ def read(path: Path) -> tuple[dict[str, Tensor], int, str]:
         read_into(descriptor, memoryview(header), path)
         entries = parse_header(bytes(prefix), bytes(header), size, where)
         start = 8 + len(header)
-        data = torch.empty(size - start, dtype=torch.uint8)
-        read_into(descriptor, data.numpy().data, path)
+        # Elsewhere a mapped file could not be removed.
+        if mapped and os.name == "posix" and size > start:
+            data = torch.frombuffer(mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY), dtype=torch.uint8)[start:]
+        else:
+            data = torch.empty(size - start, dtype=torch.uint8)
+            read_into(descriptor, data.numpy().data, path)
     hashed = hashlib.sha256(prefix + header)
     hashed.update(data.numpy().data)
     return {name: _tensor(name, entry, data, start, where) for name, entry in entries.items()}, size, hashed.hexdigest()
 
 
-def read_checked(folder: Folder, name: str) -> dict[str, Tensor]:
+def read_checked(folder: Folder, name: str, *, mapped: bool = False) -> dict[str, Tensor]:
     """Tensors of a committed folder's file, checked against its manifest."""
-    tensors, size, hashed = read(folder.path / name)
+    tensors, size, hashed = read(folder.path / name, mapped=mapped)
     folder.check(name, size, hashed)
     return tensors
 

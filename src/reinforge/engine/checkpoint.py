@@ -54,7 +54,9 @@ class CheckpointStore:
         Raises ComponentError for a leaf that can't be saved, CheckpointError where a later checkpoint stands already.
         """
         parts = {name: _pack_part(name, part) for name, part in state.items()}
-        new_bytes = sum(t.nbytes for part in parts.values() for t in part.tensors.values())
+        unsealed = [value for part in parts.values() for k, value in part.sealed.items() if k not in self._sealed]
+        new_parts = [*(part.tensors for part in parts.values()), *(value.tensors for value in unsealed)]
+        new_bytes = sum(tensor.nbytes for tensors in new_parts for tensor in tensors.values())
         path = self._vacant(updates)
         require_space(self.folder, new_bytes + _MARGIN)
         with commit(path, FORMAT, VERSION) as staging:
@@ -138,7 +140,7 @@ class CheckpointStore:
         for file, record in folder.manifest.files.items():
             if file.startswith("sealed/"):
                 key = file.removeprefix("sealed/").removesuffix(".safetensors")
-                sealed[key] = Sealed(key, tensor_files.read_checked(folder, file))
+                sealed[key] = Sealed(key, tensor_files.read_checked(folder, file, mapped=True))
                 places[key] = (path / file, record)
         state: State = {}
         for name, skeleton in skeletons.items():

@@ -102,16 +102,12 @@ def filled(path: str, codec: Codec) -> tuple[TransitionBuffer, str]:
     for name, array in before.items():
         follows &= (array[1:] == after[name][:-1]).reshape(count - 1, -1).all(1)
     done[:-1] |= ~follows
-    rows: dict[str, Array] = {
-        **{f"observation/{name}": value for name, value in before.items()},
-        **{f"next_observation/{name}": value for name, value in after.items()},
-        "action": action, "reward": reward, "terminated": terminated,
-    }  # fmt: skip
+    rows = {"action": action, "reward": reward, "terminated": terminated}
     digest = hashlib.blake2b(digest_size=16)
-    for value in (*rows.values(), done):
+    for value in (*before.values(), *after.values(), *rows.values(), done):
         digest.update(np.ascontiguousarray(value).tobytes())
     buffer = TransitionBuffer(count, codec, 1)
-    buffer.fill(rows, done)
+    buffer.fill(rows, before, after, done)
     return buffer, digest.hexdigest()
 
 
