@@ -79,6 +79,7 @@ from reinforge.sources.options import (
     CompletionOptions,
     CopyOptions,
     EpsilonOptions,
+    HindsightOptions,
     LoaderOptions,
     PrioritiesOptions,
     ReplayOptions,
@@ -87,10 +88,12 @@ from reinforge.sources.options import (
     TransitionOptions,
 )
 from reinforge.sources.tasks import CopyTask
+from tests.environments import goal_world
 from tests.objectives import probes
 from tests.sources.test_transitions import recorded, written
 
 probes.register()
+goal_world.register()
 Parts = tuple[Objective, nn.Module, Source]
 
 
@@ -289,6 +292,14 @@ def sac(seed: int, batch: int) -> Parts:
     return _environment(model, SACOptions(critic_sizes=(16, 16)), source, environment, seed, batch)
 
 
+def hindsight(seed: int, batch: int) -> Parts:
+    """SAC on a point with goals, most of them taken in hindsight, from a ring of replayed rows that goes round."""
+    source = ReplayOptions(capacity=60, learning_starts=24, n_step=2, hindsight=HindsightOptions())
+    environment = EnvironmentOptions(id="Point-v0", count=3, options={"ends": True})
+    model = SquashedGaussianOptions(sizes=(12,), normalise=True)
+    return _environment(model, SACOptions(critic_sizes=(12,)), source, environment, seed, batch)
+
+
 def td3(seed: int, batch: int) -> Parts:
     """TD3 on Pendulum: an actor that moves with every second update of its critics, and targets of both."""
     source = ReplayOptions(capacity=300, learning_starts=24, n_step=2)
@@ -392,6 +403,7 @@ SLICES = {
         Slice("rainbow", rainbow, learn={"clip": 10.0}),
         Slice("frames", frames, updates=36),
         Slice("sac", sac),
+        Slice("hindsight", hindsight, updates=60),
         Slice("td3", td3),
         Slice("ppo", ppo, learn={"clip": 0.5}),
         Slice("lstm", lstm),

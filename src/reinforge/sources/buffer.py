@@ -69,6 +69,11 @@ class TransitionBuffer:
         return self.total - len(self)
 
     @property
+    def kept(self) -> Array:
+        """The numbers of all rows that a resumed run has too, dead ones of the oldest segment among them."""
+        return np.arange(self.oldest // self._segment * self._segment, self.total)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of memory when the ring is full."""
         arrays = [*self._seen.values(), *self._arrays.values(), self._next, self._predecessor, self._latest]
@@ -158,6 +163,23 @@ class TransitionBuffer:
             | self._past([*self._before(last, frames - 1), last] if frames > 1 else []),
             "terminated": self._arrays["terminated"][last],
         }
+
+    def reward(self, places: Array) -> Array:
+        """The rewards at places, a copy."""
+        return self._arrays["reward"][places]
+
+    def environment(self, places: Array) -> Array:
+        """The environment of each row at places."""
+        return self._arrays["environment"][places]
+
+    def begins(self, places: Array) -> Array:
+        """Whether nothing in the ring goes before: the first row of an episode, or what is left of it."""
+        before: Array = self._predecessor[places] < 0
+        return before
+
+    def led_to(self, name: str, places: Array) -> Array:
+        """One part of the next observations of rows at places."""
+        return self._seen[name][self._next[places]]
 
     def seen(self, places: Array) -> Observation:
         """The observations at places."""

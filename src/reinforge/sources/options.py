@@ -67,6 +67,15 @@ class PrioritiesOptions(Options):
     epsilon: PositiveFloat = Field(1e-6, description="Added to each error, so that nothing is forgotten.")
 
 
+class HindsightOptions(Options):
+    """Hindsight experience replay (Andrychowicz et al., 2017), for environments with goals."""
+
+    goals: PositiveInt = Field(4, description="k: of k + 1 sampled rows, k get a goal that their episode achieved.")
+    strategy: Literal["future", "final"] = Field(
+        "future", description="future: at a step not before theirs, drawn uniformly. final: at the episode's end."
+    )
+
+
 @register("source", "reinforge.sources.replay:ReplaySource")
 class ReplayOptions(Options):
     """Transitions that the newest policy collects, kept and sampled again and again (off-policy)."""
@@ -81,6 +90,9 @@ class ReplayOptions(Options):
     n_step: PositiveInt = Field(1, description="Rewards summed before bootstrapping.")
     epsilon: EpsilonOptions = Field(EpsilonOptions(), description="Random actions, for discrete actions.")
     priorities: PrioritiesOptions | None = Field(None, description="Sample by priority instead of uniformly.")
+    hindsight: HindsightOptions | None = Field(
+        None, description="Learn from what was achieved as if it had been desired, in environments with goals."
+    )
 
     @model_validator(mode="after")
     def fixed_lag(self) -> Self:

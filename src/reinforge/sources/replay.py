@@ -9,12 +9,14 @@ from torch import nn
 from reinforge.core.contracts import Clock, Experience, Outcome, Signal, State
 from reinforge.core.seeds import derive
 from reinforge.environments.build import build
+from reinforge.environments.goals import Goals
 from reinforge.environments.observations import Array
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import ComponentError
 from reinforge.models.policy import Policy
 from reinforge.sources.buffer import TransitionBuffer
 from reinforge.sources.collector import Collector, as_batch, epsilon_at, moments_of, shift
+from reinforge.sources.hindsight import Hindsight
 from reinforge.sources.options import PrioritiesOptions, ReplayOptions
 from reinforge.sources.priorities import SumTree
 
@@ -26,7 +28,8 @@ class ReplaySource:
     """Collects with the newest policy until `updates_per_step` allows a round of updates, then samples their batches.
 
     An experience has the rows of all its updates, `extra["updates"]` of them, each of `batch` rows: observation,
-    action, rewards (rows, n_step), length, next_observation, terminated, and with priorities the weight of each row.
+    action, rewards (rows, n_step), length, next_observation, terminated, and with priorities the weight of each row;
+    with hindsight, most of them with a goal that their episode achieved.
     A policy that is not stochastic (action values) explores by epsilon-greedy, drawn for each environment by itself;
     others by their own noise, and at random until learning starts.
     """
@@ -38,9 +41,12 @@ class ReplaySource:
         own = derive(seed, "collect")
         self.collector = Collector(build(environment, seed=own), own, environment.reward)
         codec = self.collector.environments.codec
+        # Before the buffer takes its room: an environment without goals is refused.
+        goals = Goals(environment) if options.hindsight else None
         self.exact = self.collector.environments.exact
         self.buffer = TransitionBuffer(options.capacity, codec, self.collector.count)
         self.priorities = Priorities(options.priorities, self.buffer) if options.priorities else None
+        self.hindsight = Hindsight(options.hindsight, self.buffer, goals) if options.hindsight and goals else None
         self.generator = np.random.default_rng(derive(seed, "replay"))
         self._policy: Policy | None = None
         self._allowance = 0.0
@@ -59,15 +65,17 @@ class ReplaySource:
         steps = self.collector.steps
         self._collect(policy)
         rows = self.batch * self.options.updates_per_round
-        sampled = len(self.buffer)
+        weight: dict[str, Array] = {}
         if self.priorities is None:
-            numbers = self.generator.integers(self.buffer.oldest, self.buffer.oldest + sampled, size=rows)
+            numbers = self.generator.integers(self.buffer.oldest, self.buffer.total, size=rows)
+        else:
+            numbers, weight["weight"] = self.priorities.sample(rows, self.generator, self.collector.steps)
+        if self.hindsight is None:
             columns = self.buffer.gather(numbers, self.options.n_step, policy.frames)
         else:
-            numbers, weight = self.priorities.sample(rows, self.generator, self.collector.steps)
-            columns = {**self.buffer.gather(numbers, self.options.n_step, policy.frames), "weight": weight}
+            columns = self.hindsight.gather(numbers, self.options.n_step, policy.frames, self.generator)
         return Experience(
-            as_batch(columns),
+            as_batch(columns | weight),
             samples=rows,
             steps=self.collector.steps - steps,
             extra={"updates": torch.tensor(self.options.updates_per_round)},
@@ -89,6 +97,8 @@ class ReplaySource:
             numbers = self.buffer.add(observation, action, transition)
             if self.priorities is not None:
                 self.priorities.add(numbers)
+            if self.hindsight is not None:
+                self.hindsight.add(numbers)
             if not warm:
                 self._allowance += len(numbers) * options.updates_per_step
         self._allowance -= options.updates_per_round
@@ -125,6 +135,8 @@ class ReplaySource:
         self.buffer.load_state_dict(state["buffer"])
         if not there:
             self.buffer.cut()
+        if self.hindsight is not None:
+            self.hindsight.rebuild()
         if self.priorities is not None:
             self.priorities.load_state_dict(state["priorities"])
         self.generator.bit_generator.state = state["generator"]
