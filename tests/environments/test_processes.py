@@ -100,6 +100,8 @@ def _actions(environments: Environments, steps: int) -> list[Any]:
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, dict):
         return list(one) == list(other) and all(_equal(one[name], other[name]) for name in one)
+    if one is None or other is None:
+        return one is other
     return one.dtype == other.dtype and np.array_equal(one, other)
 
 

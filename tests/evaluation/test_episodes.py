@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from reinforge.core.contracts import Clock
 from reinforge.core.seeds import derive
@@ -17,6 +18,7 @@ from reinforge.environments.build import build, signature
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.environments.spaces import signature as signature_of
 from reinforge.environments.synchronous import SynchronousEnvironments
+from reinforge.environments.vector import Environments, NativeEnvironments
 from reinforge.evaluation.episodes import EpisodeEvaluator, play
 from reinforge.models.policy import Policy
 from reinforge.models.policy_options import ActorCriticOptions, MemoryOptions, QNetworkOptions
@@ -157,3 +159,52 @@ def _seconds(evaluator: EpisodeEvaluator, policy: Policy) -> float:
     began = time.perf_counter()
     evaluator.run(policy, "timed")
     return time.perf_counter() - began
+
+
+class Lucky(gym.Env[Any, Any]):
+    """Ends after three steps, by success or not, as its generator says; it boasts in every step before."""
+
+    def __init__(self, says: bool = True) -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+        self.says = says
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time, self.luck = 0, bool(self.np_random.random() < 0.5)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        self.time += 1
+        ends = self.time == 3
+        said = {"is_success": np.float32(self.luck) if ends else True} if self.says else {}
+        return np.zeros(1, np.float32), float(ends and self.luck), False, ends, said
+
+
+@pytest.mark.parametrize("kind", ["synchronous", "processes", "next-step", "same-step"])
+def test_success_is_what_the_environment_says_in_the_last_step(kind: str) -> None:
+    if "Lucky-v0" not in gym.registry:
+        gym.register("Lucky-v0", Lucky)
+    options = EnvironmentOptions(id="Lucky-v0", count=4)
+    environments: Environments
+    if kind in ("synchronous", "processes"):
+        environments = build(options.model_copy(update={"vectorization": kind}), seed=1)
+    else:
+        mode = AutoresetMode.NEXT_STEP if kind == "next-step" else AutoresetMode.SAME_STEP
+        vector = SyncVectorEnv([Lucky] * 4, autoreset_mode=mode)
+        environments = NativeEnvironments(vector, 1, "lucky")
+    torch.manual_seed(0)
+    policy: Policy = REGISTRY.build("model", QNetworkOptions(sizes=(4,)), signature(options))
+    try:
+        found = play(policy, environments, 24)
+    finally:
+        environments.close()
+    assert found.successes.tolist() == found.returns.tolist()
+    assert found.metrics()["success"] == found.returns.mean()
+    assert 0 < found.returns.mean() < 1
+
+
+def test_no_rate_of_success_where_nothing_is_said() -> None:
+    environments = SynchronousEnvironments(lambda: Lucky(says=False), 2, 0, "lucky")
+    policy: Policy = REGISTRY.build("model", QNetworkOptions(sizes=(4,)), environments.signature)
+    assert "success" not in play(policy, environments, 4).metrics()

@@ -38,6 +38,7 @@ _PATROL_SECONDS = 1.0
 _CLOSING_SECONDS = 2.0
 _ALIGNMENT = 64
 _FLAGS = ("terminated", "truncated", "start")
+_NUMBERS = ("reward", "success")
 
 
 class ProcessEnvironments:
@@ -85,7 +86,7 @@ class ProcessEnvironments:
     def step(self, action: Array) -> Transition:
         np.copyto(self._arrays["action"], action)
         self._ask("step")
-        flags = {name: self._arrays[name].copy() for name in ("reward", *_FLAGS)}
+        flags = {name: self._arrays[name].copy() for name in (*_NUMBERS, *_FLAGS)}
         final = observation = copied(self._observation("observation"))
         ended = np.flatnonzero(flags["start"])
         if len(ended):
@@ -93,7 +94,7 @@ class ProcessEnvironments:
             put(final, ended, rows(self._observation("final"), ended))
         return Transition(
             observation, flags["reward"], flags["terminated"], flags["truncated"], final, self._everything,
-            flags["start"],
+            flags["start"], None if np.isnan(flags["success"]).all() else flags["success"],
         )  # fmt: skip
 
     def state_dict(self) -> State:
@@ -172,7 +173,7 @@ class _Layout:
             for name, block in codec.blocks.items()
         ]
         wanted.append(("action", (count, *codec.action_shape), codec.action_dtype))
-        wanted.append(("reward", (count,), np.dtype(np.float32)))
+        wanted += [(name, (count,), np.dtype(np.float32)) for name in _NUMBERS]
         wanted += [(name, (count,), np.dtype(np.bool_)) for name in _FLAGS]
         places, size = {}, 0
         for name, shape, dtype in wanted:
@@ -277,6 +278,7 @@ class _Worker:
             self._put("final", step.final_observation)
         for name in ("reward", *_FLAGS):
             self._arrays[name][:] = getattr(step, name)
+        self._arrays["success"][:] = np.nan if step.success is None else step.success
 
     def state(self, _: None) -> State:
         return self.environments.state_dict()

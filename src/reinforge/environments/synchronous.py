@@ -14,7 +14,7 @@ from reinforge.core.seeds import derive
 from reinforge.environments.observations import Array, Observation, content, copied, joined, put
 from reinforge.environments.options import ImageOptions
 from reinforge.environments.spaces import Codec
-from reinforge.environments.vector import Transition
+from reinforge.environments.vector import Transition, succeeded
 from reinforge.errors import CheckpointError, EnvironmentFault
 from reinforge.schema.signature import Signature
 
@@ -80,7 +80,8 @@ class SynchronousEnvironments:
             observation = copied(final)
             for index in np.flatnonzero(done).tolist():
                 put(observation, [index], self._begin(index, int(self._episodes[index]) + 1))
-        return Transition(observation, reward, terminated, truncated, final, self._everything, done)
+        success = succeeded([result[4] for result in results])
+        return Transition(observation, reward, terminated, truncated, final, self._everything, done, success)
 
     def state_dict(self) -> State:
         """Per copy: its episode, the actions taken in it, and the digest of what came back."""
@@ -101,7 +102,7 @@ class SynchronousEnvironments:
             if not self.exact:
                 continue
             for action in np.asarray(state["actions"][index]):
-                observation, reward, _, _ = self._advance(index, action)
+                observation, reward, *_ = self._advance(index, action)
                 checked = content(self._observation(observation, index), 0) + self._reward(reward, index).tobytes()
                 self._digests[index].update(checked)
             if self._digests[index].hexdigest() != state["digests"][index]:
@@ -121,7 +122,7 @@ class SynchronousEnvironments:
         learner = np.zeros((1, *self.codec.action_shape), self.codec.action_dtype)
         try:
             for _ in range(_PROBED):
-                observation, reward, terminated, truncated = self._advance(0, self.codec.actions(learner)[0])
+                observation, reward, terminated, truncated, _ = self._advance(0, self.codec.actions(learner)[0])
                 seen = content(self._observation(observation, 0), 0) + self._reward(reward, 0).tobytes()
                 self._digests[0].update(seen)
                 if terminated or truncated:
@@ -143,13 +144,13 @@ class SynchronousEnvironments:
         self._digests[index] = hashlib.blake2b(content(checked, 0), digest_size=16)
         return checked
 
-    def _advance(self, index: int, action: Array) -> tuple[object, object, object, object]:
+    def _advance(self, index: int, action: Array) -> tuple[object, object, object, object, object]:
         self._actions[index].append(action)
         try:
-            observation, reward, terminated, truncated, _ = self._environments[index].step(action)
+            observation, reward, terminated, truncated, info = self._environments[index].step(action)
         except Exception as error:  # a user's environment may raise anything
             raise self.codec.raised(error, self._moment(index)) from error
-        return observation, reward, terminated, truncated
+        return observation, reward, terminated, truncated, info
 
     def _observations(self, values: list[object]) -> Observation:
         # All at once is several times faster; one by one only to say which copy is at fault.

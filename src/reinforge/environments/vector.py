@@ -17,6 +17,9 @@ from reinforge.environments.spaces import Codec
 from reinforge.errors import CheckpointError, EnvironmentFault
 from reinforge.schema.signature import Signature
 
+# Where environments say whether an episode has reached its goal.
+SUCCESS = "is_success"
+
 
 class Transition(NamedTuple):
     """One step of n environments.
@@ -25,6 +28,7 @@ class Transition(NamedTuple):
     soon as the environment gives it. `final_observation`, of the same kind, is what the action truly led to, to learn
     from. `reward` float32, `terminated`, `truncated` bool (n,), never both: a terminal state wins. `valid` bool (n,) is
     False where the step only began an episode and must not be learned from; `start` (n,): `observation` begins one.
+    `success` float32 (n,): what an environment says of it (`info["is_success"]`), NaN where it says nothing.
     """
 
     observation: Observation
@@ -34,6 +38,7 @@ class Transition(NamedTuple):
     final_observation: Observation
     valid: Array
     start: Array
+    success: Array | None = None
 
 
 class Environments(Protocol):
@@ -130,7 +135,8 @@ class NativeEnvironments:
             began = self._resetting
             self._resetting = done
             valid = ~began if began.any() else self._everything
-            return Transition(observation, reward, terminated, truncated, observation, valid, began)
+            success = _successes(info, self.count, self._nothing)
+            return Transition(observation, reward, terminated, truncated, observation, valid, began, success)
         final = observation
         if done.any():
             final = copied(observation)
@@ -139,7 +145,8 @@ class NativeEnvironments:
                 raise self.codec.fault("an episode ended without 'final_obs'", moment, "same-step autoreset")
             ended = np.flatnonzero(done)
             put(final, ended, _finals(self.codec, given, ended, moment))
-        return Transition(observation, reward, terminated, truncated, final, self._everything, done)
+        success = _successes(info, self.count, done)
+        return Transition(observation, reward, terminated, truncated, final, self._everything, done, success)
 
     def state_dict(self) -> State:
         """Arrays, numbers and the generator of the environment. Empty where it is not `exact`."""
@@ -179,6 +186,27 @@ def _finals(codec: Codec, given: Any, ended: Array, moment: str) -> Observation:
     if isinstance(given, Mapping):
         return rows(codec.observations(given, len(next(iter(given.values()))), moment), ended)
     return codec.gathered([given[index] for index in ended], moment)
+
+
+def succeeded(infos: Sequence[object]) -> Array | None:
+    """What the information of n copies says of success, each by itself; None where none says anything."""
+    if not any(isinstance(info, Mapping) and SUCCESS in info for info in infos):
+        return None
+    said = [info.get(SUCCESS) if isinstance(info, Mapping) else None for info in infos]
+    known = [float(value) if isinstance(value, bool | int | float | np.generic) else np.nan for value in said]
+    return np.array(known, np.float32)
+
+
+def _successes(info: Mapping[str, Any], count: int, ended: Array) -> Array | None:
+    """The same of n copies. What was said of those that `ended` (n,) may be among Gymnasium's final information."""
+    final = info.get("final_info")
+    parts = [(info, ~ended), (final, ended)] if isinstance(final, Mapping) else [(info, np.ones(count, np.bool_))]
+    found = np.full(count, np.nan, np.float32)
+    for part, mine in parts:
+        if isinstance(part, Mapping) and SUCCESS in part:
+            said = mine & np.broadcast_to(part.get(f"_{SUCCESS}", True), count)
+            found[said] = np.asarray(part[SUCCESS], np.float32)[said]
+    return None if np.isnan(found).all() else found
 
 
 _PASSIVE = (bytes, gym.Space, tuple, gym.envs.registration.EnvSpec, AutoresetMode)

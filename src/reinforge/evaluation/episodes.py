@@ -26,14 +26,17 @@ _REPLICATES = 2000
 
 @dataclass(frozen=True)
 class Episodes:
-    """Returns float64 (n,) and lengths int64 (n,) of whole episodes."""
+    """Returns float64 (n,), lengths int64 (n,) of whole episodes, and what the environment says of their success at
+    their last step, float64 (n,), NaN where it says nothing."""
 
     returns: np.ndarray[Any, Any]
     lengths: np.ndarray[Any, Any]
+    successes: np.ndarray[Any, Any]
 
     def metrics(self) -> dict[str, float]:
-        """Mean, interquartile mean, deviation, least and greatest return; mean length; number of episodes."""
-        returns = self.returns
+        """Mean, interquartile mean, deviation, least and greatest return; mean length; number of episodes; the rate of
+        success where environments state it."""
+        returns, told = self.returns, self.successes[~np.isnan(self.successes)]
         return {
             "return": float(returns.mean()),
             "return_iqm": float(interquartile_mean(returns)),
@@ -42,6 +45,7 @@ class Episodes:
             "return_max": float(returns.max()),
             "length": float(self.lengths.mean()),
             "episodes": float(len(returns)),
+            **({"success": float(told.mean())} if len(told) else {}),
         }
 
     def intervals(self) -> dict[str, list[float]]:
@@ -72,6 +76,7 @@ def play(
     quota = np.full(copies, episodes // copies) + (np.arange(copies) < episodes % copies)
     returns: list[float] = []
     lengths: list[int] = []
+    successes: list[float] = []
     total, length = np.zeros(copies), np.zeros(copies, dtype=np.int64)
     observation, start = environments.reset(), np.ones(copies, dtype=np.bool_)
     device, output = policy.low.device, policy.output
@@ -93,9 +98,10 @@ def play(
                 for index in np.flatnonzero(done & (quota > 0)).tolist():
                     returns.append(float(total[index]))
                     lengths.append(int(length[index]))
+                    successes.append(np.nan if step.success is None else float(step.success[index]))
                     quota[index] -= 1
                 total[done], length[done] = 0, 0
-    return Episodes(np.array(returns), np.array(lengths))
+    return Episodes(np.array(returns), np.array(lengths), np.array(successes))
 
 
 def _drawn(policy: Policy, outputs: dict[str, torch.Tensor], generator: np.random.Generator) -> torch.Tensor:

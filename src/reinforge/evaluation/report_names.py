@@ -42,6 +42,7 @@ METRICS = {
     "return_min": mark("least return"),
     "return_max": mark("greatest return"),
     "length": mark("steps of an episode"),
+    "success": mark("rate of success"),
     "episodes": mark("episodes"),
     "bits_per_character": mark("bits per character"),
     "bits_per_token": mark("bits per token"),

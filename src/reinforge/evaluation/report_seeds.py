@@ -14,7 +14,7 @@ from reinforge.evaluation.svg import Plot
 from reinforge.messages import _
 
 # Of an episode, which stand on top; of other metrics all of the side that counts do.
-_RETURNS = ("final/return", "final/return_iqm", "final/return_std", "final/length")
+_RETURNS = ("final/return", "final/return_iqm", "final/return_std", "final/success", "final/length")
 # Curves of seeds: evaluations, and what was measured while training.
 _CURVES = (EVALUATION + "return", EVALUATION + "length", "training/return", EVALUATION + "loss", "loss")
 _MOST_CURVES = 4
