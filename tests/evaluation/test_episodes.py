@@ -208,3 +208,15 @@ def test_no_rate_of_success_where_nothing_is_said() -> None:
     environments = SynchronousEnvironments(lambda: Lucky(says=False), 2, 0, "lucky")
     policy: Policy = REGISTRY.build("model", QNetworkOptions(sizes=(4,)), environments.signature)
     assert "success" not in play(policy, environments, 4).metrics()
+
+
+def test_an_evaluation_is_greedy_unless_stated() -> None:
+    """Scored by a policy that can draw: only when asked does it."""
+    policy = _policy(ActorCriticOptions(sizes=(8,)))
+    environments = build(CARTPOLE, seed=0, count=10)
+    environments.reseed(derive(3, "evaluation", "1"))
+    greedy = play(policy, environments, 10)
+    told = EpisodeEvaluator(CARTPOLE, episodes=10, seed=3).run(policy, "1")
+    drawn = EpisodeEvaluator(CARTPOLE, episodes=10, seed=3, stochastic=True).run(policy, "1")
+    assert told.returns.tolist() == greedy.returns.tolist()
+    assert told.returns.tolist() != drawn.returns.tolist()

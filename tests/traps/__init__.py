@@ -1,0 +1,1 @@
+"""Traps of correctness: each named, with the tests that stand before it, and a way to spring it."""
