@@ -300,6 +300,14 @@ def hindsight(seed: int, batch: int) -> Parts:
     return _environment(model, SACOptions(critic_sizes=(12,)), source, environment, seed, batch)
 
 
+def overlap(seed: int, batch: int) -> Parts:
+    """SAC on Pendulum, whose copies take their next step in processes while updates run."""
+    source = ReplayOptions(capacity=300, learning_starts=24, updates_per_round=2, overlap=True)
+    environment = EnvironmentOptions(id="Pendulum-v1", count=2, vectorization="processes", time_limit=9)
+    model = SquashedGaussianOptions(sizes=(12,), normalise=True)
+    return _environment(model, SACOptions(critic_sizes=(12,)), source, environment, seed, batch)
+
+
 def td3(seed: int, batch: int) -> Parts:
     """TD3 on Pendulum: an actor that moves with every second update of its critics, and targets of both."""
     source = ReplayOptions(capacity=300, learning_starts=24, n_step=2)
@@ -404,6 +412,7 @@ SLICES = {
         Slice("frames", frames, updates=36),
         Slice("sac", sac),
         Slice("hindsight", hindsight, updates=60),
+        Slice("overlap", overlap, updates=36),
         Slice("td3", td3),
         Slice("ppo", ppo, learn={"clip": 0.5}),
         Slice("lstm", lstm),

@@ -282,7 +282,7 @@ TRAPS: dict[str, tuple[Slip, ...]] = {
         Slip(
             "objectives/dqn.py",
             "self.target = copy.deepcopy(model).requires_grad_(False)",
-            "self.target = copy.deepcopy(model); self.target.register_forward_hook(lambda *_: torch.set_grad_enabled(True) and None)",  # noqa: E501
+            "self.target = model",
             "tests/objectives/test_reinforcement.py::test_no_gradient_flows_into_the_target",
         ),
     ),
@@ -316,12 +316,6 @@ TRAPS: dict[str, tuple[Slip, ...]] = {
             "cut = n // 4",
             "cut = 0",
             "tests/evaluation/test_seeds.py::test_the_interquartile_mean_is_scipys_trimmed_one",
-        ),
-        Slip(
-            "evaluation/seeds.py",
-            "cut = n // 4",
-            "cut = (n - 1) // 2",
-            "tests/evaluation/test_seeds.py::test_the_interval_is_that_of_all_resamples",
         ),
     ),
     "the ratio of updates to steps is one number at any number of environments": (

@@ -84,8 +84,17 @@ class ProcessEnvironments:
         return copied(self._observation("observation"))
 
     def step(self, action: Array) -> Transition:
+        self.begin(action)
+        return self.finish()
+
+    def begin(self, action: Array) -> None:
+        """Let the processes take a step; nothing else may be asked of them before `finish`."""
         np.copyto(self._arrays["action"], action)
-        self._ask("step")
+        self._send("step")
+
+    def finish(self) -> Transition:
+        """Wait for the step that has begun."""
+        self._receive()
         flags = {name: self._arrays[name].copy() for name in (*_NUMBERS, *_FLAGS)}
         final = observation = copied(self._observation("observation"))
         ended = np.flatnonzero(flags["start"])
@@ -122,17 +131,31 @@ class ProcessEnvironments:
 
     def _ask(self, question: str, argument: Any = None) -> list[Any]:
         """Every worker's answer, in the order of the copies. Raises EnvironmentFault where one failed or died."""
+        self._send(question, argument)
+        return self._receive()
+
+    def _send(self, question: str, argument: Any = None) -> None:
         if not self._closed.alive:
             raise EnvironmentFault("its processes are closed", where=self._where)
         message = pickle.dumps((question, argument))
-        answers: list[Any] = []
         try:
             for _, connection in self._workers:
                 connection.send_bytes(message)
+        except OSError:
+            raise self._died() from None
+        except KeyboardInterrupt:
+            self.close()
+            raise
+
+    def _receive(self) -> list[Any]:
+        if not self._closed.alive:
+            raise EnvironmentFault("its processes are closed", where=self._where)
+        answers: list[Any] = []
+        try:
             for _, connection in self._workers:
                 answers.append(pickle.loads(connection.recv_bytes()))
         except (EOFError, OSError):
-            raise self._died(len(answers)) from None
+            raise self._died() from None
         except KeyboardInterrupt:
             # Answers are still on their way, and would be taken for those of the next question.
             self.close()
@@ -143,7 +166,7 @@ class ProcessEnvironments:
                 raise answer
         return answers
 
-    def _died(self, index: int) -> EnvironmentFault:
+    def _died(self) -> EnvironmentFault:
         # A broken pipe while sending names nobody: look who is gone.
         for process, _ in self._workers:
             process.join(_CLOSING_SECONDS / len(self._workers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from reinforge.core.contracts import State
 from reinforge.core.seeds import derive
 from reinforge.environments.observations import Array, Observation, copied, tensors
 from reinforge.environments.options import RewardOptions
+from reinforge.environments.processes import ProcessEnvironments
 from reinforge.environments.rewards import RewardScaling
 from reinforge.environments.vector import Environments, Transition
 from reinforge.errors import EnvironmentFault
@@ -46,6 +48,10 @@ class Collector:
         self._return = np.zeros(self.count)
         self._length = np.zeros(self.count, dtype=np.int64)
         self.recent: deque[tuple[float, int]] = deque(maxlen=_RECENT)
+        # The actions of a step that was begun and not finished, and what came of it where that was waited for.
+        self.begun: Array | None = None
+        self._arrived: Transition | None = None
+        self._fault: EnvironmentFault | None = None
 
     @torch.no_grad()
     def outputs(self, policy: Policy) -> dict[str, Tensor]:
@@ -96,17 +102,54 @@ class Collector:
             return self.generator.integers(output.sizes, size=(self.count, len(output.sizes)))
         return self.generator.uniform(-1, 1, (self.count, policy.output.size)).astype(np.float32)
 
-    @torch.no_grad()
     def step(self, policy: Policy, action: Array) -> Transition:
         """Take actions given in learner space."""
-        if policy.continuous:
-            action = policy.scale(torch.from_numpy(action).to(policy.low)).cpu().numpy()
         try:
-            transition = self.environments.step(action)
+            transition = self.environments.step(self._scaled(policy, action))
         except EnvironmentFault:
             # Some copies are a step ahead of others: what is saved now begins new episodes.
             self.broken = True
             raise
+        return self._take(transition)
+
+    def begin(self, policy: Policy, action: Array) -> None:
+        """Let processes take a step of actions given in learner space, while this one does something else."""
+        assert isinstance(self.environments, ProcessEnvironments)
+        try:
+            self.environments.begin(self._scaled(policy, action))
+        except EnvironmentFault:
+            self.broken = True
+            raise
+        self.begun = action
+
+    def finish(self) -> tuple[Array, Transition]:
+        """The actions of the step that has begun, in learner space, and what came of them."""
+        action, transition = self.begun, self._arrive()
+        assert action is not None
+        self.begun = self._arrived = None
+        return action, self._take(transition)
+
+    def _arrive(self) -> Transition:
+        if self._fault is not None:
+            raise self._fault
+        if self._arrived is None:
+            assert isinstance(self.environments, ProcessEnvironments)
+            try:
+                self._arrived = self.environments.finish()
+            except EnvironmentFault as fault:
+                # Whoever saves does not tell of it; it is told when the step is needed.
+                self._fault, self.broken = fault, True
+                raise
+        return self._arrived
+
+    @torch.no_grad()
+    def _scaled(self, policy: Policy, action: Array) -> Array:
+        if not policy.continuous:
+            return action
+        scaled: Array = policy.scale(torch.from_numpy(action).to(policy.low)).cpu().numpy()
+        return scaled
+
+    def _take(self, transition: Transition) -> Transition:
         self.observation, self.start = transition.observation, transition.start
         self.steps += int(np.count_nonzero(transition.valid))
         self._return += np.where(transition.valid, transition.reward, 0.0)
@@ -134,7 +177,13 @@ class Collector:
         }
 
     def state_dict(self) -> State:
+        """Waits for a step that has begun: what came of it is part of the state."""
+        arrived = None
+        if self.begun is not None:
+            with contextlib.suppress(EnvironmentFault):
+                arrived = self._arrive()
         return {
+            "begun": None if arrived is None else [self.begun, arrived._asdict()],
             "broken": self.broken,
             "environments": {} if self.broken else self.environments.state_dict(),
             "generator": self.generator.bit_generator.state,
@@ -150,6 +199,10 @@ class Collector:
 
     def load_state_dict(self, state: State) -> bool:
         """Whether every environment is where it was; if not, all begin new episodes."""
+        if self.begun is not None:
+            with contextlib.suppress(EnvironmentFault):
+                self._arrive()
+        self.begun = self._arrived = self._fault = None
         if not state["broken"]:
             self.environments.load_state_dict(state["environments"])
         self.generator.bit_generator.state = state["generator"]
@@ -161,6 +214,9 @@ class Collector:
         self.rewards.load_state_dict(state["rewards"])
         self.recent = deque([(value, length) for value, length in state["recent"]], maxlen=_RECENT)
         if self.environments.exact and not state["broken"]:
+            if state["begun"] is not None:
+                self.begun, arrived = np.array(state["begun"][0]), state["begun"][1]
+                self._arrived = Transition(**{name: _arrays(value) for name, value in arrived.items()})
             return True
         # They could not be put back where they were: what was observed there leads nowhere.
         self.environments.reseed(derive(self._seed, "resumed", self.steps))
@@ -213,6 +269,12 @@ def shift(policy: Policy, seen: Mapping[str, Mapping[str, Tensor]]) -> float:
         moved = moved[normaliser.factor.cpu() < _CONSTANT]
         largest = max(largest, float(moved.max())) if moved.numel() else largest
     return largest
+
+
+def _arrays(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: np.array(each) for name, each in value.items()}
+    return None if value is None else np.array(value)
 
 
 def _tensors(state: object) -> dict[str, Tensor]:

@@ -87,6 +87,11 @@ class ReplayOptions(Options):
     updates_per_round: PositiveInt = Field(
         1, description="Updates between two looks at the newest weights; their batches are sampled at once."
     )
+    overlap: bool = Field(
+        False,
+        description="Environments in processes take their next step while updates run, by the weights before these; "
+        "for slow environments.",
+    )
     n_step: PositiveInt = Field(1, description="Rewards summed before bootstrapping.")
     epsilon: EpsilonOptions = Field(EpsilonOptions(), description="Random actions, for discrete actions.")
     priorities: PrioritiesOptions | None = Field(None, description="Sample by priority instead of uniformly.")

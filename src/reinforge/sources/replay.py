@@ -31,13 +31,19 @@ class ReplaySource:
     action, rewards (rows, n_step), length, next_observation, terminated, and with priorities the weight of each row;
     with hindsight, most of them with a goal that their episode achieved.
     A policy that is not stochastic (action values) explores by epsilon-greedy, drawn for each environment by itself;
-    others by their own noise, and at random until learning starts.
+    others by their own noise, and at random until learning starts. With `overlap` the next step has begun when an
+    experience is handed over.
     """
 
     sharded = False
 
     def __init__(self, options: ReplayOptions, *, environment: EnvironmentOptions, seed: int, batch: int) -> None:
         self.options, self.batch = options, batch
+        if options.overlap and environment.vectorization != "processes":
+            raise ComponentError(
+                "only environments in processes take a step while updates run", where="source.overlap",
+                remedy="Set data.vectorization: processes, or leave out source.overlap.",
+            )  # fmt: skip
         own = derive(seed, "collect")
         self.collector = Collector(build(environment, seed=own), own, environment.reward)
         codec = self.collector.environments.codec
@@ -74,6 +80,8 @@ class ReplaySource:
             columns = self.buffer.gather(numbers, self.options.n_step, policy.frames)
         else:
             columns = self.hindsight.gather(numbers, self.options.n_step, policy.frames, self.generator)
+        if self.options.overlap:
+            self.collector.begin(policy, self._action(policy))
         return Experience(
             as_batch(columns | weight),
             samples=rows,
@@ -91,8 +99,11 @@ class ReplaySource:
         before = self.buffer.total
         while self._allowance < options.updates_per_round or collector.steps < options.learning_starts:
             observation = collector.observation
-            action = self._action(policy)
-            transition = collector.step(policy, action)
+            if collector.begun is not None:
+                action, transition = collector.finish()
+            else:
+                action = self._action(policy)
+                transition = collector.step(policy, action)
             warm = collector.steps <= options.learning_starts
             numbers = self.buffer.add(observation, action, transition)
             if self.priorities is not None:
