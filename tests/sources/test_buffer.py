@@ -236,10 +236,15 @@ def test_sealing_takes_no_second_copy_of_what_was_seen() -> None:
         step = environments.step(action)
         buffer.add(observation, action, step)
         observation = step.observation
-    sealed = buffer.state_dict()["sealed"]
-    assert sealed
-    for part in sealed:
-        assert np.shares_memory(part.tensors["observation/image"].numpy(), buffer._seen["image"])
+    for _ in range(2):
+        sealed = buffer.state_dict()["sealed"]
+        assert sealed
+        for part in sealed:
+            assert np.shares_memory(part.tensors["observation/image"].numpy(), buffer._seen["image"])
+        before = buffer._seen["image"]
+        # More episodes end than there was room for.
+        buffer._places_of_finals(len(buffer._free) + 1)
+        assert buffer._seen["image"] is not before
 
 
 def test_checkpoints_write_a_sealed_segment_once(tmp_path: Path) -> None:

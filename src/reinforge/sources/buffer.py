@@ -275,6 +275,8 @@ class TransitionBuffer:
             }
             self._finals += more
             self._free += range(end, end + more)
+            # Views of the arrays before would keep them in memory.
+            self._sealed = {k: Sealed(v.name, self._views(k)) for k, v in self._sealed.items()}
         taken = self._free[len(self._free) - count :]
         del self._free[len(self._free) - count :]
         return np.array(taken, np.int64)
