@@ -12,13 +12,15 @@ from torch import Tensor
 
 from reinforge.core.ragged import Ragged
 from reinforge.errors import ComponentError
-from reinforge.models.decoder import EPSILON, Decoder, Normalise, Rotate, rotary_tables
-from reinforge.models.options import DecoderOptions
+from reinforge.models.decoder import Decoder, Normalise
+from reinforge.models.options import DecoderOptions, RotaryOptions
+from reinforge.models.rotary import Rotate, rotary_tables
 from reinforge.models.token_losses import token_losses
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Input, Output, Signature
 
 WORDS = 23
+EPSILON = 1e-6
 
 
 def signature(size: int = WORDS) -> Signature:
@@ -55,7 +57,7 @@ def reference_logits(model: Decoder, tokens_bt: Tensor) -> Tensor:
 
     def rotate(x: Tensor, position: int) -> Tensor:
         pairs = torch.view_as_complex(torch.stack((x[: e // 2], x[e // 2 :]), -1))
-        angles = position * o.rotary_base ** (-2 * torch.arange(e // 2, dtype=torch.float64) / e)
+        angles = position * o.rotary.base ** (-2 * torch.arange(e // 2, dtype=torch.float64) / e)
         turned = torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles))
         return torch.cat((turned[:, 0], turned[:, 1]))
 
@@ -103,9 +105,9 @@ def test_closed_form_gradients() -> None:
     g = torch.Generator().manual_seed(2)
     x = torch.randn(2, 3, 6, dtype=torch.float64, generator=g, requires_grad=True)
     gain = torch.randn(6, dtype=torch.float64, generator=g, requires_grad=True)
-    assert torch.autograd.gradcheck(Normalise.apply, (x, gain))
-    torch.testing.assert_close(Normalise.apply(x, gain), F.rms_norm(x, (6,), gain, EPSILON))
-    cos, sin = (table.double()[:, None] for table in rotary_tables(4, 6, 100.0))
+    assert torch.autograd.gradcheck(Normalise.apply, (x, gain, EPSILON))
+    torch.testing.assert_close(Normalise.apply(x, gain, EPSILON), F.rms_norm(x, (6,), gain, EPSILON))
+    cos, sin = (table.double()[:, None] for table in rotary_tables(4, 6, RotaryOptions(base=100.0)))
     heads = torch.randn(2, 4, 3, 6, dtype=torch.float64, generator=g, requires_grad=True)
     assert torch.autograd.gradcheck(lambda t: Rotate.apply(t, cos, sin), (heads,))
 
@@ -114,7 +116,7 @@ def test_norm_in_bf16_is_computed_in_fp32() -> None:
     g = torch.Generator().manual_seed(2)
     x, gain = torch.randn(5, 64, generator=g).bfloat16(), torch.ones(64).bfloat16()
     exact = F.rms_norm(x.float(), (64,), gain.float(), EPSILON)
-    assert torch.equal(Normalise.apply(x, gain), exact.bfloat16())
+    assert torch.equal(Normalise.apply(x, gain, EPSILON), exact.bfloat16())
 
 
 def test_future_is_not_seen() -> None:

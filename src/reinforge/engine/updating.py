@@ -115,7 +115,7 @@ class Updater:
         self._sparse = sparse_parameters(learner) & learning
         self._compiled = self._may_compile(compiled)
         # Whether steps that can take their gradients by hand do so.
-        self.by_hand = not self._compiled and learn.precision == "fp32"
+        self.by_hand = not self._compiled and learn.precision == "fp32" and self.waits
         self.steps: list[_Step] = []
         for step in steps:
             self.steps.append(self._step(step, [p for p in step.parameters if p in learning]))

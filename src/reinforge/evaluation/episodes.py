@@ -106,9 +106,7 @@ def play(
 
 def _drawn(policy: Policy, outputs: dict[str, torch.Tensor], generator: np.random.Generator) -> torch.Tensor:
     """Actions in the environment's units, drawn from the policy."""
-    shape = (len(outputs["action"]), *policy.noise_shape())
-    noise = generator.standard_normal(shape) if policy.continuous else generator.random(shape)
-    return policy.scale(policy.sample(outputs, torch.from_numpy(noise).to(outputs["action"])))
+    return policy.scale(policy.sample(outputs, policy.noise(generator, len(outputs["action"]))))
 
 
 class EpisodeEvaluator:

@@ -72,26 +72,24 @@ class ActorCritic(Policy):
         known = traceable([self.body, self.value_body, self.policy_head, self.value_head])
         return known and simple and self.output.form != "multi-discrete"
 
-    def trace(self, inputs: Batch) -> tuple[dict[str, Tensor], Callable[[Tensor, Tensor | None, Tensor | None], None]]:
-        """What `forward` gives, and what takes the gradients of "action" or "mean", of "value" and of "log_std" back,
-        into the .grad of the weights."""
-        features = self.perception(inputs)
-        leading = features.shape[:-1]
-        flat = features.reshape(-1, features.shape[-1])
-        hidden, pull_body = self.body.trace(flat)
-        value_hidden, pull_value_body = (hidden, None) if self.value_body is None else self.value_body.trace(flat)
+    def trace(
+        self, features: Tensor
+    ) -> tuple[dict[str, Tensor], Callable[[Tensor, Tensor | None, Tensor | None], None]]:
+        """What `forward` gives for what perception made of observations (rows, features), and what takes the gradients
+        of "action" or "mean", of "value" and of "log_std" back, into the .grad of the weights."""
+        hidden, pull_body = self.body.trace(features)
+        value_hidden, pull_value_body = (hidden, None) if self.value_body is None else self.value_body.trace(features)
         scores, pull_scores = self.policy_head.trace(hidden, inward=True)
         value, pull_value = self.value_head.trace(value_hidden, inward=True)
-        outputs = {"action": scores.view(*leading, -1), "value": value.view(leading)}
+        outputs = {"action": scores, "value": value.squeeze(-1)}
         if self.log_std is not None:
-            mean = outputs["action"]
-            outputs |= {"action": self.scale(mean), "mean": mean, "log_std": self.log_std.expand_as(mean)}
+            outputs |= {"action": self.scale(scores), "mean": scores, "log_std": self.log_std.expand_as(scores)}
 
         def pull(policy: Tensor, judged: Tensor | None, widths: Tensor | None) -> None:
-            inner = pull_scores(policy.reshape(len(flat), -1))
+            inner = pull_scores(policy)
             assert inner is not None
             if judged is not None:
-                outer = pull_value(judged.reshape(-1, 1))
+                outer = pull_value(judged.unsqueeze(-1))
                 assert outer is not None
                 if pull_value_body is None:
                     inner = inner + outer
@@ -99,7 +97,7 @@ class ActorCritic(Policy):
                     pull_value_body(outer)
             pull_body(inner)
             if widths is not None and self.log_std is not None and self.log_std.grad is not None:
-                self.log_std.grad.add_(widths.reshape(len(flat), -1).sum(0))
+                self.log_std.grad.add_(widths.sum(0))
 
         return outputs, pull
 

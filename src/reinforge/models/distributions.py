@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,25 +18,6 @@ _LOG_2 = math.log(2)
 def categorical_log_prob(logits: Tensor, action: Tensor) -> Tensor:
     """log p(action): logits (..., actions), action int64 (...) to (...)."""
     return logits.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
-
-
-def categorical(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Slopes]:
-    """log p(action) and entropy: logits (..., actions), action int64 (...) to (...) each; and their slopes by hand.
-
-    d log p(a) = onehot(a) - p, dH = -p (log p + H).
-    """
-    log_prob, index = logits.log_softmax(-1), action.unsqueeze(-1)
-    probability = log_prob.exp()
-    entropy = -(probability * log_prob).sum(-1)
-
-    def slopes(chosen: Tensor, spread: Tensor | None) -> tuple[Tensor, ...]:
-        outer = chosen.unsqueeze(-1)
-        found = (probability * -outer).scatter_add_(-1, index, outer)
-        if spread is not None:
-            found -= probability * (log_prob + entropy.unsqueeze(-1)) * spread.unsqueeze(-1)
-        return (found,)
-
-    return log_prob.gather(-1, index).squeeze(-1), entropy, slopes
 
 
 def gaussian(mean: Tensor, log_std: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Slopes]:
@@ -61,10 +41,9 @@ def categorical_entropy(logits: Tensor) -> Tensor:
     return -(log_prob.exp() * log_prob).sum(-1)
 
 
-def categorical_sample(logits: Tensor, uniform: Tensor) -> Tensor:
-    """An action by the Gumbel-max trick from uniform noise in [0, 1) of the logits' shape: int64 (...)."""
-    tiny = torch.finfo(uniform.dtype).tiny
-    return (logits - (-uniform.clamp(min=tiny).log()).clamp(min=tiny).log()).argmax(-1)
+def categorical_sample(logits: Tensor, gumbel: Tensor) -> Tensor:
+    """An action by the Gumbel-max trick, from standard Gumbel noise of the logits' shape: int64 (...)."""
+    return (logits + gumbel).argmax(-1)
 
 
 def gaussian_log_prob(mean: Tensor, log_std: Tensor, value: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ are several), or the deterministic action itself in the environment's units (con
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -97,12 +99,16 @@ class Policy(nn.Module):
         """The parameters that actions depend on."""
         return list(self.parameters())
 
-    def noise_shape(self) -> tuple[int, ...]:
-        """Per action: uniform noise for discrete actions, standard normal noise for continuous ones."""
-        return (self.output.size,)
+    def noise(self, generator: np.random.Generator, *leading: int) -> Tensor:
+        """What `sample` takes, float32 (*leading, size): standard Gumbel noise for choices, otherwise normal noise."""
+        shape = (*leading, self.output.size)
+        if self.continuous:
+            return torch.from_numpy(generator.standard_normal(shape)).to(self.low)
+        uniform = generator.random(shape).clip(np.finfo(np.float64).tiny, None)
+        return torch.from_numpy(-np.log(-np.log(uniform))).to(self.low.device, torch.float32)
 
     def sample(self, outputs: Mapping[str, Tensor], noise: Tensor) -> Tensor:
-        """An action in learner space from noise (..., *noise_shape())."""
+        """An action in learner space, from `noise`."""
         match self.output.form:
             case "discrete":
                 return categorical_sample(outputs["action"], noise)
@@ -147,3 +153,8 @@ class Policy(nn.Module):
     def initial_state(self, n: int) -> Batch | None:
         """Nothing seen before, for n observations; None where it has no state."""
         return self.perception.initial_state(n) or None
+
+    @cached_property
+    def remembers(self) -> bool:
+        """Whether it has a state."""
+        return self.initial_state(1) is not None

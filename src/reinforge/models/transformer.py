@@ -12,12 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 from reinforge.core.batch import Leaf
 from reinforge.errors import ComponentError
-from reinforge.models.decoder import rotary_tables, rotate
-from reinforge.models.options import TransformerOptions
+from reinforge.models.options import RotaryOptions, TransformerOptions
+from reinforge.models.rotary import rotary_tables, rotate
 from reinforge.models.tokens import TokenEncoder, length_limit, padded, pooled
 from reinforge.schema.signature import Input
-
-_ROTARY_BASE = 10_000.0
 
 
 class Transformer(TokenEncoder):
@@ -38,7 +36,7 @@ class Transformer(TokenEncoder):
         self.rotary = options.positions == "rotary"
         self.positions = None if self.rotary else nn.Parameter(torch.randn(self.context, width) * 0.02)
         if self.rotary:
-            cos_te, sin_te = rotary_tables(self.context, width // options.heads, _ROTARY_BASE)
+            cos_te, sin_te = rotary_tables(self.context, width // options.heads, RotaryOptions())
             self.register_buffer("cos", cos_te, persistent=False)
             self.register_buffer("sin", sin_te, persistent=False)
         self.layers = nn.ModuleList(Layer(options) for _ in range(options.layers))

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Generator, Mapping, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch, Leaf
 from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Pull, Step, Term
 from reinforge.errors import ComponentError
 from reinforge.models.actor_critic import ActorCritic
-from reinforge.models.distributions import categorical, gaussian
+from reinforge.objectives import by_hand
+from reinforge.objectives.by_hand import Rows
 from reinforge.objectives.options import PPOOptions
 from reinforge.objectives.returns import at, generalised_advantages, parts, picked, tensor
-from reinforge.objectives.surrogate import Surrogate, surrogate
+from reinforge.objectives.surrogate import surrogate
 from reinforge.schema.signature import Signature
 
 
@@ -42,6 +44,9 @@ class PPO:
 
     def __init__(self, options: PPOOptions, signature: Signature) -> None:
         self.options = options
+        # Of the batch that was seen last: without minibatches every epoch brings it again.
+        self._counted: tuple[Batch, dict[str, Tensor]] | None = None
+        self._known: tuple[Batch, tuple[float, ...], Rows] | None = None
 
     def build(self, model: nn.Module) -> nn.Module:
         if not isinstance(model, ActorCritic):
@@ -122,10 +127,13 @@ class PPO:
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Valid steps, and the sum and sum of squares of their advantages (double, since their difference is small)."""
-        valid = tensor(batch, "valid")
-        advantage = tensor(batch, "advantage").double() * valid
-        counts = dict.fromkeys(("policy", "value", "entropy", "kl", "clipped", "explained"), valid.sum())
-        return {**counts, "advantage_sum": advantage.sum(), "advantage_squares": advantage.square().sum()}
+        if self._counted is None or self._counted[0] is not batch:
+            valid = tensor(batch, "valid")
+            advantage = tensor(batch, "advantage").double() * valid
+            counts = dict.fromkeys(("policy", "value", "entropy", "kl", "clipped", "explained"), valid.sum())
+            counts |= {"advantage_sum": advantage.sum(), "advantage_squares": advantage.square().sum()}
+            self._counted = batch, counts
+        return dict(self._counted[1])
 
     def after_update(self, learner: nn.Module, clock: Clock) -> None:
         """Nothing follows an update."""
@@ -134,63 +142,88 @@ class PPO:
         assert isinstance(learner, PPOLearner)
         model, action = learner.model, tensor(batch, "action")
         outputs, _ = model({**parts(batch, "observation"), "start": batch["start"]}, _memory(batch))
-        log_prob, entropy = model.log_prob(outputs, action), model.entropy(outputs)
-        return self._terms(self._surrogate(log_prob, outputs["value"], batch, counts), entropy, batch)
+        found = surrogate(
+            model.log_prob(outputs, action), outputs["value"], old_log_prob=tensor(batch, "log_prob"),
+            advantage=self._advantage(tensor(batch, "advantage"), counts), goal=tensor(batch, "return"),
+            clip=tensor(batch, "clip").unsqueeze(-1), old_value=tensor(batch, "return") - tensor(batch, "advantage"),
+            value_clip=self.options.value_clip,
+        )  # fmt: skip
+        each = torch.stack([found.policy, found.value, model.entropy(outputs), found.kl, found.clipped,
+                            tensor(batch, "explained")])  # fmt: skip
+        return self._terms((each * tensor(batch, "valid")).flatten(1).sum(1))
 
     def _by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
         assert isinstance(learner, PPOLearner)
-        model, action = learner.model, tensor(batch, "action")
-        outputs, pull = model.trace(parts(batch, "observation"))
-        if model.continuous:
-            log_prob, entropy, slopes = gaussian(outputs["mean"], outputs["log_std"], action)
-        else:
-            log_prob, entropy, slopes = categorical(outputs["action"], action)
-        found = self._surrogate(log_prob, outputs["value"], batch, counts)
+        model, rows = learner.model, self._rows(learner.model, batch, counts)
+        outputs, pull = model.trace(rows.features)
+        with np.errstate(all="ignore"):
+            if model.continuous:
+                log_prob, entropy, slopes = by_hand.normal(outputs["mean"], outputs["log_std"], rows)
+            else:
+                log_prob, entropy, slopes = by_hand.categorical(outputs["action"], rows)
+            found = by_hand.surrogate(log_prob, outputs["value"].numpy(), rows, self.options.value_clip)
+            spread = float(entropy @ rows.weight)
+        sums = torch.tensor([found.policy, found.value, spread, found.kl, found.clipped, rows.explained])
 
         def back(scales: Mapping[str, Tensor]) -> None:
-            chosen, judged = found.slopes(scales["policy"], scales.get("value"))
-            spread = tensor(batch, "valid") * scales["entropy"] if "entropy" in scales else None
-            scores, *widths = slopes(chosen, spread)
-            pull(scores, judged, widths[0] if widths else None)
+            value, entropy = scales.get("value"), scales.get("entropy")
+            with np.errstate(all="ignore"):
+                chosen, judged = found.slopes(scales["policy"].item(), None if value is None else value.item())
+                scores, *widths = slopes(chosen, None if entropy is None else rows.weight * entropy.item())
+            pull(scores, None if judged is None else torch.from_numpy(judged), widths[0] if widths else None)
 
-        return self._terms(found, entropy, batch), back
+        return self._terms(sums), back
 
-    def _surrogate(self, log_prob: Tensor, value: Tensor, batch: Batch, counts: Mapping[str, Tensor]) -> Surrogate:
-        options, advantage = self.options, tensor(batch, "advantage")
-        if options.normalise_advantages:
-            advantage = _normalised(advantage, counts)
-        return surrogate(
-            log_prob, value, old_log_prob=tensor(batch, "log_prob"), advantage=advantage,
-            goal=tensor(batch, "return"), clip=tensor(batch, "clip").unsqueeze(-1), valid=tensor(batch, "valid"),
-            old_value=None if options.value_clip is None else tensor(batch, "return") - tensor(batch, "advantage"),
-            value_clip=options.value_clip,
-        )  # fmt: skip
+    def _rows(self, model: ActorCritic, batch: Batch, counts: Mapping[str, Tensor]) -> Rows:
+        """The same for each update of one batch, which comes back every epoch where it is not cut."""
+        measured = tuple(counts[name].item() for name in ("policy", "advantage_sum", "advantage_squares"))
+        if self._known is None or self._known[0] is not batch or self._known[1] != measured:
+            self._known = batch, measured, self._rows_of(model, batch, counts)
+        return self._known[2]
 
-    def _terms(self, found: Surrogate, entropy: Tensor, batch: Batch) -> Loss:
-        valid = tensor(batch, "valid")
+    def _rows_of(self, model: ActorCritic, batch: Batch, counts: Mapping[str, Tensor]) -> Rows:
+        names = ("advantage", "return", "action", "valid", "log_prob", "explained")
+        advantage, goal, action, valid, log_prob, explained = (tensor(batch, name).flatten(0, 1) for name in names)
+        places = chosen = None
+        if not model.continuous:
+            chosen = np.ascontiguousarray(functional.one_hot(action, model.output.size).float().t().numpy())
+            places = (action * len(action) + torch.arange(len(action))).numpy()
+        return Rows(
+            features=model.perception(batches.apply(parts(batch, "observation"), _steps)),
+            action=action,
+            old_log_prob=log_prob.numpy(),
+            old_value=(goal - advantage).numpy(),
+            advantage=self._advantage(advantage, counts).numpy(),
+            goal=goal.numpy(),
+            valid=valid.numpy(),
+            weight=valid.float().numpy(),
+            clip=tensor(batch, "clip")[0].item(),
+            explained=float((explained * valid).sum()),
+            places=places,
+            chosen=chosen,
+        )
+
+    def _advantage(self, advantage: Tensor, counts: Mapping[str, Tensor]) -> Tensor:
+        return _normalised(advantage, counts) if self.options.normalise_advantages else advantage
+
+    def _terms(self, sums: Tensor) -> Loss:
+        """From the sums (6,) over valid steps."""
+        policy, value, entropy, kl, clipped, explained = sums.unbind()
         return Loss(
             {
-                "policy": Term(found.policy),
-                "value": Term(found.value, self.options.value_weight),
-                "entropy": Term((entropy * valid).sum(), -self.options.entropy_weight),
-                "kl": Term(found.kl, 0.0),
-                "clipped": Term(found.clipped, 0.0),
-                "explained": Term((tensor(batch, "explained") * valid).sum(), 0.0),
+                "policy": Term(policy),
+                "value": Term(value, self.options.value_weight),
+                "entropy": Term(entropy, -self.options.entropy_weight),
+                "kl": Term(kl, 0.0),
+                "clipped": Term(clipped, 0.0),
+                "explained": Term(explained, 0.0),
             }
         )
 
 
 def _normalised(advantage: Tensor, counts: Mapping[str, Tensor]) -> Tensor:
-    n, total, squares = counts["policy"], counts["advantage_sum"], counts["advantage_squares"]
-    if advantage.device.type == "cpu" and not torch.compiler.is_compiling():
-        # Nothing is waited for on a CPU, and ten operations on single numbers cost as much as a layer.
-        steps = n.item()
-        if steps <= 1:
-            return advantage
-        mean = total.item() / steps
-        deviation = math.sqrt(max(squares.item() - steps * mean * mean, 0.0) / (steps - 1))
-        return (advantage - mean) * (1 / (deviation + 1e-8))
-    n = n.double()
+    total, squares = counts["advantage_sum"], counts["advantage_squares"]
+    n = counts["policy"].double()
     average = total / n.clamp(min=1)
     variance = (squares - n * average.square()).clamp(min=0) / (n - 1).clamp(min=1)
     normalised = (advantage - average.to(advantage.dtype)) / (variance.sqrt().to(advantage.dtype) + 1e-8)
@@ -204,6 +237,12 @@ def _explained(advantage: Tensor, values: Tensor, valid: Tensor) -> Tensor:
     variance = (returns - returns.mean()).square().mean()
     explained = 1 - errors.square().mean() / variance.clamp(min=1e-12)
     return torch.where(variance > 1e-12, explained, 0.0).to(values.dtype)
+
+
+def _steps(column: Leaf) -> Leaf:
+    """(rows, time, ...) as (n, ...)."""
+    assert isinstance(column, Tensor)
+    return column.flatten(0, 1)
 
 
 def _next_values(model: ActorCritic, rollout: Batch, values: Tensor, memory: Batch | None) -> Tensor:

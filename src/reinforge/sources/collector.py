@@ -58,7 +58,7 @@ class Collector:
         """What the policy says of the present observations, carrying its memory on."""
         device = policy.low.device
         inputs = tensors(self.observation, device)
-        if not self.memory:
+        if not self.memory and policy.remembers:
             self.memory = _tensors(policy.initial_state(self.count))
         if self.memory:
             inputs["start"] = torch.from_numpy(self.start).to(device)
@@ -66,7 +66,8 @@ class Collector:
             drawn = self.generator.standard_normal((self.count, policy.parameter_noise), np.float32)
             inputs["noise"] = torch.from_numpy(drawn).to(device)
         outputs, state = policy.act(inputs, self.memory or None)
-        self.memory = _tensors(state)
+        if policy.remembers:
+            self.memory = _tensors(state)
         return outputs
 
     def greedy(self, policy: Policy, epsilon: float) -> Array:
@@ -79,12 +80,11 @@ class Collector:
         return action
 
     @torch.no_grad()
-    def sample(self, policy: Policy) -> Array:
-        """Actions in learner space, drawn from the policy."""
-        shape = (self.count, *policy.noise_shape())
-        noise = self.generator.standard_normal(shape) if policy.continuous else self.generator.random(shape)
-        outputs = self.outputs(policy)
-        action: Array = policy.sample(outputs, torch.from_numpy(noise).to(outputs["action"])).cpu().numpy()
+    def sample(self, policy: Policy, noise: Tensor | None = None) -> Array:
+        """Actions in learner space, drawn from the policy, with noise (n, size) where it was drawn before."""
+        if noise is None:
+            noise = policy.noise(self.generator, self.count)
+        action: Array = policy.sample(self.outputs(policy), noise).cpu().numpy()
         return action
 
     def uniform(self, policy: Policy) -> Array:

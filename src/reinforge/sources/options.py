@@ -145,7 +145,13 @@ class TokenOptions(Options):
     order: Literal["sampled", "shuffled", "consecutive"] = Field(
         "shuffled",
         description="Streams: blocks from random places; blocks that tile the stream, from a new place in each epoch "
-        "and in a new order; or tiles in the order of the text. Documents: shuffled unless consecutive.",
+        "and in a new order; or tiles in the order of the text. Documents: packed by best fit, anew in each epoch, or "
+        "in their own order where consecutive.",
+    )
+    long: Literal["split", "cut", "drop"] | None = Field(
+        None,
+        description="Documents longer than a block: split into pieces, cut at its end, or left out; by default split, "
+        "and cut where only parts are learned, as in chats.",
     )
 
 
