@@ -3,7 +3,9 @@ on what is done, and on both. What an algorithm can't do, its probe tells."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,10 +25,12 @@ from reinforge.models.policy_options import (
     QTableOptions,
     SquashedGaussianOptions,
 )
+from reinforge.objectives.iql import IQLearner
 from reinforge.objectives.options import (
     A2COptions,
     DDPGOptions,
     DQNOptions,
+    IQLOptions,
     MunchausenOptions,
     PPOOptions,
     QLearningOptions,
@@ -37,8 +41,15 @@ from reinforge.objectives.options import (
 )
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.registry import REGISTRY
-from reinforge.sources.options import EpsilonOptions, PrioritiesOptions, ReplayOptions, RolloutOptions
+from reinforge.sources.options import (
+    EpsilonOptions,
+    PrioritiesOptions,
+    ReplayOptions,
+    RolloutOptions,
+    TransitionOptions,
+)
 from tests.objectives import probes
+from tests.sources.test_transitions import recorded, written
 
 probes.register()
 GAMMA = 0.9
@@ -70,6 +81,7 @@ ROLLOUT = RolloutOptions(steps=8)
 CONTINUOUS, TABULAR = {"continuous": True}, {"tabular": True}
 BODY = ActorCriticOptions(sizes=(16,))
 MEMORY = ActorCriticOptions(sizes=(16,), memory=MemoryOptions(size=8))
+FILE = TransitionOptions(path="")
 TABLE = RolloutOptions(steps=4, epsilon=EXPLORE)
 ALGORITHMS = {
     "dqn": _dqn(),
@@ -111,17 +123,42 @@ ALGORITHMS = {
         SACOptions(gamma=GAMMA, tau=0.1, critic_sizes=(32, 32), temperature=0.005, adapt=False), REPLAY, 1e-2, 400,
         CONTINUOUS,
     ),
+    "iql": Algorithm(
+        BODY, IQLOptions(gamma=GAMMA, tau=0.1, critic_sizes=(32, 32), expectile=0.9, beta=10.0), FILE, 1e-2, 300
+    ),
+    "iql-continuous": Algorithm(
+        SquashedGaussianOptions(sizes=(16,)),
+        IQLOptions(gamma=GAMMA, tau=0.1, critic_sizes=(32, 32), expectile=0.9, beta=30.0), FILE, 1e-2, 400, CONTINUOUS,
+    ),
+    "cql": Algorithm(
+        QNetworkOptions(sizes=(16,)), DQNOptions(gamma=GAMMA, tau=0.1, conservative=0.02), FILE, 1e-2, 200
+    ),
+    "cql-continuous": Algorithm(
+        SquashedGaussianOptions(sizes=(16,)),
+        SACOptions(
+            gamma=GAMMA, tau=0.1, critic_sizes=(32, 32), temperature=0.005, adapt=False, conservative=0.02,
+            conservative_actions=4,
+        ),
+        FILE, 1e-2, 400, CONTINUOUS,
+    ),
 }  # fmt: skip
 
 
-def _trained(algorithm: Algorithm, probe: str) -> tuple[Any, EnvironmentOptions]:
+def trained(algorithm: Algorithm, probe: str) -> tuple[Any, EnvironmentOptions]:
+    """The learner that comes of it, and the environment; from a file of random actions where the source is one."""
+    source = algorithm.source
+    if isinstance(source, TransitionOptions) and not source.path:
+        with tempfile.TemporaryDirectory() as folder:
+            columns = recorded("Probe-v0", 512, kind=probe, **algorithm.environment)
+            source = TransitionOptions(path=written(Path(folder), "npz", columns))
+            return trained(replace(algorithm, source=source), probe)
     environment = EnvironmentOptions(id="Probe-v0", count=8, options={"kind": probe, **algorithm.environment})
     found = signature(environment)
     torch.manual_seed(0)
     engine = Engine(
         REGISTRY.build("objective", algorithm.objective, found),
         REGISTRY.build("model", algorithm.model, found),
-        REGISTRY.build("source", algorithm.source, environment=environment, seed=0, batch=64),
+        REGISTRY.build("source", source, environment=environment, seed=0, batch=64),
         learn=Learn(
             batch=64, lr=algorithm.lr, clip=5.0, stop=Stop(updates=algorithm.updates), threads=1, compile="off"
         ),
@@ -142,6 +179,9 @@ def _values(learner: Any, bits: list[int], tabular: bool, together: bool) -> Ten
         observation = {"observation": observation["observation"][None], "start": start[None]}
         return learner.model(observation)[0]["value"][0]  # type: ignore[no-any-return]
     outputs = learner.model(observation)[0]
+    if isinstance(learner, IQLearner):
+        # The value beside the policy is not learned.
+        return learner.state(observation)
     if "value" in outputs:
         return outputs["value"]  # type: ignore[no-any-return]
     if hasattr(learner, "critics"):
@@ -158,7 +198,7 @@ def _values(learner: Any, bits: list[int], tabular: bool, together: bool) -> Ten
 )
 def test_values(name: str, probe: str, bits: list[int], worth: list[float]) -> None:
     algorithm = ALGORITHMS[name]
-    learner, _ = _trained(algorithm, probe)
+    learner, _ = trained(algorithm, probe)
     found = _values(learner, bits, "tabular" in algorithm.environment, probe == "discount")
     assert found.tolist() == pytest.approx(worth, abs=0.1)
 
@@ -166,6 +206,6 @@ def test_values(name: str, probe: str, bits: list[int], worth: list[float]) -> N
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("probe", ["action", "both"])
 def test_actions(name: str, probe: str) -> None:
-    learner, environment = _trained(ALGORITHMS[name], probe)
+    learner, environment = trained(ALGORITHMS[name], probe)
     found = EpisodeEvaluator(environment, episodes=40, seed=1).run(learner.model, "test").returns.mean()
     assert found > (0.95 if environment.options.get("continuous") else 0.99)

@@ -25,9 +25,9 @@ PENDULUM = EnvironmentOptions(id="Pendulum-v1")
 Columns = dict[str, Any]
 
 
-def recorded(name: str, steps: int, act: Any = None, limit: int = 25) -> Columns:
+def recorded(name: str, steps: int, act: Any = None, limit: int = 25, **options: Any) -> Columns:
     """What an environment does, step by step, in its own units."""
-    environment = gym.make(name, max_episode_steps=limit)
+    environment = gym.make(name, max_episode_steps=limit, **options)
     environment.action_space.seed(0)
     rows: dict[str, list[Any]] = {
         key: [] for key in ("observation", "action", "reward", "next_observation", "terminated", "truncated")

@@ -142,6 +142,14 @@ class SACOptions(CriticsOptions):
     target_entropy: float | None = Field(
         None, description="In nats, of actions in (-1, 1); minus the number of action dimensions where null."
     )
+    conservative: NonNegativeFloat = Field(
+        0.0,
+        description="Weight of conservative Q-learning, for learning from a file: values fall, but those of actions "
+        "taken rise (CQL; Kumar et al., 2020, equation 4); 5 is a start.",
+    )
+    conservative_actions: PositiveInt = Field(
+        10, description="With `conservative`, actions drawn for each row from the policy, and as many uniformly."
+    )
 
 
 @register("objective", "reinforge.objectives.td3:TD3")

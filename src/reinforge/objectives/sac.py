@@ -51,6 +51,9 @@ class SAC:
 
     Log-probs, and so the target entropy (minus the number of action dimensions by default), are of actions in (-1, 1):
     the scaling to the environment's bounds is not in them. The buffer holds actions in (-1, 1) too.
+
+    With `conservative`, each critic also learns to think little of actions that the data don't show: it loses
+    log sum exp Q(s, .) - Q(s, a), the sum over all actions by importance sampling (CQL; Kumar et al., 2020).
     """
 
     default_optimizer: ClassVar[Mapping[str, object]] = {"kind": "adam"}
@@ -75,11 +78,16 @@ class SAC:
     def updates(
         self, experience: Experience, generator: torch.Generator, clock: Clock
     ) -> Generator[Batch, Outcome, None]:
-        """The experience's updates, in order, with the noise of both actions."""
+        """The experience's updates, in order, with the noise of both actions, and of those to think little of."""
         for batch in in_turn(experience):
             rows = batches.rows(batch)
             noise = torch.randn(2, rows, self.size, generator=generator)
-            yield {**batch, "noise": noise[0], "next_noise": noise[1]}
+            drawn = {"noise": noise[0], "next_noise": noise[1]}
+            if self.options.conservative:
+                shape = (rows, self.options.conservative_actions, self.size)
+                drawn["any"] = torch.rand(shape, generator=generator) * 2 - 1
+                drawn["any_noise"] = torch.randn(shape, generator=generator)
+            yield {**batch, **drawn}
 
     def steps(self, learner: nn.Module) -> Sequence[Step]:
         assert isinstance(learner, SACLearner)
@@ -93,7 +101,8 @@ class SAC:
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         rows = torch.tensor(batches.rows(batch))
-        return dict.fromkeys(("td", "q", "policy", "temperature", "entropy"), rows)
+        names = ("td", "q", "policy", "temperature", "entropy")
+        return dict.fromkeys((*names, "conservative") if self.options.conservative else names, rows)
 
     @torch.no_grad()
     def after_update(self, learner: nn.Module, clock: Clock) -> None:
@@ -111,12 +120,37 @@ class SAC:
             values = learner.values(learner.targets, following, next_action).amin(0)
             soft = values - learner.log_temperature.exp() * log_prob
             goal = tensor(batch, "reward") + tensor(batch, "discount") * soft
-        errors = learner.values(learner.critics, observation, action) - goal
+        taken = learner.values(learner.critics, observation, action)
+        errors = taken - goal
         each = 0.5 * errors.square().sum(0)
         weight = batch.get("weight")
         if isinstance(weight, Tensor):
             each = each * weight
-        return Loss({"td": Term(each.sum()), "q": Term(goal.sum(), 0.0)}, {"td": errors.detach().abs().mean(0)})
+        terms = {"td": Term(each.sum()), "q": Term(goal.sum(), 0.0)}
+        if self.options.conservative:
+            surplus = self._any(learner, observation, batch) - taken
+            terms["conservative"] = Term(surplus.sum(), self.options.conservative)
+        return Loss(terms, {"td": errors.detach().abs().mean(0)})
+
+    def _any(self, learner: SACLearner, observation: Batch, batch: Batch) -> Tensor:
+        """log of the integral of exp Q(s, a) over all actions in (-1, 1), as each critic sees it: (2, rows).
+
+        The mean over n uniform actions and n of the policy of exp Q divided by the density that they were drawn from
+        (Kumar et al., 2020, appendix F).
+        """
+        anything, noise = tensor(batch, "any"), tensor(batch, "any_noise")
+        rows, n, size = anything.shape
+        with torch.no_grad():
+            outputs, _ = learner.model(observation)
+            mean, log_std = (outputs[name].unsqueeze(1) for name in ("mean", "log_std"))
+            latent = mean + log_std.exp() * noise
+            density = tanh_gaussian_log_prob(mean, log_std, latent)
+        actions = torch.cat([anything, torch.tanh(latent)], 1).flatten(0, 1)
+        features = learner.critics.see(learner.model.perception, observation).repeat_interleave(2 * n, 0)
+        values = learner.critics(features, actions).unflatten(1, (rows, 2 * n))
+        uniform = density.new_full((rows, n), -size * math.log(2))
+        weighted: Tensor = values - torch.cat([uniform, density], 1)
+        return weighted.logsumexp(-1) - math.log(2 * n)
 
     def _actor(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, SACLearner)

@@ -131,7 +131,8 @@ class TransitionOptions(Options):
     kind: Literal["transitions"] = "transitions"
     path: str = Field(
         description="Parquet, .npz or JSON Lines (.jsonl) with the columns observation, action, reward, "
-        "next_observation, terminated, truncated, in the environment's own units; of a Dict space, observation.NAME."
+        "next_observation, terminated, truncated, in the environment's own units; of a Dict space, observation.NAME. "
+        "Or a folder of Minari (extra `offline`)."
     )
     n_step: PositiveInt = Field(1, description="Rewards summed before bootstrapping.")
 

@@ -21,6 +21,7 @@ from reinforge.environments.options import EnvironmentOptions
 from reinforge.environments.spaces import Codec
 from reinforge.errors import CheckpointError, ComponentError, DataError, EnvironmentFault
 from reinforge.models.policy import Policy
+from reinforge.sources import minari
 from reinforge.sources.buffer import TransitionBuffer
 from reinforge.sources.collector import as_batch, moments_of
 from reinforge.sources.options import TransitionOptions
@@ -112,8 +113,10 @@ def filled(path: str, codec: Codec) -> tuple[TransitionBuffer, str]:
 
 
 def read(path: str) -> dict[str, Array]:
-    """The columns of a file. Raises DataError where it can't be read."""
-    file = Path(path)
+    """The columns of a file, or of a folder of Minari. Raises DataError where it can't be read."""
+    file = Path(path).expanduser()
+    if file.is_dir():
+        return minari.read(file)
     if not file.is_file():
         raise DataError("there is no such file", where=path)
     try:
@@ -126,7 +129,8 @@ def read(path: str) -> dict[str, Array]:
             case ".jsonl" | ".ndjson":
                 table = pl.read_ndjson(file)
             case _:
-                raise DataError("its form is not known", where=path, remedy="Give .parquet, .npz or .jsonl.")
+                remedy = "Give .parquet, .npz or .jsonl, or a folder of Minari."
+                raise DataError("its form is not known", where=path, remedy=remedy)
         return {name: _array(table[name]) for name in table.columns}
     except (OSError, ValueError, zipfile.BadZipFile, pl.exceptions.PolarsError) as error:
         raise DataError(f"it can't be read: {str(error).splitlines()[0]}", where=path) from error
