@@ -9,7 +9,8 @@ width, f hidden width, v vocabulary, n any number of tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -19,11 +20,14 @@ from torch import Tensor, nn
 from reinforge.core.batch import Batch
 from reinforge.core.ragged import Ragged
 from reinforge.errors import ComponentError
+from reinforge.models.attention import Layout, attend, seen_tt
 from reinforge.models.options import DecoderOptions
 from reinforge.models.rotary import rotary_tables, rotate
 from reinforge.schema.signature import Signature
 
-Cache = tuple[Tensor, Tensor, Tensor]
+# Queries, keys and values (..., heads, head width), already turned, to what they mix to (..., query heads, head width).
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
+Angles = tuple[Tensor, Tensor]
 
 
 class Normalise(torch.autograd.Function):
@@ -86,39 +90,21 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads = options.heads, options.kv_heads or options.heads
         self.head_width = options.each_head
-        self.dropout, self.scale = options.dropout, options.attention_scale
         inner, kv_inner = self.heads * self.head_width, self.kv_heads * self.head_width
         self.qkv = Joined(options.width, {"q": inner, "k": kv_inner, "v": kv_inner}, bias=options.bias != "none")
         self.out = nn.Linear(inner, options.width, bias=options.bias in ("attention", "all"))
         self.q_norm = RMSNorm(self.head_width, options) if options.qk_norm else None
         self.k_norm = RMSNorm(self.head_width, options) if options.qk_norm else None
 
-    def forward(
-        self, x_btd: Tensor, angles: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: Cache | None
-    ) -> Tensor:
-        rows, time, _ = x_btd.shape
-        qkv_bthe = self.qkv(x_btd).view(rows, time, self.heads + 2 * self.kv_heads, self.head_width)
-        q_bthe, k_btke, v_btke = qkv_bthe.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+    def forward(self, x_nd: Tensor, angles: Angles | None, mix: Mix) -> Tensor:
+        heads = self.heads + 2 * self.kv_heads
+        qkv_nhe = self.qkv(x_nd).unflatten(-1, (heads, self.head_width))
+        q_nhe, k_nke, v_nke = qkv_nhe.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
         if self.q_norm is not None and self.k_norm is not None:
-            q_bthe, k_btke = self.q_norm(q_bthe), self.k_norm(k_btke)
+            q_nhe, k_nke = self.q_norm(q_nhe), self.k_norm(k_nke)
         if angles is not None:
-            q_bthe, k_btke = rotate(q_bthe, *angles), rotate(k_btke, *angles)
-        q_bhte, k_bkce, v_bkce = q_bthe.transpose(1, 2), k_btke.transpose(1, 2), v_btke.transpose(1, 2)
-        if cache is not None:
-            keys_bkce, values_bkce, slots_bkte = cache
-            k_bkce = keys_bkce.scatter_(2, slots_bkte, k_bkce)
-            v_bkce = values_bkce.scatter_(2, slots_bkte, v_bkce)
-        mixed_bhte = F.scaled_dot_product_attention(
-            q_bhte,
-            k_bkce,
-            v_bkce,
-            attn_mask=mask,
-            is_causal=mask is None,
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=self.scale,
-            enable_gqa=self.kv_heads != self.heads,
-        )
-        return cast(Tensor, self.out(mixed_bhte.transpose(1, 2).flatten(2)))
+            q_nhe, k_nke = rotate(q_nhe, *angles), rotate(k_nke, *angles)
+        return cast(Tensor, self.out(mix(q_nhe, k_nke, v_nke).flatten(-2)))
 
 
 class FeedForward(nn.Module):
@@ -149,17 +135,15 @@ class Block(nn.Module):
         self.feed_forward_post_norm = RMSNorm(options.width, options) if options.post_norm else None
         self.dropout = options.dropout
 
-    def forward(
-        self, x_btd: Tensor, angles: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: Cache | None
-    ) -> Tensor:
-        mixed_btd = self.attention(self.attention_norm(x_btd), angles, mask, cache)
+    def forward(self, x_nd: Tensor, angles: Angles | None, mix: Mix) -> Tensor:
+        mixed_nd = self.attention(self.attention_norm(x_nd), angles, mix)
         if self.attention_post_norm is not None:
-            mixed_btd = self.attention_post_norm(mixed_btd)
-        x_btd = x_btd + self.drop(mixed_btd)
-        fed_btd = self.feed_forward(self.feed_forward_norm(x_btd))
+            mixed_nd = self.attention_post_norm(mixed_nd)
+        x_nd = x_nd + self.drop(mixed_nd)
+        fed_nd = self.feed_forward(self.feed_forward_norm(x_nd))
         if self.feed_forward_post_norm is not None:
-            fed_btd = self.feed_forward_post_norm(fed_btd)
-        return x_btd + self.drop(fed_btd)
+            fed_nd = self.feed_forward_post_norm(fed_nd)
+        return x_nd + self.drop(fed_nd)
 
     def drop(self, x_btd: Tensor) -> Tensor:
         return F.dropout(x_btd, self.dropout, self.training) if self.dropout else x_btd
@@ -168,8 +152,9 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """A causal language model over one input of tokens, with next-token logits under its one output's name.
 
-    Inputs: tokens (rows, time) int64, or Ragged (padded at the end, where causal attention never sees the padding);
-    with "documents" (rows, time) int64, positions attend only within the same number. With a state (a key-value cache)
+    Inputs: tokens (rows, time) int64, or Ragged; with "documents" (rows, time) int64, each position's document in its
+    row from 1 on, 0 where the row is filled up: documents see nothing of each other, and what is filled up costs
+    nothing. With a state (a key-value cache)
     the tokens continue what it holds; the cache is updated in place. Raises ComponentError where the signature is not
     one input and one output of tokens, or the time exceeds the context.
     """
@@ -220,36 +205,105 @@ class Decoder(nn.Module):
         return self.embedding.weight if self.head is None else self.head.weight
 
     def hidden(self, inputs: Batch, state: Batch | None = None) -> tuple[Tensor, Batch | None]:
-        """The normalised stream before the head: (rows, time, width); losses take this, to never hold all logits."""
+        """The normalised stream before the head: (rows, time, width); losses take this, to never hold all logits. Where
+        a row is filled up, it is 0."""
         given = inputs[self.input]
+        if state is not None:
+            return self._continued(given, state)
+        documents_bt = cast(Tensor | None, inputs.get("documents"))
+        if isinstance(given, Ragged):
+            values_n, layout = given.values[int(given.offsets[0]) : int(given.offsets[-1])], Layout.of_ragged(given)
+            return Ragged(self.hidden_of(values_n, layout), given.offsets - given.offsets[0]).pad(), None
+        tokens_bt = cast(Tensor, given)
+        if torch.compiler.is_compiling():
+            return self._rows(tokens_bt, documents_bt), None
+        if documents_bt is None:
+            layout = Layout.of_rows(tokens_bt.shape[0], tokens_bt.shape[1], tokens_bt.device)
+            return self.hidden_of(tokens_bt.flatten(), layout).view(*tokens_bt.shape, -1), None
+        layout = Layout.of_documents(documents_bt)
+        flat_n = tokens_bt.flatten()
+        hidden_nd = self.hidden_of(flat_n if layout.place is None else flat_n[layout.place], layout)
+        if layout.place is not None:
+            filled_nd = hidden_nd.new_zeros(len(flat_n), hidden_nd.shape[1])
+            hidden_nd = filled_nd.index_copy(0, layout.place, hidden_nd)
+        return hidden_nd.view(*tokens_bt.shape, -1), None
+
+    def hidden_of(self, tokens_n: Tensor, layout: Layout) -> Tensor:
+        """The same of documents end to end, which see nothing of each other and all begin at the first position:
+        (n, width)."""
+        self._check_time(max(layout.lengths, default=0))
+        angles = self.angles(layout.positions, 1)
+        options = self.options
+        dropout = options.dropout if self.training else 0.0
+        mixes: dict[str, Mix] = {
+            kind: partial(
+                attend, layout=layout, window=options.window if kind == "local" else None,
+                scale=options.attention_scale, dropout=dropout,
+            ) for kind in set(self.kinds)
+        }  # fmt: skip
+        x_nd = self._embedded(tokens_n.long())
+        for kind, block in zip(self.kinds, self.blocks):
+            x_nd = block(x_nd, angles.get(kind), mixes[kind])
+        return cast(Tensor, self.norm(x_nd))
+
+    def _rows(self, tokens_bt: Tensor, documents_bt: Tensor | None) -> Tensor:
+        """The same for the compiler, which wants shapes that don't depend on where documents end: (rows, time, width)
+        under a mask."""
+        time = tokens_bt.shape[1]
+        self._check_time(time)
+        angles, masks = self.angles(slice(time), 1), self.masks(time, documents_bt)
+        x_btd = self._embedded(tokens_bt)
+        for kind, block in zip(self.kinds, self.blocks):
+            x_btd = block(x_btd, angles.get(kind), partial(self._by_mask, mask=masks.get(kind)))
+        return cast(Tensor, self.norm(x_btd))
+
+    def _continued(self, given: object, state: Batch) -> tuple[Tensor, Batch]:
+        """What follows the positions that a cache holds."""
         tokens_bt = given.pad().long() if isinstance(given, Ragged) else cast(Tensor, given)
         time = tokens_bt.shape[1]
+        self._check_time(time)
+        keys, values, lengths_b = (cast(Tensor, state[name]) for name in ("keys", "values", "lengths"))
+        position_bt = lengths_b[:, None] + torch.arange(time, device=lengths_b.device)
+        angles, masks = self.angles(position_bt, 2), self.cached_masks(position_bt, keys.shape[3])
+        slots = position_bt[:, None, :, None].expand(-1, keys.shape[2], -1, keys.shape[4])
+        x_btd = self._embedded(tokens_bt)
+        for layer, (kind, block) in enumerate(zip(self.kinds, self.blocks)):
+            cache = keys[:, layer], values[:, layer], slots
+            x_btd = block(x_btd, angles.get(kind), partial(self._by_mask, mask=masks.get(kind), cache=cache))
+        # A padded row advances by its own length alone: what follows overwrites its padding.
+        new_b = given.lengths.to(lengths_b.device) if isinstance(given, Ragged) else time
+        return self.norm(x_btd), {"keys": keys, "values": values, "lengths": lengths_b + new_b}
+
+    def _by_mask(
+        self, q_bthe: Tensor, k_btke: Tensor, v_btke: Tensor, *, mask: Tensor | None,
+        cache: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> Tensor:  # fmt: skip
+        q_bhte, k_bkce, v_bkce = q_bthe.transpose(1, 2), k_btke.transpose(1, 2), v_btke.transpose(1, 2)
+        if cache is not None:
+            keys_bkce, values_bkce, slots_bkte = cache
+            k_bkce = keys_bkce.scatter_(2, slots_bkte, k_bkce)
+            v_bkce = values_bkce.scatter_(2, slots_bkte, v_bkce)
+        mixed_bhte = F.scaled_dot_product_attention(
+            q_bhte, k_bkce, v_bkce, attn_mask=mask, is_causal=mask is None,
+            dropout_p=self.options.dropout if self.training else 0.0, scale=self.options.attention_scale,
+            enable_gqa=q_bhte.shape[1] != k_bkce.shape[1],
+        )  # fmt: skip
+        return mixed_bhte.transpose(1, 2)
+
+    def _embedded(self, tokens_n: Tensor) -> Tensor:
+        x_nd: Tensor = self.embedding(tokens_n)
+        if self.options.embedding_scale is None:
+            return x_nd
+        # Rounded to the stream's type first, as those who trained with it did.
+        return x_nd * torch.tensor(self.options.embedding_scale, dtype=x_nd.dtype)
+
+    def _check_time(self, time: int) -> None:
         if time > self.options.context:
             raise ComponentError(
                 f"{time} positions do not fit a context of {self.options.context}",
                 where="model decoder",
                 remedy="Shorten the sequences, or raise model.context.",
             )
-        x_btd = self.embedding(tokens_bt)
-        if self.options.embedding_scale is not None:
-            # Rounded to the stream's type first, as those who trained with it did.
-            x_btd = x_btd * torch.tensor(self.options.embedding_scale, dtype=x_btd.dtype)
-        if state is None:
-            documents_bt = cast(Tensor | None, inputs.get("documents"))
-            angles, masks = self.angles(slice(time), 1), self.masks(time, documents_bt)
-            for kind, block in zip(self.kinds, self.blocks):
-                x_btd = block(x_btd, angles.get(kind), masks.get(kind), None)
-            return self.norm(x_btd), None
-        keys, values, lengths_b = (cast(Tensor, state[name]) for name in ("keys", "values", "lengths"))
-        position_bt = lengths_b[:, None] + torch.arange(time, device=lengths_b.device)
-        angles, masks = self.angles(position_bt, 2), self.cached_masks(position_bt, keys.shape[3])
-        slots = position_bt[:, None, :, None].expand(-1, keys.shape[2], -1, keys.shape[4])
-        for layer, (kind, block) in enumerate(zip(self.kinds, self.blocks)):
-            cache = keys[:, layer], values[:, layer], slots
-            x_btd = block(x_btd, angles.get(kind), masks.get(kind), cache)
-        # A padded row advances by its own length alone: what follows overwrites its padding.
-        new_b = given.lengths.to(lengths_b.device) if isinstance(given, Ragged) else time
-        return self.norm(x_btd), {"keys": keys, "values": values, "lengths": lengths_b + new_b}
 
     def angles(self, positions: slice | Tensor, heads_at: int) -> dict[str, tuple[Tensor, Tensor]]:
         """By kind of layer, the rotary tables at these positions, with a dimension for heads; none where unrotated."""
@@ -268,7 +322,7 @@ class Decoder(nn.Module):
             found = dict.fromkeys(("global", "local", "unrotated"), same_btt.tril_()[:, None])
         window = self.options.window
         if window is not None and window < time:
-            near_tt = torch.ones(time, time, dtype=torch.bool, device=self.cos.device).tril_().triu_(1 - window)
+            near_tt = seen_tt(time, window, self.cos.device)
             found["local"] = found["local"] & near_tt if found else near_tt[None, None]
         return found
 
