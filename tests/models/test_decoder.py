@@ -15,7 +15,7 @@ from reinforge.errors import ComponentError
 from reinforge.models.decoder import Decoder, Normalise
 from reinforge.models.options import DecoderOptions, RotaryOptions
 from reinforge.models.rotary import Rotate, rotary_tables
-from reinforge.models.token_losses import token_losses
+from reinforge.models.token_losses import summed_loss, token_losses
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Input, Output, Signature
 
@@ -202,6 +202,26 @@ def test_token_losses_by_chunks() -> None:
         for got, right in zip(one, (oracle.detach(), h.grad, w.grad)):
             torch.testing.assert_close(got, right.float(), atol=1e-5, rtol=1e-5)
     assert token_losses(hidden.float()[:0], weight.float(), targets[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("frozen", ["nothing", "hidden", "weight"])
+@pytest.mark.parametrize("elements", [1, 5 * WORDS, 10**6])
+def test_summed_loss_by_chunks(elements: int, frozen: str) -> None:
+    g = torch.Generator().manual_seed(3)
+    hidden = torch.randn(17, 8, generator=g, requires_grad=frozen != "hidden")
+    weight = torch.randn(WORDS, 8, generator=g, requires_grad=frozen != "weight")
+    targets = torch.randint(WORDS, (17,), generator=g)
+    learned = [x for x in (hidden, weight) if x.requires_grad]
+    found = summed_loss(hidden, weight, targets, elements)
+    oracle = F.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    torch.testing.assert_close(found, oracle)
+    for got, right in zip(torch.autograd.grad(found * 0.3, learned), torch.autograd.grad(oracle * 0.3, learned)):
+        torch.testing.assert_close(got, right, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(summed_loss(hidden, weight, targets, elements), oracle)
+    nothing = summed_loss(hidden[:0], weight, targets[:0], elements)
+    assert float(nothing.detach()) == 0.0
+    assert not any(g.any() for g in torch.autograd.grad(nothing, learned))
 
 
 def test_initialisation() -> None:

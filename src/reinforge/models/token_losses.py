@@ -11,8 +11,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Logits held at once (64 MB in float32). What fits is computed in one piece and kept for the backward pass.
+# Logits held at once by `token_losses` (64 MB in float32). What fits is computed in one piece and kept.
 CHUNK_ELEMENTS = 1 << 24
+# And by `summed_loss`: on a CPU what fits its caches, but not so few tokens that products and sums of the weight's
+# gradient dominate.
+SUM_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 26}
+LEAST_TOKENS = 128
+
+
+class SummedCrossEntropy(torch.autograd.Function):
+    """The sum of all tokens' cross-entropies, and its gradients at once: each chunk's logits are computed a single
+    time. The gradients are those of a factor of 1, which the backward pass multiplies in."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, chunk: int) -> Tensor:
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        total = torch.zeros((), dtype=torch.promote_types(hidden_nd.dtype, torch.float32), device=hidden_nd.device)
+        grad_hidden_nd = torch.empty_like(hidden_nd) if wants_hidden else None
+        grad_weight_vd = torch.zeros_like(weight_vd, dtype=total.dtype) if wants_weight else None
+        for start in range(0, len(targets_n), chunk):
+            rows = slice(start, start + chunk)
+            targets_n1 = targets_n[rows, None]
+            logs_nv = F.linear(hidden_nd[rows], weight_vd).log_softmax(-1, dtype=total.dtype)
+            total -= logs_nv.gather(-1, targets_n1).sum()
+            if not (wants_hidden or wants_weight):
+                continue
+            grad_nv = logs_nv.exp_()
+            grad_nv.scatter_add_(-1, targets_n1, grad_nv.new_full(targets_n1.shape, -1.0))
+            grad_nv = grad_nv.to(weight_vd.dtype)
+            if grad_hidden_nd is not None:
+                torch.mm(grad_nv, weight_vd, out=grad_hidden_nd[rows])
+            if grad_weight_vd is not None:
+                grad_weight_vd += grad_nv.t() @ hidden_nd[rows]
+        ctx.weight_type = weight_vd.dtype
+        ctx.save_for_backward(grad_hidden_nd, grad_weight_vd)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        grad_hidden_nd, grad_weight_vd = ctx.saved_tensors
+        if grad_hidden_nd is not None:
+            grad_hidden_nd = grad_hidden_nd * factor.to(grad_hidden_nd.dtype)
+        if grad_weight_vd is not None:
+            grad_weight_vd = (grad_weight_vd * factor).to(ctx.weight_type)
+        return grad_hidden_nd, grad_weight_vd, None, None
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -46,6 +89,19 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             torch.mm(grad_nv, weight_vd, out=grad_hidden_nd[rows])
             grad_weight_vd += grad_nv.t() @ hidden_nd[rows]
         return grad_hidden_nd, grad_weight_vd.to(weight_vd.dtype), None, None
+
+
+def summed_loss(hidden_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, elements: int | None = None) -> Tensor:
+    """The sum over tokens of -log p(target), 0-d float32; about `elements` logits are held at once, and of few tokens
+    all.
+
+    hidden (n, d) and weight (v, d) of one type; targets (n,) int64. Leave out ignored tokens before calling.
+    """
+    if torch.compiler.is_compiling():
+        return token_losses(hidden_nd, weight_vd, targets_n).sum()
+    at_once = elements or SUM_ELEMENTS.get(hidden_nd.device.type, CHUNK_ELEMENTS)
+    chunk = max(1 if elements else LEAST_TOKENS, at_once // weight_vd.shape[0])
+    return cast(Tensor, SummedCrossEntropy.apply(hidden_nd, weight_vd, targets_n, chunk))  # type: ignore[no-untyped-call]
 
 
 def token_losses(hidden_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, elements: int = CHUNK_ELEMENTS) -> Tensor:

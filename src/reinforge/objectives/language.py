@@ -13,7 +13,7 @@ from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Term
 from reinforge.errors import ComponentError
 from reinforge.models.decoder import Decoder, token_names
-from reinforge.models.token_losses import token_losses
+from reinforge.models.token_losses import summed_loss
 from reinforge.objectives.options import LanguageOptions
 from reinforge.schema.signature import Signature
 
@@ -71,7 +71,7 @@ class Language:
         if valid is not None:
             index_n = valid.flatten().nonzero().squeeze(1)
             hidden_nd, targets_n = hidden_nd[index_n], targets_n[index_n]
-        return Loss({self.name: Term(token_losses(hidden_nd, model.head_weight, targets_n).sum())})
+        return Loss({self.name: Term(summed_loss(hidden_nd, model.head_weight, targets_n))})
 
     def after_update(self, learner: nn.Module, clock: Clock) -> None:
         """Nothing."""
