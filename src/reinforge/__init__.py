@@ -17,6 +17,7 @@ _HOMES = {
     "evaluate": "reinforge.workflow.evaluate",
     "play": "reinforge.workflow.play",
     "predict": "reinforge.workflow.predict",
+    "generate": "reinforge.workflow.generate",
     "serve": "reinforge.serving.serve",
     "report": "reinforge.workflow.report",
     "recipes": "reinforge.workflow.recipes",

@@ -14,6 +14,8 @@ from reinforge.bundle.text_form import TextForm
 from reinforge.bundle.writing import write_bundle
 from reinforge.data.pipeline import Pipeline
 from reinforge.data.readers import read
+from reinforge.data.special_tokens import Marks, SpecialTokenizer
+from reinforge.data.templates import TEMPLATES
 from reinforge.data.text import CharacterTokenizer, TextPipeline
 from reinforge.models.composed import Composed, Wrapped
 from reinforge.models.options import ComposedOptions, DecoderOptions
@@ -150,3 +152,22 @@ def text_bundle(path, **keywords):
     return write_bundle(
         path, model=model, options=options, signature=form.pipeline.signature, form=form, examples=examples, **keywords
     )
+
+
+def chat_pipeline():
+    template = TEMPLATES["chatml"]
+    marks = Marks(*template.documents)
+    base = CharacterTokenizer("".join(sorted(set("\nabcdefghijklmnopqrstuvwxyz .,?!"))))
+    return TextPipeline(SpecialTokenizer(base, (marks.pad, marks.bos, marks.eos, *template.specials)), marks, template)
+
+
+def chat_bundle(path, context=96):
+    """A decoder with new weights that writes chats by the template chatml."""
+    torch.manual_seed(0)
+    pipeline = chat_pipeline()
+    options = DecoderOptions(layers=1, width=32, heads=2, context=context)
+    model = REGISTRY.build("model", options, pipeline.signature)
+    return write_bundle(
+        path, model=model, options=options, signature=pipeline.signature, form=TextForm(pipeline),
+        examples=[{"text": "hello"}],
+    )  # fmt: skip

@@ -16,7 +16,8 @@ from reinforge.core.ragged import Ragged
 from reinforge.data.text import TextPipeline
 from reinforge.data.values import Origin
 from reinforge.errors import BundleError, DataError, IntegrityError
-from reinforge.inference.generation import Sampling, generate
+from reinforge.inference.generation import generate
+from reinforge.inference.sampling import Sampling
 from reinforge.models.decoder import Decoder
 from reinforge.schema.schema import Schema
 from reinforge.schema.signature import Signature
@@ -67,7 +68,7 @@ class TextForm:
     ) -> list[Prediction]:
         """{"text": {"text": continuation, "stopped": whether it ended by itself}}.
 
-        Each row draws from its own generator, seeded by its prompt: the same alone and in a batch.
+        Each row draws by a seed of its own, made of its prompt: the same alone and in a batch.
         """
         prompts = inputs[self.pipeline.BLOCK]
         if not isinstance(model, Decoder) or not isinstance(prompts, Ragged):
@@ -75,8 +76,8 @@ class TextForm:
         chosen = task.text or Continuation()
         sampling = Sampling(chosen.max_tokens, chosen.temperature, chosen.top_k, chosen.top_p, chosen.stop)
         texts = [self.pipeline.tokenizer.decode(prompts.row(index)) for index in range(len(prompts))]
-        generators = [seeds.generator(chosen.seed, "continue", text) for text in texts]
-        found = generate(model, prompts, sampling, generators, origin)
+        own = [seeds.derive(chosen.seed, "continue", text) for text in texts]
+        found = generate(model, prompts, sampling, own, origin)
         return [
             {
                 "text": {

@@ -15,8 +15,10 @@ import typer
 from typer.main import get_command
 
 from reinforge import __version__
+from reinforge.cli.chat import chat
 from reinforge.cli.doctor import doctor
 from reinforge.cli.evaluate import evaluate
+from reinforge.cli.generate import generate
 from reinforge.cli.help import Command, Group
 from reinforge.cli.output import Result, show, show_error, speaks
 from reinforge.cli.play import play
@@ -39,6 +41,8 @@ VERBS = (
     (evaluate, mark("Measure a bundle on data or in its environment.")),
     (play, mark("Watch a policy play, or record it.")),
     (predict, mark("Predict every row of a file.")),
+    (generate, mark("Let a language model go on from prompts.")),
+    (chat, mark("Talk with a language model in the terminal.")),
     (serve, mark("Serve a bundle over HTTP until interrupted.")),
     (report, mark("Write a run's report.html from its log.")),
     (recipes, mark("List the recipes that come with the package, or show one.")),

@@ -9,7 +9,7 @@ width, f hidden width, v vocabulary, n any number of tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -99,11 +99,17 @@ class Attention(nn.Module):
     def forward(self, x_nd: Tensor, angles: Angles | None, mix: Mix) -> Tensor:
         heads = self.heads + 2 * self.kv_heads
         qkv_nhe = self.qkv(x_nd).unflatten(-1, (heads, self.head_width))
-        q_nhe, k_nke, v_nke = qkv_nhe.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
         if self.q_norm is not None and self.k_norm is not None:
+            q_nhe, k_nke, v_nke = qkv_nhe.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
             q_nhe, k_nke = self.q_norm(q_nhe), self.k_norm(k_nke)
-        if angles is not None:
-            q_nhe, k_nke = rotate(q_nhe, *angles), rotate(k_nke, *angles)
+            if angles is not None:
+                q_nhe, k_nke = rotate(q_nhe, *angles), rotate(k_nke, *angles)
+        else:
+            # Turned in one go.
+            qk_nhe, v_nke = qkv_nhe.split((self.heads + self.kv_heads, self.kv_heads), dim=-2)
+            if angles is not None:
+                qk_nhe = rotate(qk_nhe, *angles)
+            q_nhe, k_nke = qk_nhe.split((self.heads, self.kv_heads), dim=-2)
         return cast(Tensor, self.out(mix(q_nhe, k_nke, v_nke).flatten(-2)))
 
 
@@ -232,7 +238,6 @@ class Decoder(nn.Module):
         """The same of documents end to end, which see nothing of each other and all begin at the first position:
         (n, width)."""
         self._check_time(max(layout.lengths, default=0))
-        angles = self.angles(layout.positions, 1)
         options = self.options
         dropout = options.dropout if self.training else 0.0
         mixes: dict[str, Mix] = {
@@ -241,9 +246,15 @@ class Decoder(nn.Module):
                 scale=options.attention_scale, dropout=dropout,
             ) for kind in set(self.kinds)
         }  # fmt: skip
+        return self.run(tokens_n, layout.positions, [mixes[kind] for kind in self.kinds])
+
+    def run(self, tokens_n: Tensor, positions_n: Tensor, mixes: Sequence[Mix]) -> Tensor:
+        """The normalised stream of tokens at these positions, (n, width); what each layer's queries see is the matter
+        of its `mixes`."""
+        angles = self.angles(positions_n, 1)
         x_nd = self._embedded(tokens_n.long())
-        for kind, block in zip(self.kinds, self.blocks):
-            x_nd = block(x_nd, angles.get(kind), mixes[kind])
+        for kind, block, mix in zip(self.kinds, self.blocks, mixes):
+            x_nd = block(x_nd, angles.get(kind), mix)
         return cast(Tensor, self.norm(x_nd))
 
     def _rows(self, tokens_bt: Tensor, documents_bt: Tensor | None) -> Tensor:

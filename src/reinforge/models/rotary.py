@@ -31,6 +31,8 @@ class Rotate(torch.autograd.Function):
 
 def rotate(x_bthe: Tensor, cos_te: Tensor, sin_te: Tensor) -> Tensor:
     """`Rotate`, typed."""
+    if not torch.is_grad_enabled():
+        return turn(x_bthe, cos_te, sin_te, 1.0)
     return cast(Tensor, Rotate.apply(x_bthe, cos_te, sin_te))  # type: ignore[no-untyped-call]
 
 

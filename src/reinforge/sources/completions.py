@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from reinforge.core.batch import Leaf
 from reinforge.core.contracts import Clock, Experience, Outcome, State
 from reinforge.core.ragged import Ragged
-from reinforge.core.seeds import generator
+from reinforge.core.seeds import derive, generator
 from reinforge.data.text import CharacterTokenizer, TextPipeline, Tokenizer
 from reinforge.errors import ComponentError
-from reinforge.inference.generation import Generated, Sampling, generate
+from reinforge.inference.generation import Generated, generate
+from reinforge.inference.sampling import Sampling
 from reinforge.models.decoder import Decoder
 from reinforge.registry import REGISTRY
 from reinforge.sources.options import CompletionOptions
@@ -50,7 +51,8 @@ class CompletionSource:
         prompts = [self.task.draw(draws) for _ in range(self.options.prompts)]
         repeated = [prompt for prompt in prompts for _ in range(group)]
         encoded = [self.tokenizer.encode(prompt.text).long() for prompt in repeated]
-        written = generate(self.model, Ragged.from_rows(encoded), self.sampling, draws)
+        seeds = [derive(self.seed, "completion", self.drawn, row) for row in range(len(encoded))]
+        written = generate(self.model, Ragged.from_rows(encoded), self.sampling, seeds)
         rewards = self._rewards(repeated, written)
         self.drawn += 1
         rows = [torch.cat((prompt, written.tokens.row(index))) for index, prompt in enumerate(encoded)]

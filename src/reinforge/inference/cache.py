@@ -1,0 +1,131 @@
+"""Keys and values of what was read and written, by slot: one tensor per layer, grown as it fills.
+
+Shape suffixes: n rows of a step, s slots, k key-value heads, g query heads of each, h query heads (k g), c positions,
+e head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from reinforge.models.attention import Layout, attend
+from reinforge.models.decoder import Decoder, Mix
+
+# Attention reads so many positions at a time: odd numbers of them are slow, and masks grow stale less often.
+ROUND = 32
+
+
+class KeyValueCache:
+    """`slots` sequences of at most the model's context. Slots that are in use are the first ones, always: what is read
+    is then one view, and nothing is gathered."""
+
+    def __init__(self, model: Decoder, slots: int) -> None:
+        self.model, self.slots = model, slots
+        options = model.options
+        self.heads, self.kv_heads = options.heads, options.kv_heads or options.heads
+        self.width, self.context, self.window = options.each_head, options.context, options.window
+        self.scale = options.attention_scale if options.attention_scale is not None else self.width**-0.5
+        like = model.embedding.weight
+        # On a CPU, products of half precision with views of a cache take three times as long as those in float32, and
+        # attention weights would be rounded.
+        self.dtype, self.device = torch.float32 if like.device.type == "cpu" else like.dtype, like.device
+        self.capacity = 0
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    def reserve(self, positions: int) -> None:
+        """Room for so many positions in each slot; what is there stays."""
+        if positions <= self.capacity:
+            return
+        # Doubling, so that growing costs no more than writing did.
+        capacity = min(max(-(-positions // ROUND) * ROUND, 2 * self.capacity), -(-self.context // ROUND) * ROUND)
+        for kept in (self.keys, self.values):
+            # Zeros: what was never written is masked, and must be finite all the same.
+            fresh = [
+                torch.zeros(self.slots, self.kv_heads, capacity, self.width, dtype=self.dtype, device=self.device)
+                for _layer in range(self.model.options.layers)
+            ]
+            for new, old in zip(fresh, kept):
+                new[:, :, : self.capacity] = old
+            kept[:] = fresh
+        self.capacity = capacity
+
+    def copy(self, source: int, targets: Sequence[int], positions: int) -> None:
+        """The first positions of a slot to others."""
+        for target in targets:
+            if target != source:
+                for kept in (*self.keys, *self.values):
+                    kept[target, :, :positions] = kept[source, :, :positions]
+
+    def prefill(self, rows: Sequence[Tensor], slots: Sequence[int]) -> None:
+        """Read rows of tokens, which begin at the first position, into these slots."""
+        layout = Layout(tuple(len(row) for row in rows), None, rows[0].device)
+        slot_n = torch.repeat_interleave(torch.tensor(slots), torch.tensor(layout.lengths)).to(rows[0].device)
+        place_nk = self._places(slot_n, layout.positions)
+
+        def mix(layer: int, kind: str) -> Mix:
+            window = self.window if kind == "local" else None
+
+            def written(q_nhe: Tensor, k_nke: Tensor, v_nke: Tensor) -> Tensor:
+                self._write(layer, place_nk, k_nke, v_nke)
+                return attend(q_nhe, k_nke, v_nke, layout, window=window, scale=self.scale)
+
+            return written
+
+        self.model.run(torch.cat(list(rows)), layout.positions, self._mixes(mix))
+
+    def step(self, token_n: Tensor, position_n: Tensor, longest: int) -> Tensor:
+        """One more token in each of the first n slots, at these positions: the stream after the last norm (n, width).
+
+        `longest`: the largest position, which attention need not look beyond.
+        """
+        rows = len(token_n)
+        read = min(-(-(longest + 1) // ROUND) * ROUND, self.capacity)
+        place_nk = self._places(torch.arange(rows, device=token_n.device), position_n)
+        biases = self._biases(position_n, read)
+        batch = rows * self.kv_heads
+
+        def mix(layer: int, kind: str) -> Mix:
+            # A local layer's mask is another.
+            bias = biases[kind]
+            keys = self.keys[layer][:rows].view(batch, self.capacity, self.width)[:, :read].transpose(1, 2)
+            values = self.values[layer][:rows].view(batch, self.capacity, self.width)[:, :read]
+
+            def cached(q_nhe: Tensor, k_nke: Tensor, v_nke: Tensor) -> Tensor:
+                self._write(layer, place_nk, k_nke, v_nke)
+                q = q_nhe.to(self.dtype).reshape(batch, -1, self.width)
+                weights = torch.baddbmm(bias, q, keys, alpha=self.scale).softmax(-1)
+                return torch.bmm(weights, values).view(rows, self.heads, self.width).to(q_nhe.dtype)
+
+            return cached
+
+        return self.model.run(token_n, position_n, self._mixes(mix))
+
+    def _mixes(self, mix: Callable[[int, str], Mix]) -> list[Mix]:
+        return [mix(layer, kind) for layer, kind in enumerate(self.model.kinds)]
+
+    def _places(self, slot_n: Tensor, position_n: Tensor) -> Tensor:
+        """(n k,): where a token's keys go in a layer seen as rows of one head's width."""
+        head_k = torch.arange(self.kv_heads, device=slot_n.device)
+        return ((slot_n[:, None] * self.kv_heads + head_k) * self.capacity + position_n[:, None]).flatten()
+
+    def _write(self, layer: int, place_nk: Tensor, k_nke: Tensor, v_nke: Tensor) -> None:
+        for kept, new in ((self.keys, k_nke), (self.values, v_nke)):
+            kept[layer].view(-1, self.width).index_copy_(0, place_nk, new.to(self.dtype).reshape(-1, self.width))
+
+    def _biases(self, position_n: Tensor, read: int) -> dict[str, Tensor]:
+        """By kind of layer, 0 where a cached position is seen and -inf elsewhere: (n k, 1, c)."""
+        cached_c = torch.arange(read, device=position_n.device)
+        seen_nc = cached_c <= position_n[:, None]
+        found = dict.fromkeys(("global", "unrotated", "local"), seen_nc)
+        if self.window is not None and self.window < read:
+            found["local"] = seen_nc & (cached_c > position_n[:, None] - self.window)
+        made: dict[int, Tensor] = {}
+        for seen in found.values():
+            if id(seen) not in made:
+                bias_nc = torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen, -torch.inf)
+                made[id(seen)] = bias_nc.repeat_interleave(self.kv_heads, 0)[:, None]
+        return {kind: made[id(seen)] for kind, seen in found.items()}
