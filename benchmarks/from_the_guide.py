@@ -2,37 +2,32 @@
 
 The whole program is `learn` below, plain PyTorch that can be read in one go. With every switch off it is the printed
 program, its undefined names filled in and its interface renewed, and nothing else. docs/rl/from-the-guide.md is the
-lesson.
+lesson. Five seeds learn side by side, which costs little more than one.
 
-    python -m benchmarks.from_the_guide [--seeds 5] [--steps 40000] [--jobs 2] [--figure docs/rl/from-the-guide.svg]
-
-Every run that is done is kept in runs/from-the-guide.json, so a command that was stopped goes on where it was.
+    python -m benchmarks.from_the_guide [--seeds 5] [--steps 30000] [--jobs 2] [--figure docs/rl/from-the-guide.svg]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import re
 import statistics
 import time
-from collections import deque
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reinforge.evaluation.svg import Plot, colour
 
 GAMMA, RATE, BATCH, KEPT, PERIOD, WARM = 0.99, 1e-3, 64, 20_000, 500, 1_000
 EVERY, EPISODES = 1_000, 20
-KEEP = Path("runs/from-the-guide.json")
 
 
 @dataclass(frozen=True)
@@ -57,49 +52,74 @@ STAGES = {
 }
 
 
-def learn(switches: Switches, seed: int, steps: int) -> dict[str, list[float]]:
-    """Greedy mean returns of 20 fresh episodes after every 1,000 environment steps, as `greedy`; and the returns of all
-    training episodes, as `training`."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    network = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
-    copy = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
-    copy.load_state_dict(network.state_dict())
+class Networks(nn.Module):
+    """The guide's network of 4-64-64-2 once for each seed, side by side: (seeds, rows, 4) to (seeds, rows, 2)."""
+
+    def __init__(self, seeds: int) -> None:
+        super().__init__()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for inputs, outputs in ((4, 64), (64, 64), (64, 2)):
+            layers = []
+            for seed in range(seeds):
+                torch.manual_seed(1_000 * seed + outputs + inputs)
+                layers.append(nn.Linear(inputs, outputs))
+            self.weights.append(torch.stack([layer.weight.detach().T for layer in layers]))
+            self.biases.append(torch.stack([layer.bias.detach()[None] for layer in layers]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            x = torch.baddbmm(bias, x.relu() if index else x, weight)
+        return x
+
+
+def learn(switches: Switches, seeds: int, steps: int) -> list[dict[str, list[float]]]:
+    """For each seed greedy mean returns of 20 fresh episodes after every 1,000 steps, as `greedy`, and the returns of
+    all training episodes, as `training`. Seeds learn side by side, each from its own environment, and share nothing."""
+    every, network, copy = np.arange(seeds), Networks(seeds), Networks(seeds)
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE, fused=True)
-    memory: deque[tuple[Any, int, float, Any, bool]] = deque(maxlen=KEPT if switches.replay else 1)
-    environment = gym.make("CartPole-v1")
-    state, _ = environment.reset(seed=seed)
-    total, epsilon = 0.0, 1.0
-    curves: dict[str, list[float]] = {"greedy": [], "training": []}
+    generators = [np.random.default_rng(seed) for seed in every]
+    environments = [gym.make("CartPole-v1") for _ in every]
+    state = np.stack([environment.reset(seed=int(seed))[0] for environment, seed in zip(environments, every)])
+    # The memory: a ring of transitions for each seed.
+    kept = KEPT if switches.replay else 1
+    states, followings = np.zeros((2, seeds, kept, 4), np.float32)
+    actions, ends = np.zeros((seeds, kept), np.int64), np.zeros((seeds, kept), np.bool_)
+    total, epsilon = np.zeros(seeds), np.ones(seeds)
+    curves: list[dict[str, list[float]]] = [{"greedy": [], "training": []} for _ in every]
     for step in range(1, steps + 1):
         if switches.schedule:
-            epsilon = max(0.05, 1.0 - 0.95 * step / 10_000)
-        if random.random() < epsilon:
-            action = random.randrange(2)
-        else:
-            with torch.no_grad():
-                action = int(network(torch.as_tensor(state)).argmax())
-        following, reward, terminated, truncated, _ = environment.step(action)
-        memory.append((state, action, float(reward), following, terminated))
-        state, total = following, total + float(reward)
-        if terminated or truncated:
-            curves["training"].append(total)
-            state, _ = environment.reset()
-            total = 0.0
-            if not switches.schedule:
-                epsilon = max(0.05, epsilon * 0.98)
+            epsilon[:] = max(0.05, 1.0 - 0.95 * step / 10_000)
+        with torch.no_grad():
+            best = network(torch.as_tensor(state)[:, None]).argmax(-1)[:, 0].numpy()
+        place = step % kept
+        states[:, place] = state
+        for seed in every:
+            random = generators[seed]
+            action = int(random.integers(2)) if random.random() < epsilon[seed] else int(best[seed])
+            following, _, terminated, truncated, _ = environments[seed].step(action)
+            actions[seed, place], followings[seed, place], ends[seed, place] = action, following, terminated
+            state[seed] = following
+            total[seed] += 1
+            if terminated or truncated:
+                curves[seed]["training"].append(total[seed])
+                state[seed], total[seed] = environments[seed].reset()[0], 0
+                if not switches.schedule:
+                    epsilon[seed] = max(0.05, epsilon[seed] * 0.98)
 
         if not switches.replay or step >= WARM:
-            rows = random.choices(memory, k=BATCH) if switches.replay else list(memory)
-            states, actions, rewards, followings, ends = (np.array(column) for column in zip(*rows))
-            after = (copy if switches.target else network)(torch.as_tensor(followings)).amax(1)
+            rows = np.zeros((seeds, 1), np.int64)
+            if switches.replay:
+                rows = np.stack([random.integers(1, min(step, kept), BATCH) for random in generators])
+            picked = every[:, None], rows
+            after = (copy if switches.target else network)(torch.as_tensor(followings[picked])).amax(-1)
             if switches.mask:
-                after = after * torch.as_tensor(~ends)
-            goal = torch.as_tensor(rewards, dtype=torch.float32) + GAMMA * after
+                after = after * torch.as_tensor(~ends[picked])
+            goal = 1.0 + GAMMA * after  # every step pays 1
             if switches.stop:
                 goal = goal.detach()
-            value = network(torch.as_tensor(states)).gather(1, torch.as_tensor(actions)[:, None])[:, 0]
-            loss = (value - goal).square().mean()
+            value = network(torch.as_tensor(states[picked])).gather(-1, torch.as_tensor(actions[picked])[..., None])
+            # Of each seed the mean; their sum, since they share no weight.
+            loss = (value[..., 0] - goal).square().mean(-1).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -107,48 +127,43 @@ def learn(switches: Switches, seed: int, steps: int) -> dict[str, list[float]]:
                 copy.load_state_dict(network.state_dict())
 
         if step % EVERY == 0:
-            curves["greedy"].append(greedy(network, seed=1_000_000 + 1_000 * seed + step // EVERY))
+            for curve, mean in zip(curves, greedy(network, seeds, 1_000_000 + step)):
+                curve["greedy"].append(float(mean))
     return curves
 
 
 @torch.no_grad()
-def greedy(network: nn.Module, seed: int, episodes: int = EPISODES) -> float:
-    """The mean return of fresh episodes, one in each copy of the environment, always taking the best action."""
-    environments = gym.make_vec("CartPole-v1", episodes, vectorization_mode="vector_entry_point")
+def greedy(network: Networks, seeds: int, seed: int) -> np.ndarray[Any, Any]:
+    """The mean returns (seeds,) of 20 fresh episodes each, one in each copy of the environment, always taking the best
+    action."""
+    environments = gym.make_vec("CartPole-v1", seeds * EPISODES, vectorization_mode="vector_entry_point")
     state, _ = environments.reset(seed=seed)
-    total, going = np.zeros(episodes), np.ones(episodes, dtype=np.bool_)
+    total, going = np.zeros(seeds * EPISODES), np.ones(seeds * EPISODES, dtype=np.bool_)
     while going.any():
-        state, reward, terminated, truncated, _ = environments.step(network(torch.as_tensor(state)).argmax(1).numpy())
+        action = network(torch.as_tensor(state).unflatten(0, (seeds, EPISODES))).argmax(-1).flatten().numpy()
+        state, reward, terminated, truncated, _ = environments.step(action)
         total += reward * going
         going &= ~(terminated | truncated)
     environments.close()
-    return float(total.mean())
+    return total.reshape(seeds, EPISODES).mean(1)
 
 
-def _one(name: str, seed: int, steps: int) -> tuple[str, dict[str, list[float]], float]:
+def _one(name: str, seeds: int, steps: int) -> tuple[str, list[dict[str, list[float]]], float]:
     torch.set_num_threads(1)
     began = time.perf_counter()
-    return _key(name, seed, steps), learn(STAGES[name], seed, steps), time.perf_counter() - began
-
-
-def _key(name: str, seed: int, steps: int) -> str:
-    # Whatever decides a run is in its name, so that one of another program is not taken for it.
-    return f"{name}, seed {seed}, {steps} steps, {asdict(STAGES[name])}, {[GAMMA, RATE, BATCH, KEPT, PERIOD, WARM]}"
+    return name, learn(STAGES[name], seeds, steps), time.perf_counter() - began
 
 
 def gather(seeds: int, steps: int, jobs: int) -> dict[str, list[dict[str, list[float]]]]:
-    """The curves of every stage and seed; those that are kept are not made again."""
-    kept = json.loads(KEEP.read_text()) if KEEP.exists() else {}
-    wanted = [(name, seed) for name in STAGES for seed in range(seeds)]
-    missing = [one for one in wanted if _key(*one, steps) not in kept]
+    """The curves of every stage and seed."""
+    found = {}
     with ProcessPoolExecutor(jobs) as pool:
-        for done in as_completed([pool.submit(_one, name, seed, steps) for name, seed in missing]):
-            key, curves, seconds = done.result()
-            kept[key] = curves
-            KEEP.parent.mkdir(exist_ok=True)
-            KEEP.write_text(json.dumps(kept))
-            print(f"  {key.partition(', {')[0]}: {curves['greedy'][-1]:.0f} at the end, {seconds:.0f} s", flush=True)
-    return {name: [kept[_key(name, seed, steps)] for seed in range(seeds)] for name in STAGES}
+        for done in as_completed([pool.submit(_one, name, seeds, steps) for name in STAGES]):
+            name, curves, seconds = done.result()
+            found[name] = curves
+            each = ", ".join(f"{last(one):.0f}" for one in curves)
+            print(f"  {name}: {each} at the end, {seconds:.0f} s", flush=True)
+    return {name: found[name] for name in STAGES}
 
 
 def last(curves: dict[str, list[float]]) -> float:
@@ -208,7 +223,7 @@ def figure(found: dict[str, list[dict[str, list[float]]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=40_000)
+    parser.add_argument("--steps", type=int, default=30_000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--figure", type=Path, help="write the curves there, as SVG")
     given = parser.parse_args()

@@ -83,13 +83,19 @@ CALLS: list[tuple[str, str, Call]] = [
         "train",
         (
             (("r", "learn.lr=-1", "a=b", "u.py", "v.py"),),
-            {"start": Path("b"), "output": Path("out"), "resume": None, "use": [Path("u.py"), Path("v.py")]},
+            {
+                "start": Path("b"),
+                "output": Path("out"),
+                "resume": None,
+                "jobs": None,
+                "use": [Path("u.py"), Path("v.py")],
+            },
         ),
     ),
     (
         "train --resume run",
         "train",
-        ((None,), {"start": None, "output": None, "resume": Path("run"), "use": ()}),
+        ((None,), {"start": None, "output": None, "resume": Path("run"), "jobs": None, "use": ()}),
     ),
     (
         "train r seed=2 --from b --use u.py --dry-run",

@@ -32,6 +32,15 @@ def train(
     seeds: Annotated[
         int | None, typer.Option("--seeds", metavar="N", help=mark("Train so many seeds, and report them together."))
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            metavar="N",
+            min=1,
+            help=mark("Train so many seeds or folds at once; by default as many as it pays for."),
+        ),
+    ] = None,
     use: Use = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help=mark("One batch through every stage; estimate memory and time."))
@@ -51,7 +60,7 @@ def train(
     from reinforge.workflow.train import train as run
 
     with progress() as shown:
-        done = run(whole, start=start, output=output, resume=resume, use=use or (), progress=shown)
+        done = run(whole, start=start, output=output, resume=resume, jobs=jobs, use=use or (), progress=shown)
     told = done.summary()
     if "resume" in told:
         # What a user's shell must understand again.

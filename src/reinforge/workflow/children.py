@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +13,17 @@ from reinforge.engine.distributed import World
 from reinforge.evaluation.folds import spread
 from reinforge.evaluation.seeds import together
 from reinforge.recipe.recipe import Recipe
+from reinforge.workflow.at_once import train_at_once
+from reinforge.workflow.machine import processors
 from reinforge.workflow.measured import write_measured
 from reinforge.workflow.progress import Progress
 from reinforge.workflow.report import report
-from reinforge.workflow.run import Run
+from reinforge.workflow.run import Run, forget
 
 # Recipe, folder and bundle to begin with, to the finished (or interrupted) run; goes on with a folder that is there.
 Train = Callable[[Recipe, Path, Path | None], Run]
+# A child that takes so long is worth a process for each of the others: to begin one costs seconds.
+_WORTH_SECONDS = 10.0
 
 
 def children(recipe: Recipe) -> list[Recipe]:
@@ -44,33 +49,71 @@ def _seeded(recipe: Recipe, number: int) -> Recipe:
     return recipe.model_copy(update={"name": f"seed-{seed}", "seed": seed, "seeds": None, "stages": stages})
 
 
-def train_children(run: Run, recipe: Recipe, train: Train, world: World, progress: Progress) -> Run:
+def train_children(
+    run: Run, recipe: Recipe, train: Train, world: World, progress: Progress, jobs: int | None = 1
+) -> Run:
     """Train each child that is not finished.
 
     Each stage begins from the bundle before it, and the last one's is the run's. Folds and seeds are independent, and
-    the run has what their metrics say together instead of a bundle.
+    the run has what their metrics say together instead of a bundle. `jobs` of these are trained at once, each in a
+    process of its own, with the same result; None: as many as there are processors, where the recipe asks for one
+    thread and the first child took long enough.
     """
     seeded = recipe.seeds is not None
     staged = bool(recipe.stages) and not seeded
     start = Path(recipe.start.bundle) if recipe.start.bundle else None
-    done: list[Run] = []
     if world.main:
         run.write_status(state="running")
-    for index, child in enumerate(children(recipe)):
-        folder = run.folder / "stages" / f"{index:02d}-{child.name}"
-        progress.update(index, None, f"{child.name} ({index + 1} of {len(children(recipe))})")
+    wanted = [(run.folder / "stages" / f"{i:02d}-{child.name}", child) for i, child in enumerate(children(recipe))]
+    alone = staged or world.size > 1
+    seconds = 0.0
+    for index, (folder, child) in enumerate(wanted):
+        if not alone and (many := _at_once(jobs, seconds, recipe, len(wanted) - index)) > 1:
+            if not _together_from(wanted[index:], many, progress, len(wanted)):
+                run.write_status(state="interrupted")
+                return run
+            break
+        progress.update(index, None, f"{child.name} ({index + 1} of {len(wanted)})")
+        began = time.monotonic()
         made = train(child, folder, start)
+        seconds = max(seconds, time.monotonic() - began)
         if not made.finished:
             if world.main:
                 run.write_status(state="interrupted")
             return run
-        done.append(made)
         if staged:
             start = made.bundle_path
     if world.main:
+        done = [Run(folder) for folder, _ in wanted]
         _finish(run, done, "seeds" if seeded else "stages" if staged else "folds")
     world.barrier()
     return run
+
+
+def _at_once(jobs: int | None, seconds: float, recipe: Recipe, left: int) -> int:
+    """How many of the `left` children to train at once, where the longest so far took so many seconds."""
+    if jobs is None:
+        jobs = processors() if recipe.learn.threads == 1 and seconds >= _WORTH_SECONDS else 1
+    return min(jobs, left)
+
+
+def _together_from(wanted: Sequence[tuple[Path, Recipe]], jobs: int, progress: Progress, of: int) -> bool:
+    """Train these at once; whether all were finished. What failed before it learned anything leaves nothing behind."""
+    runs = [
+        Run(folder) if (folder / "recipe.yaml").is_file() else Run.create(folder, child) for folder, child in wanted
+    ]
+    left = [run for run in runs if not run.finished]
+
+    def report(running: Sequence[Run]) -> None:
+        names = ", ".join(run.recipe.name for run in running)
+        progress.update(of - sum(not run.finished for run in runs), None, f"{names} ({jobs} at once)")
+
+    try:
+        return train_at_once(left, jobs, report)
+    except BaseException:
+        for run in left:
+            forget(run)
+        raise
 
 
 def _finish(run: Run, done: list[Run], kind: Literal["seeds", "stages", "folds"]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from reinforge.errors import PathError
 from reinforge.messages import _
 from reinforge.recipe.recipe import Recipe
 from reinforge.storage import strict_json
-from reinforge.storage.files import write_atomic
+from reinforge.storage.files import storage_errors, write_atomic
 
 if TYPE_CHECKING:
     from reinforge.bundle.bundle import Bundle
@@ -44,6 +45,17 @@ class Run:
                 remedy=_("Give the folder that `train -o` made."),
             )
         return cls(path)
+
+    @classmethod
+    def create(cls, folder: Path, recipe: Recipe, *, in_memory: bool = False) -> Run:
+        """A run that has not begun, its folder made. `in_memory`: data or module were given in Python. Raises
+        StorageError."""
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "recipe.yaml", recipes.dump(recipe))
+        run = cls(folder)
+        run.write_status(state="created", in_memory=in_memory)
+        return run
 
     @property
     def recipe(self) -> Recipe:
@@ -116,6 +128,22 @@ class Run:
     def write_status(self, **changes: Any) -> None:
         """Replace run.json by itself with these changes."""
         write_atomic(self.folder / "run.json", strict_json.pretty({**self.status, **changes}))
+
+
+def forget(run: Run) -> None:
+    """Remove the folder of a run that ended before anything was learned: what stopped it can be mended, and the command
+    given again."""
+    if not run.folder.is_dir():
+        return
+    there = {path.name for path in run.folder.iterdir()}
+    if there <= {"recipe.yaml", "run.json", "log.jsonl", "checkpoints", "stages"} and not any(_learned(run)):
+        shutil.rmtree(run.folder, ignore_errors=True)
+
+
+def _learned(run: Run) -> Iterator[object]:
+    yield from run.log()
+    for name in ("checkpoints", "stages"):
+        yield from (run.folder / name).glob("*")
 
 
 def _few(metrics: dict[str, Any]) -> dict[str, Any]:

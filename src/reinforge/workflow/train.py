@@ -6,9 +6,8 @@ import difflib
 import fnmatch
 import re
 import shlex
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from reinforge.messages import _
 from reinforge.models.grow import grow
 from reinforge.recipe.recipe import Recipe
 from reinforge.recipe.user_code import load_user_code
-from reinforge.storage.files import require_space, storage_errors, write_atomic
+from reinforge.storage.files import require_space
 from reinforge.storage.folder import held
 from reinforge.workflow.children import children, train_children
 from reinforge.workflow.finishing import finish, machine
@@ -44,7 +43,7 @@ from reinforge.workflow.machine import set_threads
 from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.report import report
 from reinforge.workflow.rescue import rescued
-from reinforge.workflow.run import Run
+from reinforge.workflow.run import Run, forget
 from reinforge.workflow.tasks.assemble import assemble
 from reinforge.workflow.tasks.task import Given, Task
 from reinforge.workflow.watching import logbook as watched
@@ -61,6 +60,7 @@ def train(
     output: str | Path | None = None,
     resume: str | Path | None = None,
     seeds: int | None = None,
+    jobs: int | None = 1,
     use: Iterable[str | Path] = (),
     progress: Progress | None = None,
 ) -> Run:
@@ -71,7 +71,9 @@ def train(
     or batches (a DataLoader, any iterable of pairs of tensors) without a target.
     `start`: a bundle to begin with, whose schema and pipeline stay as they are. `output`: the run's folder, made new;
     by default runs/NAME-TIME. `resume`: an interrupted run's folder. `seeds`: train so many, from the recipe's own
-    on; they are the run's children (`run.stages`), and its metrics are theirs together.
+    on; they are the run's children (`run.stages`), and its metrics are theirs together. `jobs`: so many of its seeds or
+    folds at once, each in a process of its own, with the same result (None: as many as it pays for; 1 where data or a
+    module were given).
 
     Raises RecipeError, DataError, BundleError and other ReinforgeErrors that name the place and the remedy. Ctrl-C
     checkpoints; the run's status is then "interrupted".
@@ -99,23 +101,30 @@ def train(
     if run is None:
         run = _create(resolved, output, world, in_memory=data is not None or model is not None)
     with held(run.folder) if world.main else nullcontext():
-        return _train_in(run, resolved, Given(data, model), made, world, shown)
+        return _train_in(run, resolved, Given(data, model), made, world, shown, jobs)
 
 
-def _train_in(run: Run, recipe: Recipe, given: Given, made: bool, world: World, shown: Progress) -> Run:
+def _train_in(
+    run: Run, recipe: Recipe, given: Given, made: bool, world: World, shown: Progress, jobs: int | None
+) -> Run:
     """Train the recipe in its run's folder, which was `made` just now, or goes on."""
     try:
         if children(recipe):
-            return train_children(run, recipe, lambda r, o, s: _train_child(r, o, s, given, world, shown), world, shown)
+            if given.data is not None or given.module is not None:
+                # Another process has neither.
+                jobs = 1
+            return train_children(
+                run, recipe, lambda r, o, s: _train_child(r, o, s, given, world, shown), world, shown, jobs
+            )
         return train_one(run, recipe, given, world, shown)
     except ReinforgeError as error:
         if made and world.main and not isinstance(error, TrainingDiverged):
-            _forget(run)
+            forget(run)
         raise
     except KeyboardInterrupt:
         # Before the engine listens, or a second time: at once, without a checkpoint.
         if made and world.main:
-            _forget(run)
+            forget(run)
         if not world.main or not run.folder.exists():
             raise
         run.write_status(state="interrupted", reason="interrupted")
@@ -329,28 +338,9 @@ def _create(recipe: Recipe, output: str | Path | None, world: World, *, in_memor
                 command = f"reinforge train --resume {shlex.quote(str(folder))}"
                 remedy = _("Go on with it: {command}").format(command=command)
             raise PathError(_("the run's folder is there already, and not empty"), where=str(folder), remedy=remedy)
-        with storage_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "recipe.yaml", recipes.dump(recipe))
-    run = Run(folder)
-    if world.main:
-        run.write_status(state="created", in_memory=in_memory)
+        Run.create(folder, recipe, in_memory=in_memory)
     world.barrier()
-    return run
-
-
-def _forget(run: Run) -> None:
-    """Remove the folder of a run that ended before anything was learned: what stopped it can be mended, and the command
-    given again."""
-    there = {path.name for path in run.folder.iterdir()}
-    if there <= {"recipe.yaml", "run.json", "log.jsonl", "checkpoints", "stages"} and not any(_learned(run)):
-        shutil.rmtree(run.folder, ignore_errors=True)
-
-
-def _learned(run: Run) -> Iterator[object]:
-    yield from run.log()
-    for name in ("checkpoints", "stages"):
-        yield from (run.folder / name).glob("*")
+    return Run(folder)
 
 
 def _fresh(parent: Path, name: str) -> Path:
