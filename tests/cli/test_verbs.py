@@ -17,6 +17,7 @@ import pytest
 import reinforge
 from reinforge.cli import main
 from reinforge.errors import DataError, TrainingDiverged
+from reinforge.serving.task import Access
 from reinforge.workflow.predict import Written
 
 # A dry run of `train` is a function of its own.
@@ -112,8 +113,15 @@ CALLS: list[tuple[str, str, Call]] = [
         "evaluate",
         ((Path("b"),), {"data": None, "episodes": 7, "seed": 3, "stochastic": True, "use": ()}),
     ),
-    ("serve b --host ::1 --port 0", "serve", ((Path("b"),), {"host": "::1", "port": 0, "use": ()})),
-    ("serve b", "serve", ((Path("b"),), {"host": "127.0.0.1", "port": 8000, "use": ()})),
+    (
+        "serve b --host ::1 --port 0 --workers 2 --threads 3 --allow-host * --access-log -",
+        "serve",
+        (
+            (["b"],),
+            {"port": 0, "access": Access("::1", ("*",), log="-"), "replicas": 2, "threads": 3, "use": ()},
+        ),
+    ),
+    ("serve b c", "serve", ((["b", "c"],), {"port": 8000, "access": Access(), "replicas": 1, "threads": 1, "use": ()})),
     ("verify b", "verify", ((Path("b"),), {"use": ()})),
     ("doctor", "doctor", ((None,), {})),
     ("doctor r seed=2", "doctor", ((("r", "seed=2"),), {})),

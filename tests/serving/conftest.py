@@ -1,6 +1,7 @@
 import pytest
 
-from reinforge.serving.app import Limits
+from reinforge.serving.limits import Limits
+from reinforge.serving.listening import listen
 from reinforge.serving.server import Server
 from tests.bundle import made
 
@@ -17,6 +18,6 @@ def bundles(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def url(bundles):
-    server = Server(bundles, port=0, limits=Limits(body=100_000, rows=500, seconds=0.5))
+    server = Server(bundles, listen("127.0.0.1", 0), limits=Limits(body=100_000, rows=500, seconds=0.5))
     with server.background() as url:
         yield url

@@ -20,6 +20,7 @@ from reinforge.environments.options import EnvironmentOptions
 from reinforge.environments.synchronous import SynchronousEnvironments
 from reinforge.errors import DataError
 from reinforge.evaluation.episodes import play
+from reinforge.serving.listening import listen
 from reinforge.serving.server import Server
 from reinforge.workflow.train import train
 from tests.environments.probes import Recall
@@ -166,7 +167,7 @@ def test_the_server_acts_as_the_evaluation(case: tuple[Bundle, Path, Recorder]) 
     before = path.stat().st_mtime_ns
     reinforge.verify(path)
     assert path.stat().st_mtime_ns == before
-    server = Server({"policy": reinforge.load(path)}, port=0)
+    server = Server({"policy": reinforge.load(path)}, listen("127.0.0.1", 0))
     with server.background() as url, httpx.Client() as client:
 
         def ask(rows: list[Any]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -13,12 +12,12 @@ from pydantic import ValidationError
 
 from reinforge.bundle import golden
 from reinforge.bundle.bundle import Bundle
+from reinforge.bundle.folders import bundle_folder
 from reinforge.bundle.forms import load_form
 from reinforge.bundle.network import Blueprint, Factory, build
 from reinforge.bundle.task import Task
 from reinforge.core.tensor_files import read_checked
-from reinforge.errors import BundleError, IntegrityError, PathError
-from reinforge.messages import _
+from reinforge.errors import BundleError, IntegrityError
 from reinforge.schema.schema import Schema
 from reinforge.storage import strict_json
 from reinforge.storage.folder import Folder
@@ -55,37 +54,6 @@ def load(
         raise
     except IntegrityError as error:
         raise BundleError(error.problem, where=error.where or str(path), remedy=error.remedy) from error
-
-
-def bundle_folder(given: str | Path) -> Path:
-    """The bundle's folder: the given one, or that of a run. Raises PathError where there is none."""
-    path = Path(given)
-    if (path / "manifest.json").exists():
-        return path
-    if (path / "bundle" / "manifest.json").exists():
-        return path / "bundle"
-    if not path.is_dir():
-        raise PathError(_("there is no such folder"), where=str(path), remedy=_("Check the path."))
-    several = sorted(path.glob("stages/*/bundle/manifest.json"))
-    if several and _finished(path / "run.json"):
-        raise PathError(
-            _("the run has several bundles, and none of its own"), where=str(path),
-            remedy=_("Name one of them: {path}").format(path=shlex.quote(str(several[0].parent))),
-        )  # fmt: skip
-    if (path / "recipe.yaml").is_file():
-        raise PathError(
-            _("the run has no bundle yet: it was not finished"), where=str(path),
-            remedy=_("Go on with it: {command}").format(command=f"reinforge train --resume {shlex.quote(str(path))}"),
-        )  # fmt: skip
-    raise PathError(
-        _("this is no bundle: it has no manifest.json"), where=str(path),
-        remedy=_("Give the folder of a finished run, or the folder `bundle` in it."),
-    )  # fmt: skip
-
-
-def _finished(status: Path) -> bool:
-    told = strict_json.read(status) if status.is_file() else None
-    return isinstance(told, dict) and told.get("state") == "finished"
 
 
 def _load(path: Path, verify: str, modules: Mapping[str, Factory], device: torch.device) -> Bundle:

@@ -27,6 +27,7 @@ from reinforge.cli.prepare import prepare
 from reinforge.cli.recipes import recipes
 from reinforge.cli.report import report
 from reinforge.cli.serve import serve
+from reinforge.cli.token import token
 from reinforge.cli.train import train
 from reinforge.cli.verify import verify
 from reinforge.errors import ReinforgeError
@@ -43,7 +44,8 @@ VERBS = (
     (predict, mark("Predict every row of a file.")),
     (generate, mark("Let a language model go on from prompts.")),
     (chat, mark("Talk with a language model in the terminal.")),
-    (serve, mark("Serve a bundle over HTTP until interrupted.")),
+    (serve, mark("Serve bundles over HTTP until interrupted.")),
+    (token, mark("Make a token, without which a server answers nobody.")),
     (report, mark("Write a run's report.html from its log.")),
     (recipes, mark("List the recipes that come with the package, or show one.")),
     (verify, mark("Check a bundle's files, and replay its golden examples.")),

@@ -2,25 +2,72 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from reinforge.cli.arguments import BundleFolder, Use
+from reinforge.cli.arguments import Use
 from reinforge.cli.output import Result
 from reinforge.errors import ReinforgeError
 from reinforge.messages import _, mark
 
+_BUNDLES = mark("Bundles' folders, or those of their runs; NAME=FOLDER names one.")
+_BIND = mark("Address to listen on: 127.0.0.1 for this machine alone, 0.0.0.0 for the network.")
+
 
 def serve(
-    bundle: BundleFolder,
-    host: Annotated[str, typer.Option("--host", metavar="H", help=mark("Address to listen on."))] = "127.0.0.1",
+    bundles: Annotated[
+        list[str],
+        typer.Argument(metavar="BUNDLE", help=mark("Bundles' folders, or those of their runs; NAME=FOLDER names one.")),
+    ],
+    host: Annotated[str, typer.Option("--host", metavar="H", help=_BIND)] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", metavar="P", help=mark("Its port; 0 takes a free one."))] = 8000,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", help=mark("How many processes answer."))] = 1,
+    threads: Annotated[int, typer.Option("--threads", metavar="N", help=mark("Threads of each computation."))] = 1,
+    tokens: Annotated[
+        Path | None, typer.Option("--tokens", metavar="FILE", help=mark("Who may ask: a file that `token` made."))
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help=mark("Another name it goes by; * for any.")),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help=mark("Certificate, for HTTPS."))
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help=mark("Its private key."))] = None,
+    access_log: Annotated[
+        str | None, typer.Option("--access-log", metavar="FILE", help=mark("A line of JSON per request; - prints it."))
+    ] = None,
     use: Use = None,
 ) -> Result:
-    """Serve a bundle over HTTP until interrupted."""
+    """Serve bundles over HTTP until interrupted."""
     if not 0 <= port <= 65535:
         raise ReinforgeError(_("--port must lie between 0 and 65535, not {port}").format(port=port))
+    for name, value in (("--workers", workers), ("--threads", threads)):
+        if value < 1:
+            raise ReinforgeError(_("{name} must be at least 1, not {value}").format(name=name, value=value))
+    if (tls_cert is None) != (tls_key is None):
+        raise ReinforgeError(_("--tls-cert and --tls-key go together"))
+    from reinforge.bundle.folders import bundle_folder, stated_name
     from reinforge.serving.serve import serve as run
+    from reinforge.serving.task import Access
+    from reinforge.serving.tokens import read_tokens
 
-    return Result.of(run(bundle, host=host, port=port, use=use or ()))
+    access = Access(
+        host, tuple(allow_host or ()), tuple(read_tokens(tokens)) if tokens else None,
+        str(tls_cert) if tls_cert else None, str(tls_key) if tls_key else None, access_log,
+    )  # fmt: skip
+    given = [_named(text) for text in bundles]
+    if any(name for name, _folder in given):
+        named = {name or stated_name(bundle_folder(folder)): folder for name, folder in given}
+        if len(named) < len(given):
+            raise ReinforgeError(_("two bundles have one name"))
+        return Result.of(run(named, port=port, access=access, replicas=workers, threads=threads, use=use or ()))
+    folders = [folder for _name, folder in given]
+    return Result.of(run(folders, port=port, access=access, replicas=workers, threads=threads, use=use or ()))
+
+
+def _named(text: str) -> tuple[str | None, str]:
+    name, equals, folder = text.partition("=")
+    return (name, folder) if equals and name and "/" not in name and not Path(text).exists() else (None, text)

@@ -1,11 +1,10 @@
-"""The HTTP interface: what a request may say, and what it is answered."""
+"""The HTTP interface: what may be asked, and what it is answered."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+import io
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,162 +12,164 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from reinforge.bundle.bundle import Bundle
-from reinforge.data.values import place_in
-from reinforge.errors import DataError, IntegrityError, ReinforgeError
+from reinforge.bundle.bundle import outputs_of
+from reinforge.errors import IntegrityError, ReinforgeError
+from reinforge.serving import page
+from reinforge.serving.asked import asked, example
+from reinforge.serving.bodies import ARROW, Rows, arrow_frame, form_rows, json_rows, kind_of, read_body
 from reinforge.serving.description import describe, openapi
+from reinforge.serving.gate import NOTED
+from reinforge.serving.models import Model, Models
+from reinforge.serving.refusals import Refused, answer, refusal
 from reinforge.storage import strict_json
 from reinforge.storage.strict_json import Json
 
+# By name, the folders of bundles to serve from now on: their digests.
+Swap = Callable[[Mapping[str, str]], Awaitable[dict[str, str]]]
+
 
 @dataclass(frozen=True)
-class Limits:
-    """What one request may cost: bytes and depth of its JSON, rows, and seconds until its body has arrived.
+class Control:
+    """What the application can't do alone: say whether all replicas are ready, and replace bundles in each."""
 
-    Up to `inline` rows are answered on the event loop itself, which spares them two changes of thread; larger requests,
-    and text, go to one worker thread, so that others are still heard.
-    """
-
-    body: int = 16 << 20
-    depth: int = 16
-    rows: int = 10_000
-    seconds: float = 30.0
-    inline: int = 16
+    ready: Callable[[], bool]
+    swap: Swap
 
 
-class Refused(ReinforgeError):
-    """A request that can't be answered, with its HTTP status."""
+def create_app(models: Models, control: Control) -> FastAPI:
+    """An application that serves models.
 
-    def __init__(self, status: int, problem: str, *, where: str | None = None, remedy: str | None = None) -> None:
-        self.status = status
-        super().__init__(problem, where=where, remedy=remedy)
-
-
-def create_app(bundles: Mapping[str, Bundle], limits: Limits | None = None) -> FastAPI:
-    """An application that serves bundles by name.
-
-    GET /healthz, /v1/models, /v1/models/NAME, /openapi.json; POST /v1/models/NAME/predict with {"rows": [...]} and
-    optionally "partial": true, by which a bad row fails alone. Errors are {"error": {"type", "problem", "where",
+    GET /, /healthz, /readyz, /metrics, /v1/models, /v1/models/NAME, /openapi.json; POST /v1/models/NAME/predict with
+    {"rows": [...]} and optionally "partial": true, by which a bad row fails alone, or with an Arrow IPC stream, or with
+    a form; POST /admin/models/NAME with {"bundle": FOLDER}. Errors are {"error": {"type", "problem", "where",
     "remedy"}}.
     """
-    bounds = limits or Limits()
-    worker = ThreadPoolExecutor(1, "predict")
-    app = FastAPI(title="Reinforge", docs_url=None, redoc_url=None)
-    document = openapi(bundles, bounds.rows)
-    app.openapi = lambda: document  # type: ignore[method-assign]
-    app.state.worker = worker
-
-    def bundle_of(name: str) -> Bundle:
-        if name not in bundles:
-            raise Refused(404, f"there is no model {name[:80]!r}", remedy=f"There are: {', '.join(bundles)}.")
-        return bundles[name]
+    limits = models.limits
+    app = FastAPI(title="Reinforge", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/healthz")
     async def healthz() -> Response:
-        return _answer(200, {"status": "ok"})
+        return answer(200, {"status": "ok"})
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        ready = control.ready()
+        return answer(200 if ready else 503, {"status": "ready" if ready else "not ready"})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        models.measure()
+        return Response(models.metrics.text(), 200, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/openapi.json")
+    async def document() -> Response:
+        return answer(200, openapi({name: model.bundle for name, model in models.items()}, limits.rows))
 
     @app.get("/v1/models")
-    async def models() -> Response:
-        return _answer(200, {"models": [describe(name, bundle) for name, bundle in bundles.items()]})
+    async def listed() -> Response:
+        return answer(200, {"models": [describe(name, model.bundle) for name, model in models.items()]})
 
     @app.get("/v1/models/{name}")
-    async def model(name: str) -> Response:
-        return _answer(200, describe(name, bundle_of(name), whole=True))
+    async def described(name: str) -> Response:
+        bundle = models.named(name).bundle
+        return answer(200, {**describe(name, bundle, whole=True), "asked": asked(bundle), "example": example(bundle)})
 
     @app.post("/v1/models/{name}/predict")
     async def predict(name: str, request: Request) -> Response:
-        bundle = bundle_of(name)
-        rows, partial = _request(await _body(request, bounds), bounds)
-        if len(rows) <= bounds.inline and bundle.form.kind != "text":
-            return _answer(200, {"predictions": _predict(bundle, rows, partial)})
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(worker, lambda: _predict(bundle, rows, partial))
-        return _answer(200, {"predictions": found})
+        model = models.named(name)
+        noted = request.scope.get(NOTED, {})
+        noted["model"] = name
+        match kind_of(request):
+            case "application/json" | "text/plain" | "application/x-www-form-urlencoded" | "":
+                rows = json_rows(await read_body(request, limits), limits)
+            case "multipart/form-data":
+                rows = await form_rows(request, limits)
+            case kind if kind == ARROW:
+                return await _arrow(model, models, await read_body(request, limits))
+            case kind:
+                remedy = f"Send application/json, multipart/form-data or {ARROW}."
+                raise Refused(415, f"the media type {kind[:80]!r} is not read", where="Content-Type", remedy=remedy)
+        noted["rows"] = len(rows.rows)
+        return answer(200, {"predictions": await _predictions(model, rows, request)})
+
+    @app.post("/admin/models/{name}")
+    async def swap(name: str, request: Request) -> Response:
+        models.named(name)
+        given = _object(await read_body(request, limits), {"bundle"})
+        return answer(200, {"models": await control.swap({name: given["bundle"]})})
+
+    @app.get("/{file}")
+    async def file(file: str) -> Response:
+        return page.response(file)
+
+    @app.get("/")
+    async def index() -> Response:
+        return page.response("index.html")
 
     @app.exception_handler(ReinforgeError)
     async def refused(request: Request, error: ReinforgeError) -> Response:
-        return _answer(_status(error), {"error": _told(error)})
+        return refusal(error)
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
         problem = {404: "there is nothing at this path", 405: "this path does not take that method"}
-        told = {
-            "type": "Refused",
-            "problem": problem.get(error.status_code, str(error.detail)),
-            "where": request.url.path,
-        }
-        return _answer(error.status_code, {"error": told})
+        text = problem.get(error.status_code, str(error.detail))
+        return refusal(Refused(error.status_code, text, where=request.url.path))
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        return _answer(500, {"error": {"type": "InternalError", "problem": "the server failed; its log says more"}})
+        return answer(500, {"error": {"type": "InternalError", "problem": "the server failed; its log says more"}})
 
     return app
 
 
-def _predict(bundle: Bundle, rows: list[Any], partial: bool) -> list[Json]:
-    if not partial:
-        return bundle.predict(rows)
-    found = bundle.predict_each(rows)
-    return [{"error": _told(one)} if isinstance(one, DataError) else one for one in found]
-
-
-async def _body(request: Request, limits: Limits) -> bytes:
-    stated = request.headers.get("content-length", "0")
-    if not stated.isdecimal() or int(stated) > limits.body:
-        raise Refused(413, f"the body may have {limits.body:,} bytes at most")
-    parts, size = [], 0
+async def _predictions(model: Model, rows: Rows, request: Request) -> list[Json]:
+    had_to_wait = model.batcher.busy
+    future = model.batcher.submit(rows.rows, rows.partial)
+    if not had_to_wait:
+        return await future
+    # Whoever hangs up while he waits frees his place.
+    leaving = asyncio.ensure_future(_left(request))
+    either: tuple[asyncio.Future[Any], ...] = (future, leaving)
     try:
-        async with asyncio.timeout(limits.seconds):
-            async for part in request.stream():
-                size += len(part)
-                if size > limits.body:
-                    raise Refused(413, f"the body may have {limits.body:,} bytes at most")
-                parts.append(part)
-    except TimeoutError:
-        raise Refused(408, f"the body did not arrive within {limits.seconds:g} seconds") from None
-    return b"".join(parts)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not future.done():
+            future.cancel()
+            raise Refused(499, "the client is gone")
+        return future.result()
+    finally:
+        leaving.cancel()
 
 
-def _request(body: bytes, limits: Limits) -> tuple[list[Any], bool]:
-    remedy = 'Send {"rows": [{...}, ...]}, and "partial": true where bad rows may fail alone.'
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _arrow(model: Model, models: Models, body: bytes) -> Response:
+    """A table in, a table of flat columns out, off the event loop."""
+
+    def computed() -> bytes:
+        import polars as pl
+
+        frame = arrow_frame(body, models.limits)
+        found = [outputs_of(prediction) for prediction in model.bundle.predict(frame)]
+        models.metrics.computed(model.name, len(found), 0.0)
+        file = io.BytesIO()
+        pl.DataFrame(found, infer_schema_length=None).write_ipc_stream(file)
+        return file.getvalue()
+
+    if model.bundle.form.kind != "table":
+        raise Refused(415, "rows of this model are no table", where="Content-Type", remedy="Send application/json.")
+    content = await asyncio.get_running_loop().run_in_executor(models.pool, computed)
+    return Response(content, 200, media_type=ARROW)
+
+
+def _object(body: bytes, keys: set[str]) -> dict[str, Any]:
     try:
-        value = strict_json.parse(body, "body", limit=limits.body, depth=limits.depth)
+        value = strict_json.parse(body, "body", limit=1 << 16, depth=4)
     except IntegrityError as error:
-        raise Refused(400, error.problem, where=error.where, remedy=remedy) from None
-    if not isinstance(value, dict) or not set(value) <= {"rows", "partial"} or "rows" not in value:
-        raise Refused(400, "the body is no object with `rows`", where="body", remedy=remedy)
-    rows, partial = value["rows"], value.get("partial", False)
-    if not isinstance(rows, list) or not rows or not isinstance(partial, bool):
-        raise Refused(
-            400, "`rows` must be a list that is not empty, `partial` true or false", where="body", remedy=remedy
-        )
-    if len(rows) > limits.rows:
-        raise Refused(413, f"a request may have {limits.rows:,} rows at most", where="rows")
-    return rows, partial
-
-
-def _status(error: ReinforgeError) -> int:
-    match error:
-        case Refused():
-            return error.status
-        case DataError():
-            return 422
-        case IntegrityError():
-            return 400
-    return 500
-
-
-def _told(error: ReinforgeError) -> Json:
-    told: dict[str, Json] = {"type": type(error).__name__, "problem": error.problem}
-    told |= {"where": error.where, "remedy": error.remedy}
-    if isinstance(error, DataError) and (found := place_in(error.where or "", "row")):
-        told["row"] = found[0]
-    return told
-
-
-def _answer(status: int, value: Json) -> Response:
-    content = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-    # What is left of a body that is too long, or too slow, is not waited for.
-    headers = {"connection": "close"} if status in (408, 413) else None
-    return Response(content, status, headers, "application/json")
+        raise Refused(400, error.problem, where=error.where) from None
+    if not isinstance(value, dict) or set(value) != keys or not all(isinstance(text, str) for text in value.values()):
+        raise Refused(400, f"the body must be an object with {', '.join(sorted(keys))} as text", where="body")
+    return value

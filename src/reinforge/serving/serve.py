@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reinforge.errors import MissingExtra
+from reinforge.bundle.folders import bundle_folder, name_of, stated_name
+from reinforge.errors import MissingExtra, ReinforgeError
 from reinforge.messages import _
 
 if TYPE_CHECKING:
     from reinforge.bundle.bundle import Bundle
     from reinforge.bundle.network import Factory
+    from reinforge.serving.limits import Limits
+    from reinforge.serving.task import Access
+
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "multipart")
 
 
 @dataclass(frozen=True)
@@ -22,38 +27,86 @@ class Served:
     """Where a server listened until it was stopped, and what it served."""
 
     url: str
-    model: str
+    models: tuple[str, ...]
 
 
 def serve(
-    bundle: Bundle | str | Path,
+    bundles: Bundle | str | Path | Sequence[Bundle | str | Path] | Mapping[str, Bundle | str | Path],
     *,
-    host: str = "127.0.0.1",
     port: int = 8000,
+    access: Access | None = None,
+    limits: Limits | None = None,
+    replicas: int = 1,
+    threads: int = 1,
     use: Sequence[str | Path] = (),
     modules: Mapping[str, Factory] | None = None,
-    threads: int = 1,
     ready: Callable[[str], None] | None = None,
 ) -> Served:
-    """Serve a bundle over HTTP until SIGINT or SIGTERM; requests that are being answered are finished.
+    """Serve bundles over HTTP until SIGINT or SIGTERM; requests that are being answered are finished.
 
-    Port 0 takes a free one. `ready` is called with the URL once it is bound; by default it is printed on standard
-    error. Raises MissingExtra without the extra `serve`, BundleError, or ReinforgeError where the address can't be had.
+    `bundles`: one, several, or by the names they shall have. Folders are served by `replicas` processes, which are
+    replaced where they end or hang; SIGHUP loads the folders anew. Bundles in memory, and those with `modules`, are
+    served by this process itself. Port 0 takes a free one. `threads`: of each computation. `ready` is called with the
+    URL once everything answers; by default it is printed on standard error. Raises MissingExtra without the extra
+    `serve`, BundleError, or ReinforgeError where the address can't be had.
     """
-    for package in ("fastapi", "uvicorn"):
+    for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise MissingExtra(package, "serve")
-    from reinforge.serving.server import Server, model_name
-    from reinforge.workflow.opened import opened
+    from reinforge.serving.limits import Limits
+    from reinforge.serving.listening import listen, url_of
+    from reinforge.serving.task import Access
 
-    loaded = opened(bundle, use, modules)
-    name = model_name(loaded)
-    server = Server({name: loaded}, host, port)
-    url = server.url
-    server.run(threads, ready or (lambda url: _announce(name, url)))
-    return Served(url, name)
+    access, limits = access or Access(), limits or Limits()
+    named = _named(bundles)
+    folders = {name: str(one) for name, one in named.items() if isinstance(one, Path)}
+    alone = len(folders) < len(named) or modules is not None or sys.platform == "win32"
+    if alone and replicas > 1:
+        remedy = _("Write the bundle to a folder first, or leave `replicas` at 1.")
+        raise ReinforgeError(_("only folders are served by several processes"), remedy=remedy)
+    listener = listen(access.host, port)
+    url = url_of(listener, secure=access.certificate is not None)
+
+    def announce() -> None:
+        (ready or (lambda told: _announce(tuple(named), told)))(url)
+
+    if alone:
+        from reinforge.serving.server import Server
+        from reinforge.workflow.opened import opened
+
+        loaded = {name: opened(one, use, modules) for name, one in named.items()}
+        Server(loaded, listener, access, limits).run(threads, lambda _url: announce())
+    else:
+        from reinforge.serving.supervisor import Supervisor
+        from reinforge.serving.task import Task
+
+        task = Task(folders, tuple(map(str, use)), threads, replicas, access, limits)
+        Supervisor(task, listener).run(announce)
+    return Served(url, tuple(named))
 
 
-def _announce(name: str, url: str) -> None:
-    told = _("Serving {name} at {url} (predict: POST {path}). Ctrl-C stops.")
-    print(told.format(name=name, url=url, path=f"/v1/models/{name}/predict"), file=sys.stderr, flush=True)
+def _named(
+    given: Bundle | str | Path | Sequence[Bundle | str | Path] | Mapping[str, Bundle | str | Path],
+) -> dict[str, Bundle | Path]:
+    """By name, bundles in memory and folders that are there."""
+    if isinstance(given, Mapping):
+        return {name: _found(one) for name, one in given.items()}
+    named: dict[str, Bundle | Path] = {}
+    for one in given if isinstance(given, Sequence) and not isinstance(given, str) else [given]:
+        found = _found(one)
+        own = stated_name(found) if isinstance(found, Path) else name_of(found.path, found.provenance)
+        name, number = own, 2
+        while name in named:
+            name, number = f"{own}-{number}", number + 1
+        named[name] = found
+    return named
+
+
+def _found(one: Bundle | str | Path) -> Bundle | Path:
+    return bundle_folder(one) if isinstance(one, str | Path) else one
+
+
+def _announce(names: tuple[str, ...], url: str) -> None:
+    told = _("Serving {names} at {url} (predict: POST {path}). Ctrl-C stops.")
+    path = f"/v1/models/{names[0]}/predict"
+    print(told.format(names=", ".join(names), url=url, path=path), file=sys.stderr, flush=True)

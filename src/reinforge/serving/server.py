@@ -1,54 +1,81 @@
-"""A server process: its socket, its threads, and how it stops."""
+"""A server process: its application on a socket, and how it stops."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
 
 import torch
 import uvicorn
 
 from reinforge.bundle.bundle import Bundle
+from reinforge.bundle.loading import load
 from reinforge.errors import ReinforgeError
-from reinforge.messages import _
-from reinforge.serving.app import Limits, create_app
+from reinforge.serving.app import Control, create_app
+from reinforge.serving.gate import Gate, hosts_of
+from reinforge.serving.limits import Limits
+from reinforge.serving.listening import url_of
+from reinforge.serving.metrics import Metrics
+from reinforge.serving.models import Models
+from reinforge.serving.refusals import Refused
+from reinforge.serving.task import GRACE_SECONDS, Access
+from reinforge.serving.tokens import Tokens
 
-# How long requests that are being answered may take after the server was told to stop.
-GRACE_SECONDS = 10
+# An idle connection is closed after so many seconds.
+_IDLE_SECONDS = 75
 
 
+@dataclass
 class Server:
-    """Bundles behind HTTP on one socket, which is bound at once: `url` is right even for port 0.
+    """Bundles behind HTTP on one socket. `control` stands for what lies outside this process; `share` is the part of a
+    token's rate that falls to this replica."""
 
-    Raises ReinforgeError where the address can't be had.
-    """
+    bundles: Mapping[str, Bundle]
+    socket: socket.socket
+    access: Access = field(default_factory=Access)
+    limits: Limits = field(default_factory=Limits)
+    control: Control | None = None
+    share: float = 1.0
 
-    def __init__(
-        self, bundles: Mapping[str, Bundle], host: str = "127.0.0.1", port: int = 8000, limits: Limits | None = None
-    ) -> None:
-        self._app = create_app(bundles, limits)
-        self._socket = _bind(host, port)
+    def __post_init__(self) -> None:
+        self.metrics = Metrics()
+        self.models = Models(self.bundles, self.limits, self.metrics)
+        self._log = _opened(self.access.log)
+        tokens = None if self.access.tokens is None else Tokens(self.access.tokens, self.share)
+        gate = Gate(
+            create_app(self.models, self.control or Control(lambda: True, self._swap)),
+            self.metrics,
+            hosts=hosts_of(self.access.host, self.access.names),
+            tokens=tokens,
+            log=self._log,
+        )
         config = uvicorn.Config(
-            self._app,
+            gate,
             log_level="warning",
             access_log=False,
             server_header=False,
             proxy_headers=False,
             lifespan="off",
             ws="none",
+            timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=GRACE_SECONDS,
+            ssl_certfile=self.access.certificate,
+            ssl_keyfile=self.access.key,
         )
         self._server = _Quiet(config)
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        host, port = self._socket.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return url_of(self.socket, secure=self.access.certificate is not None)
 
     def run(self, threads: int = 1, ready: Callable[[str], None] | None = None) -> None:
         """Serve until SIGINT or SIGTERM, then finish what is being answered. `threads`: of each computation.
@@ -61,58 +88,52 @@ class Server:
             with self._server.stopped_by_signals():
                 if ready is not None:
                     ready(self.url)
-                self._server.run(sockets=[self._socket])
+                self._server.run(sockets=[self.socket])
         finally:
             torch.set_num_threads(before)
             self.close()
 
+    async def serve(self) -> None:
+        """The same in an event loop that runs already, until `stop`."""
+        await self._server.serve(sockets=[self.socket])
+
+    def stop(self) -> None:
+        """Take no more connections, finish what is being answered, and end."""
+        self._server.should_exit = True
+
     @contextlib.contextmanager
     def background(self) -> Iterator[str]:
         """Serve in a thread as long as the block lasts; its URL."""
-        thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self.socket]}, daemon=True)
         thread.start()
         try:
             yield self.url
         finally:
-            self._server.should_exit = True
+            self.stop()
             thread.join(GRACE_SECONDS + 5)
             self.close()
 
     def close(self) -> None:
-        """Give the socket and the worker back."""
-        self._app.state.worker.shutdown(wait=False, cancel_futures=True)
-        self._socket.close()
+        """Give the socket, the threads and the log back."""
+        self.models.pool.shutdown(wait=False, cancel_futures=True)
+        self.socket.close()
+        if self._log is not None and self._log is not sys.stdout:
+            self._log.close()
 
-
-def model_name(bundle: Bundle) -> str:
-    """A name for URLs: what the recipe calls itself, else the folder's name."""
-    stated = bundle.provenance.get("name") if isinstance(bundle.provenance, dict) else None
-    text = stated if isinstance(stated, str) else bundle.path.name
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "model"
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    where = f"{host}:{port}"
-    try:
-        family, kind, _protocol, _name, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind)
+    async def _swap(self, folders: Mapping[str, str]) -> dict[str, str]:
         try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Without this, small answers wait for the client's delayed acknowledgement.
-            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            bound.bind(address)
-            # From here on connections wait to be taken, so the URL may be told.
-            bound.listen(2048)
-        except BaseException:
-            bound.close()
-            raise
-    except (socket.gaierror, UnicodeError):
-        remedy = _("Give --host an address of this machine: 127.0.0.1 for itself alone, 0.0.0.0 for the network.")
-        raise ReinforgeError(_("there is no such host"), where=where, remedy=remedy) from None
-    except (OSError, OverflowError) as error:
-        problem = _("can't listen there: {reason}").format(reason=getattr(error, "strerror", None) or error)
-        raise ReinforgeError(problem, where=where, remedy=_("Choose another --port; 0 takes a free one.")) from None
-    return bound
+            loaded = {name: await asyncio.to_thread(load, Path(folder)) for name, folder in folders.items()}
+        except ReinforgeError as error:
+            raise Refused(409, error.problem, where=error.where, remedy=error.remedy) from None
+        for name, bundle in loaded.items():
+            self.models.put(name, bundle)
+        return {name: bundle.digest for name, bundle in loaded.items()}
+
+
+def _opened(log: str | None) -> TextIO | None:
+    if log is None or log == "-":
+        return sys.stdout if log else None
+    return open(log, "a", encoding="utf-8")
 
 
 class _Quiet(uvicorn.Server):

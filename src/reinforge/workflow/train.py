@@ -16,7 +16,8 @@ from torch import nn
 
 from reinforge import recipe as recipes
 from reinforge.bundle.bundle import Bundle
-from reinforge.bundle.loading import bundle_folder, load
+from reinforge.bundle.folders import bundle_folder
+from reinforge.bundle.loading import load
 from reinforge.core import seeds
 from reinforge.engine.checkpoint import CheckpointStore
 from reinforge.engine.distributed import World, device_of

@@ -1,0 +1,25 @@
+"""What one request may cost, and how many may wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a request: bytes and depth of its JSON, rows, and seconds until its body has arrived. Of a model: rows that
+    are computed at once, rows that may wait, and seconds that they may wait.
+
+    A computation that should take less than `inline` seconds runs on the event loop itself, which spares it two changes
+    of thread. One that takes more than `stuck` seconds makes its replica count as wedged.
+    """
+
+    body: int = 16 << 20
+    depth: int = 16
+    rows: int = 10_000
+    seconds: float = 30.0
+    batch: int = 256
+    queue: int = 20_000
+    wait: float = 30.0
+    inline: float = 0.004
+    stuck: float = 120.0

@@ -1,0 +1,316 @@
+"use strict";
+// The page of a server: made from what GET /v1/models says, and asking nobody else.
+
+const TEXTS = {
+  en: {
+    predict: "Predict", reset: "Usual values", missing: "missing", answer: "Answer", request: "The same request as a program",
+    copy: "Copy", copied: "Copied", drop: "Drop a picture here, or choose one", ready: "ready", notReady: "not ready",
+    unreachable: "The server does not answer.", token: "This server wants a token", go: "Go on", usual: "usual",
+    from: "from", to: "to", milliseconds: "ms, there and back", kind: "learned from", digest: "digest", metrics: "measured",
+    parents: "tuned from", whole: "whole number", pick: "several with Ctrl or Shift", number: "This must be a number.",
+    numbers: "This must be an array of numbers.", step: "Step", none: "There is nothing to try.", picture: "Choose a picture.",
+    write: "Write something.", other: "中文", table: "rows of a table", observation: "an environment", text: "text", tensor: "arrays",
+    memory: "It remembers this episode.", again: "New episode", stopped: "ended by itself", cut: "cut at its greatest length",
+  },
+  zh: {
+    predict: "预测", reset: "常用值", missing: "缺失", answer: "结果", request: "同样的请求，写成程序",
+    copy: "复制", copied: "已复制", drop: "把图片拖到这里，或点击选择", ready: "就绪", notReady: "未就绪",
+    unreachable: "服务器没有响应。", token: "此服务器需要令牌", go: "继续", usual: "常用值",
+    from: "从", to: "到", milliseconds: "毫秒（往返）", kind: "学习自", digest: "摘要", metrics: "测得",
+    parents: "微调自", whole: "整数", pick: "按住 Ctrl 或 Shift 可多选", number: "这里必须是数字。",
+    numbers: "这里必须是数字数组。", step: "下一步", none: "没有可以尝试的模型。", picture: "请选择图片。",
+    write: "请输入内容。", other: "English", table: "表格的行", observation: "环境", text: "文本", tensor: "数组",
+    memory: "它记得这一回合。", again: "新回合", stopped: "自行结束", cut: "达到最大长度而截断",
+  },
+};
+const here = id => document.getElementById(id);
+const base = new URL(".", location.href);
+const state = { models: [], model: null, told: null, token: sessionStorage.getItem("token") || "", memory: null, last: null, tab: "curl" };
+let language = localStorage.getItem("language") || (navigator.language.startsWith("zh") ? "zh" : "en");
+const t = key => TEXTS[language][key] ?? key;
+
+function element(name, properties = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key in made && key !== "list") made[key] = value; else made.setAttribute(key, value);
+  }
+  made.append(...children.filter(child => child !== null));
+  return made;
+}
+
+async function ask(path, options = {}) {
+  const headers = { ...(options.headers || {}), ...(state.token ? { authorization: `Bearer ${state.token}` } : {}) };
+  let response;
+  try {
+    response = await fetch(new URL(path, base), { ...options, headers });
+  } catch {
+    throw { problem: t("unreachable") };
+  }
+  const body = await response.json().catch(() => ({}));
+  if (response.status === 401) here("access").hidden = false;
+  if (!response.ok) throw body.error || { problem: `HTTP ${response.status}` };
+  return body;
+}
+
+async function begin() {
+  words();
+  try {
+    state.models = (await ask("v1/models")).models;
+  } catch (error) {
+    return show(here("answer"), told(error));
+  }
+  here("access").hidden = true;
+  here("models").replaceChildren(...state.models.map(model =>
+    element("button", { type: "button", textContent: model.name, onclick: () => choose(model.name) })));
+  const wanted = decodeURIComponent(location.hash.slice(1));
+  const first = state.models.find(model => model.name === wanted) || state.models[0];
+  if (first) await choose(first.name); else show(here("facts"), t("none"));
+}
+
+async function choose(name) {
+  location.hash = encodeURIComponent(name);
+  state.model = name;
+  state.memory = state.last = null;
+  for (const button of here("models").children) button.setAttribute("aria-pressed", String(button.textContent === name));
+  here("answer").replaceChildren();
+  here("request").hidden = true;
+  try {
+    state.told = await ask(`v1/models/${encodeURIComponent(name)}`);
+  } catch (error) {
+    return show(here("answer"), told(error));
+  }
+  facts();
+  fields();
+}
+
+function facts() {
+  const model = state.told, rows = [[t("kind"), t(model.kind)], [t("digest"), model.digest.slice(0, 16)]];
+  // What was measured on rows or episodes that it did not learn from, where there is such.
+  const metrics = Object.entries(model.metrics || {}).filter(([, value]) => typeof value === "number");
+  const part = ["test/", "final/", "validation/", ""].find(part => metrics.some(([name]) => name.startsWith(part)));
+  const told = metrics.filter(([name]) => name.startsWith(part)).slice(0, 6);
+  if (told.length) rows.push([t("metrics"), told.map(([name, value]) => `${name} ${figure(value)}`).join(", ")]);
+  if ((model.parents || []).length) rows.push([t("parents"), model.parents.map(parent => parent.slice(0, 16)).join(", ")]);
+  show(here("facts"), element("h2", { textContent: model.name }),
+    element("dl", {}, ...rows.flatMap(([name, value]) => [element("dt", { textContent: name }), element("dd", { textContent: value })])));
+}
+
+function fields() {
+  const form = here("inputs");
+  const submit = element("button", { className: "main", textContent: t("predict"), id: "predict" });
+  const reset = element("button", { type: "button", textContent: t("reset"), onclick: fields });
+  form.replaceChildren(...state.told.asked.map(field), element("div", { className: "actions" }, submit, reset));
+  form.onsubmit = event => { event.preventDefault(); predict(); };
+  form.onkeydown = event => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) predict(); };
+}
+
+function field(one, index) {
+  const id = `field-${index}`, label = element("label", { htmlFor: id, textContent: one.name });
+  const hint = [];
+  let input, wide = false;
+  switch (one.kind) {
+    case "number":
+      input = element("input", { id, type: "text", inputMode: "decimal", value: one.usual ?? "" });
+      if (one.low != null && one.high != null) hint.push(`${t("from")} ${figure(one.low)} ${t("to")} ${figure(one.high)}`);
+      if (one.integer) hint.push(t("whole"));
+      break;
+    case "category":
+      input = one.labels.length && one.labels.length <= 200
+        ? element("select", { id }, ...(one.optional ? [element("option", { value: "\u0000", textContent: `(${t("missing")})` })] : []),
+          ...one.labels.map(value => element("option", { value, textContent: value, selected: value === one.usual })))
+        : element("input", { id, type: "text", value: one.usual ?? "" });
+      break;
+    case "labels":
+      input = element("select", { id, multiple: true }, ...one.labels.map(value => element("option", { value, textContent: value })));
+      hint.push(t("pick"));
+      break;
+    case "date":
+      input = element("input", { id, type: "text", value: one.usual ?? "", placeholder: "2026-11-29" });
+      break;
+    case "image":
+      wide = true;
+      input = picture(id);
+      break;
+    case "box":
+      wide = true;
+      input = element("textarea", { id, value: JSON.stringify(one.usual ?? []), spellcheck: false });
+      hint.push(one.shape.join(" × "));
+      break;
+    default:
+      wide = true;
+      input = element("textarea", { id, value: one.usual ?? "" });
+  }
+  input.dataset.index = index;
+  const small = hint.length ? element("small", { textContent: hint.join("; ") }) : null;
+  return element("div", { className: wide ? "field wide" : "field" }, label, input, small);
+}
+
+function picture(id) {
+  const file = element("input", { id, type: "file", accept: "image/*" });
+  const box = element("label", { className: "drop", htmlFor: id }, element("span", { textContent: t("drop") }), file);
+  const take = async chosen => {
+    if (!chosen) return;
+    const url = await new Promise(done => { const reader = new FileReader(); reader.onload = () => done(reader.result); reader.readAsDataURL(chosen); });
+    box.dataset.content = url.slice(url.indexOf(",") + 1);
+    const shown = element("img", { src: url, alt: chosen.name });
+    box.querySelector("img")?.remove();
+    box.prepend(shown);
+    predict();
+  };
+  file.onchange = () => take(file.files[0]);
+  box.ondragover = event => { event.preventDefault(); box.classList.add("over"); };
+  box.ondragleave = () => box.classList.remove("over");
+  box.ondrop = event => { event.preventDefault(); box.classList.remove("over"); take(event.dataTransfer.files[0]); };
+  return box;
+}
+
+function read() {
+  const row = {};
+  for (const [index, one] of state.told.asked.entries()) {
+    const input = here("inputs").querySelector(`[data-index="${index}"]`);
+    const where = { where: one.name, input };
+    let value;
+    switch (one.kind) {
+      case "number":
+        value = input.value.trim() === "" ? null : Number(input.value.trim().replace(",", "."));
+        if (Number.isNaN(value)) throw { problem: t("number"), ...where };
+        break;
+      case "category":
+        value = input.value === "\u0000" || input.value === "" ? null : input.value;
+        break;
+      case "labels":
+        value = [...input.selectedOptions].map(option => option.value);
+        break;
+      case "image":
+        value = input.dataset.content;
+        if (!value) throw { problem: t("picture"), ...where };
+        break;
+      case "box":
+        try { value = JSON.parse(input.value); } catch { throw { problem: t("numbers"), ...where }; }
+        break;
+      case "date":
+        value = input.value.trim() || null;
+        break;
+      default:
+        value = input.value;
+        if (!value && !one.optional) throw { problem: t("write"), ...where };
+    }
+    row[one.name] = value;
+  }
+  return state.memory ? { ...row, memory: state.memory } : row;
+}
+
+async function predict() {
+  for (const bad of here("inputs").querySelectorAll(".bad")) bad.classList.remove("bad");
+  let row;
+  try {
+    row = read();
+  } catch (error) {
+    error.input?.classList.add("bad");
+    error.input?.focus();
+    return show(here("answer"), told(error));
+  }
+  const path = `v1/models/${encodeURIComponent(state.model)}/predict`, body = JSON.stringify({ rows: [row] });
+  const button = here("predict"), began = performance.now();
+  button.disabled = true;
+  try {
+    const found = await ask(path, { method: "POST", headers: { "content-type": "application/json" }, body });
+    const milliseconds = performance.now() - began;
+    result(found.predictions[0], milliseconds);
+  } catch (error) {
+    show(here("answer"), told(error));
+  } finally {
+    button.disabled = false;
+  }
+  state.last = { path, row };
+  program();
+}
+
+function result(prediction, milliseconds) {
+  const parts = Object.entries(prediction).map(([name, value]) => output(name, value));
+  const remembered = Object.values(prediction).map(value => value?.memory).find(Boolean);
+  if (remembered) state.memory = remembered;
+  show(here("answer"), element("h2", { textContent: t("answer") }), ...parts,
+    remembered ? element("p", { className: "faint" }, `${t("memory")} `,
+      element("button", { type: "button", textContent: t("again"), onclick: event => { state.memory = null; event.target.disabled = true; } })) : null,
+    element("p", { className: "faint", textContent: `${milliseconds.toFixed(1)} ${t("milliseconds")}` }));
+}
+
+function output(name, value) {
+  const main = value.label ?? value.value ?? value.action ?? value.text ?? value.labels ?? null;
+  const parts = [element("h3", { textContent: name })];
+  if (main !== null && typeof main === "object" && !Array.isArray(main)) parts.push(bars(main, false));
+  else parts.push(element("p", { className: "value", textContent: Array.isArray(main) ? main.map(figure).join(", ") || "–" : figure(main) }));
+  if (value.probabilities) parts.push(bars(value.probabilities, true));
+  if (typeof value.stopped === "boolean") parts.push(element("p", { className: "faint", textContent: t(value.stopped ? "stopped" : "cut") }));
+  return element("div", { className: "output" }, ...parts);
+}
+
+function bars(values, share) {
+  const entries = Object.entries(values).sort((one, other) => share ? (other[1] ?? -1) - (one[1] ?? -1) : 0).slice(0, 12);
+  return element("ul", { className: "bars" }, ...entries.map(([label, value]) => element("li", {},
+    share ? element("progress", { max: 1, value: value ?? 0, ariaLabel: label }) : null,
+    element("span", { textContent: label }),
+    element("span", { textContent: value === null ? "–" : share ? `${(100 * value).toFixed(1)} %` : figure(value) }))));
+}
+
+function program() {
+  const { path, row } = state.last, url = new URL(path, base).href;
+  const short = JSON.stringify({ rows: [row] }, (_key, value) => typeof value === "string" && value.length > 400 ? `${value.slice(0, 60)}…` : value);
+  const bearer = state.token ? ["  -H 'Authorization: Bearer TOKEN' \\\n", `, headers={"Authorization": "Bearer TOKEN"}`] : ["", ""];
+  const python = text => text.replace(/\btrue\b/g, "True").replace(/\bfalse\b/g, "False").replace(/\bnull\b/g, "None");
+  const texts = {
+    curl: `curl ${url} \\\n${bearer[0]}  -H 'Content-Type: application/json' \\\n  -d '${short.replace(/'/g, "'\\''")}'`,
+    Python: `import httpx\n\nrows = ${python(JSON.stringify([row], null, 1).length > 4000 ? JSON.stringify(JSON.parse(short).rows) : JSON.stringify([row], null, 1))}\n`
+      + `answer = httpx.post("${url}", json={"rows": rows}${bearer[1]})\nprint(answer.json()["predictions"])`,
+  };
+  const box = here("request");
+  box.hidden = false;
+  box.querySelector("h2").textContent = t("request");
+  box.querySelector(".tabs").replaceChildren(...Object.keys(texts).map(name => element("button", {
+    type: "button", role: "tab", ariaSelected: String(name === state.tab), textContent: name, onclick: () => { state.tab = name; program(); } })));
+  box.querySelector("code").textContent = texts[state.tab];
+  here("copy").textContent = t("copy");
+  here("copy").onclick = async () => { await navigator.clipboard?.writeText(texts[state.tab]); here("copy").textContent = t("copied"); };
+}
+
+function told(error) {
+  return element("div", { className: "error", role: "alert" }, ...["where", "problem", "remedy"].filter(key => error[key])
+    .map(key => element("p", { textContent: error[key], className: key === "problem" ? "" : "faint" })));
+}
+
+function figure(value) {
+  if (value === null || value === undefined) return "–";
+  if (typeof value !== "number") return String(value);
+  return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(5)));
+}
+
+function show(place, ...children) { place.replaceChildren(...children.filter(child => child !== null)); }
+
+function words() {
+  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+  here("language").textContent = t("other");
+  here("access").querySelector("label").textContent = t("token");
+  here("access").querySelector("button").textContent = t("go");
+}
+
+async function watch() {
+  const answer = await fetch(new URL("readyz", base)).catch(() => null);
+  here("state").textContent = answer === null ? t("unreachable") : answer.ok ? t("ready") : t("notReady");
+}
+
+here("language").onclick = () => {
+  language = language === "zh" ? "en" : "zh";
+  localStorage.setItem("language", language);
+  words();
+  if (state.told) { facts(); fields(); if (state.last) program(); }
+};
+here("access").onsubmit = event => {
+  event.preventDefault();
+  state.token = here("token").value.trim();
+  sessionStorage.setItem("token", state.token);
+  begin();
+};
+begin();
+watch();
+setInterval(watch, 5000);

@@ -1,0 +1,143 @@
+"""A replica: a process of its own that serves all bundles on the socket that it was given.
+
+    python -m reinforge.serving.worker CHANNEL
+
+CHANNEL is the number of an inherited socket, whose first line says what to serve (`task.Task`). It ends when that
+socket is closed at the other end, so that no replica outlives its supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from reinforge.bundle.bundle import Bundle
+from reinforge.bundle.loading import load
+from reinforge.errors import ReinforgeError
+from reinforge.recipe.user_code import load_user_code
+from reinforge.serving import board as states
+from reinforge.serving.app import Control
+from reinforge.serving.board import BEAT_SECONDS, Board
+from reinforge.serving.channel import line, receive, streams
+from reinforge.serving.refusals import Refused
+from reinforge.serving.server import Server
+from reinforge.serving.task import Task
+from reinforge.storage.strict_json import Json
+
+
+class Replica:
+    """One replica's life: load, serve, beat, and replace bundles in two steps, so that all replicas do or none."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: Task) -> None:
+        self._reader, self._writer, self._task = reader, writer, task
+        self._board = Board(task.replicas, task.board)
+        self._loaded: dict[str, Bundle] = {}
+        self._asked: dict[int, asyncio.Future[dict[str, str]]] = {}
+        self._numbers = itertools.count()
+
+    async def run(self) -> None:
+        """Until it is told to stop, or nobody is left to tell it."""
+        task = self._task
+        self._board.put(task.replica, states.STARTING)
+        try:
+            load_user_code(Path(path) for path in task.use)
+            bundles = {name: await asyncio.to_thread(load, Path(path)) for name, path in task.bundles.items()}
+        except ReinforgeError as error:
+            self._say({"failed": _told(error)})
+            return
+        control = Control(lambda: self._board.ready, self._swap)
+        listener = socket.socket(fileno=task.listener)
+        self._server = Server(bundles, listener, task.access, task.limits, control, 1 / task.replicas)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._server.stop)
+        serving = asyncio.ensure_future(self._server.serve())
+        others = [asyncio.ensure_future(self._beat()), asyncio.ensure_future(self._listen())]
+        self._say({"ready": {name: bundle.digest for name, bundle in bundles.items()}})
+        await serving
+        for other in others:
+            other.cancel()
+        self._board.put(task.replica, states.ABSENT)
+        self._server.close()
+
+    async def _beat(self) -> None:
+        while True:
+            # A replica whose computation hangs is not alive, though its loop turns.
+            if not self._server.models.stuck:
+                self._board.put(self._task.replica, states.READY)
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _listen(self) -> None:
+        while (message := await receive(self._reader)) is not None:
+            match message:
+                case {"prepare": folders, "number": number}:
+                    self._say({"number": number, **await self._prepare(folders)})
+                case {"commit": _number}:
+                    for name, bundle in self._loaded.items():
+                        self._server.models.put(name, bundle)
+                    self._loaded = {}
+                case {"abandon": _number}:
+                    self._loaded = {}
+                case {"answer": number, **answer}:
+                    self._answered(number, answer)
+                case {"stop": True}:
+                    self._server.stop()
+        self._server.stop()
+
+    async def _prepare(self, folders: Mapping[str, str]) -> Json:
+        try:
+            self._loaded = {name: await asyncio.to_thread(load, Path(folder)) for name, folder in folders.items()}
+        except ReinforgeError as error:
+            return {"refused": _told(error)}
+        return {"prepared": {name: bundle.digest for name, bundle in self._loaded.items()}}
+
+    async def _swap(self, folders: Mapping[str, str]) -> dict[str, str]:
+        """Ask the supervisor to have every replica serve these."""
+        number = next(self._numbers)
+        asked: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
+        self._asked[number] = asked
+        self._say({"swap": dict(folders), "asked": number})
+        return await asked
+
+    def _answered(self, number: int, answer: Json) -> None:
+        asked = self._asked.pop(number, None)
+        if asked is None or asked.done():
+            return
+        if "digests" in answer:
+            asked.set_result(answer["digests"])
+        else:
+            told = answer["refused"]
+            asked.set_exception(Refused(409, told["problem"], where=told["where"], remedy=told["remedy"]))
+
+    def _say(self, message: Json) -> None:
+        self._writer.write(line(message))
+
+
+def _told(error: ReinforgeError) -> Json:
+    return {"problem": error.problem, "where": error.where, "remedy": error.remedy}
+
+
+async def main(descriptor: int) -> None:
+    """Serve as the channel's first line says."""
+    reader, writer = await streams(socket.socket(fileno=descriptor))
+    task = await receive(reader)
+    if task is not None:
+        known = Task.from_json(task)
+        torch.set_num_threads(known.threads)
+        await Replica(reader, writer, known).run()
+        await writer.drain()
+    writer.close()
+
+
+if __name__ == "__main__":
+    # Ctrl-C reaches the whole group; the supervisor decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asyncio.run(main(int(sys.argv[1])))
+    # Threads of a computation that never ends must not keep it alive.
+    os._exit(0)

@@ -1,0 +1,241 @@
+"""Replicas: killed, hung, replaced, changed to other bundles, and stopped."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+
+from reinforge.serving.tokens import add_token
+from tests.bundle import made
+
+GOOD = {"rows": [{"size": 1.0, "mass": 2, "island": "Dream"}]}
+
+
+class Served:
+    """`reinforge serve` in a process of its own, on a free port."""
+
+    def __init__(self, folder, *options):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "reinforge", "serve", f"table={folder}", "--port", "0", *options],
+            stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        line = self.process.stderr.readline()
+        found = re.search(r"https?://[0-9.]+:\d+", line)
+        assert found, line + self.process.stderr.read()
+        self.url = found[0]
+
+    def get(self, path, **more):
+        return httpx.get(self.url + path, timeout=30, **more)
+
+    def predict(self, **more):
+        return httpx.post(f"{self.url}/v1/models/table/predict", json=GOOD, timeout=30, **more)
+
+    @property
+    def workers(self):
+        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
+        return [int(line) for line in found.stdout.split()]
+
+    def wait(self, condition, seconds=30):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if condition():
+                return True
+            time.sleep(0.05)
+        return False
+
+    def ready(self):
+        with contextlib.suppress(httpx.HTTPError):
+            return self.get("/readyz").status_code == 200
+        return False
+
+    def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        try:
+            out, error = self.process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        return self.process.returncode, out, error
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("supervised")
+    made.table_bundle(place / "table")
+    return place
+
+
+@pytest.fixture(scope="module")
+def tokens(folder):
+    return add_token(folder / "tokens.json", "root", ["admin", "predict", "metrics"])
+
+
+@pytest.fixture(scope="module")
+def served(folder, tokens):
+    server = Served(folder / "table", "--workers", "2", "--tokens", str(folder / "tokens.json"))
+    yield server
+    workers = server.workers
+    status, out, _error = server.stop(signal.SIGINT)
+    assert status == 0
+    assert server.url in out
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.fixture
+def bearer(tokens):
+    return {"authorization": f"Bearer {tokens}"}
+
+
+def test_a_killed_replica_is_replaced_and_readiness_tells(served, bearer):
+    assert served.ready()
+    before = served.workers
+    assert len(before) == 2
+    os.kill(before[0], signal.SIGKILL)
+    assert served.wait(lambda: served.get("/readyz").status_code == 503, 3)
+    # The other one answers all the while.
+    assert served.predict(headers=bearer).status_code == 200
+    assert served.wait(served.ready)
+    assert len(served.workers) == 2
+    assert before[0] not in served.workers
+
+
+def test_a_replica_that_hangs_is_not_ready_and_is_replaced(served, bearer):
+    assert served.wait(served.ready)
+    hung = served.workers[0]
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        # Connections that the kernel gave to the one that hangs wait; the others are answered.
+        def told():
+            with contextlib.suppress(httpx.HTTPError):
+                return httpx.get(f"{served.url}/readyz", timeout=0.5).status_code == 503
+            return False
+
+        assert served.wait(told, 20)
+        assert served.wait(lambda: hung not in served.workers, 30)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(hung, signal.SIGKILL)
+    assert served.wait(served.ready)
+
+
+def test_bundles_are_swapped_in_all_replicas_or_in_none(served, bearer, folder):
+    assert served.wait(served.ready)
+    newer = made.table_bundle(folder / "newer", parents=["0" * 64])
+    before = served.get("/v1/models/table", headers=bearer).json()["digest"]
+    assert before != newer.digest
+    damaged = folder / "damaged"
+    shutil.copytree(folder / "newer", damaged)
+    (damaged / "weights.safetensors").write_bytes(b"\0" * 100)
+    statuses, stop = [], threading.Event()
+
+    def load():
+        with httpx.Client(timeout=30) as client:
+            while not stop.is_set():
+                found = client.post(f"{served.url}/v1/models/table/predict", json=GOOD, headers=bearer)
+                statuses.append(found.status_code)
+
+    clients = [threading.Thread(target=load) for _ in range(3)]
+    for client in clients:
+        client.start()
+    try:
+
+        def swap(path):
+            return httpx.post(
+                f"{served.url}/admin/models/table", json={"bundle": str(path)}, headers=bearer, timeout=60
+            )
+
+        refused = swap(damaged)
+        assert refused.status_code == 409
+        assert "weights.safetensors" in refused.text
+        assert {served.get("/v1/models/table", headers=bearer).json()["digest"] for _ in range(8)} == {before}
+        assert swap(newer.path).json() == {"models": {"table": newer.digest}}
+        assert {served.get("/v1/models/table", headers=bearer).json()["digest"] for _ in range(8)} == {newer.digest}
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+    assert len(statuses) > 10
+    assert set(statuses) == {200}, "a swap drops nothing"
+    # A replica that is replaced later begins with the new one.
+    os.kill(served.workers[0], signal.SIGKILL)
+    assert served.wait(lambda: served.get("/readyz").status_code == 503, 3)
+    assert served.wait(served.ready)
+    assert {served.get("/v1/models/table", headers=bearer).json()["digest"] for _ in range(8)} == {newer.digest}
+
+
+def test_metrics_of_all_replicas_are_added_up(served, bearer):
+    assert served.wait(served.ready)
+
+    def answered():
+        text = served.get("/metrics", headers=bearer).text
+        found = re.search(r'^reinforge_requests_total\{model="table",status="200"\} (\S+)$', text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    before = answered()
+    for _ in range(12):
+        assert served.predict(headers=bearer).status_code == 200
+    assert answered() == before + 12
+
+
+@pytest.mark.parametrize("options", [["--tls-cert", "x"], ["--workers", "0"], ["--threads", "-1"], ["--port", "70000"]])
+def test_options_that_make_no_sense(folder, options):
+    found = subprocess.run(
+        [sys.executable, "-m", "reinforge", "serve", str(folder / "table"), *options],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 2
+    assert "Traceback" not in found.stderr
+
+
+def test_a_damaged_bundle_ends_the_server_at_its_beginning(folder, tmp_path):
+    shutil.copytree(folder / "table", tmp_path / "table")
+    (tmp_path / "table" / "weights.safetensors").write_bytes(b"\0")
+    found = subprocess.run(
+        [sys.executable, "-m", "reinforge", "serve", str(tmp_path / "table"), "--port", "0", "--json"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    error = json.loads(found.stdout.splitlines()[-1])["error"]
+    assert found.returncode == error["exit_status"] == 1
+    assert "weights.safetensors" in f"{error['where']} {error['problem']}"
+    assert "Traceback" not in found.stderr
+
+
+def test_no_replica_outlives_its_supervisor(folder):
+    server = Served(folder / "table")
+    workers = server.workers
+    server.process.kill()
+    server.process.communicate()
+
+    def gone():
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 0)
+                return False
+        return True
+
+    assert server.wait(gone, 15)
+
+
+def test_a_hangup_loads_the_folders_anew(folder, tmp_path):
+    made.table_bundle(tmp_path / "table")
+    server = Served(tmp_path / "table")
+    try:
+        before = server.get("/v1/models/table").json()["digest"]
+        (tmp_path / "table").rename(tmp_path / "old")
+        newer = made.table_bundle(tmp_path / "table", parents=["0" * 64])
+        assert newer.digest != before
+        server.process.send_signal(signal.SIGHUP)
+        assert server.wait(lambda: server.get("/v1/models/table").json()["digest"] == newer.digest)
+    finally:
+        assert server.stop()[0] == 0
