@@ -118,8 +118,7 @@ def test_mujoco_without_opengl_says_what_to_install(tmp_path: Path, monkeypatch:
     pytest.importorskip("mujoco")
     monkeypatch.setattr(film, "_backend", lambda: None)
     monkeypatch.setenv("REINFORGE_LANG", "en")
-    monkeypatch.setattr("reinforge.workflow.tasks.environment._FINAL_EPISODES", 1)
-    robot = {**POLE, "data": {"kind": "environment", "id": "InvertedPendulum-v5", "count": 1}}
+    robot = {**POLE, "data": {"kind": "environment", "id": "InvertedPendulum-v5", "count": 1}, "evaluate": {"final": 1}}
     run = train(robot, output=tmp_path / "run")
     assert "no clip: MuJoCo finds no OpenGL to draw with" in run.status["notes"]
     with pytest.raises(EnvironmentFault, match="Install EGL or OSMesa"):

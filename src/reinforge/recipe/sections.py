@@ -113,6 +113,7 @@ class Evaluate(Options):
     monitor: str | None = Field(None, description="The metric that decides which weights are best, and patience.")
     mode: Literal["min", "max"] = Field("min", description="Whether a smaller or a larger metric is better.")
     episodes: PositiveInt = Field(20, description="Episodes of one evaluation in an environment.")
+    final: PositiveInt = Field(100, description="Fresh episodes in an environment after training, which are reported.")
     seed: NonNegativeInt = Field(10_000, description="Seed of the evaluation's own environments.")
     clip: bool = Field(
         True, description="Record a few seconds of the final policy for the report, where its environment draws itself."

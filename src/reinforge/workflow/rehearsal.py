@@ -51,7 +51,9 @@ def rehearse(
         run = Run(Path(folder))
         for index, part in enumerate(parts):
             learn = part.learn.model_copy(update={"stop": Stop(updates=_UPDATES), "compile": "off", "schedule": None})
-            short = part.model_copy(update={"learn": learn, "stages": ()})
+            # A policy that has learned nothing may play long episodes.
+            brief = part.evaluate.model_copy(update={"episodes": 1, "final": 1})
+            short = part.model_copy(update={"learn": learn, "evaluate": brief, "stages": ()})
             run = train(short, output=Path(folder) / str(index), start=begin, progress=progress)
             begin = run.bundle_path if resolved.stages else None
             each = _seconds_per_update(run)

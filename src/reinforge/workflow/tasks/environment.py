@@ -24,8 +24,8 @@ from reinforge.schema.fields import Box
 from reinforge.schema.schema import Schema
 from reinforge.workflow.tasks.task import Task, Tested, source_options, unfit
 
-# Fresh episodes at the end of training, and golden observations.
-_FINAL_EPISODES, _EXAMPLES = 100, 16
+# Golden observations.
+_EXAMPLES = 16
 # Numbers in all of them together, about.
 _EXAMPLE_VALUES = 200_000
 
@@ -54,7 +54,7 @@ def environment_task(recipe: Recipe, start: Bundle | None) -> Task:
     evaluator = EpisodeEvaluator(options, episodes=settings.episodes, seed=settings.seed)
 
     def test(learner: nn.Module) -> Tested:
-        final = EpisodeEvaluator(options, episodes=_FINAL_EPISODES, seed=settings.seed, name="final")
+        final = EpisodeEvaluator(options, episodes=settings.final, seed=settings.seed, name="final")
         policy = learner.model
         assert isinstance(policy, Policy)
         found = final.run(policy, str(recipe.seed)).metrics()
