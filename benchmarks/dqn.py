@@ -1,10 +1,11 @@
 """DQN on CartPole-v1 to a solved policy: ours beside Stable-Baselines3, one thread, from nothing to a shipped artifact.
 
 Ours is the recipe `cartpole-dqn` through `reinforge.train`, bundle and report included; theirs the CartPole preset of
-rl-baselines3-zoo, saved at the end. Both stop at the same goal: a greedy mean of at least 490 over 100 episodes, looked
-for in time that counts. (The peer looks every 2,048 environment steps and through our vectorised episodes, which cost
-it a tenth of what its own evaluation would.) Solved is a seed whose artifact has a greedy mean of at least 475 over 100
-fresh episodes; another is charged the time of the full budget, at its own pace.
+rl-baselines3-zoo, saved at the end. Both stop at the same goal, a little easier than the recipe's own: a greedy mean of
+at least 490 over 100 episodes, looked for in time that counts. (The peer looks every 2,048 environment steps and
+through our vectorised episodes, which cost it a tenth of what its own evaluation would.) Solved is a seed whose
+artifact has a greedy mean of at least 475 over 100 fresh episodes; another is charged the time of the full budget, at
+its own pace.
 
     python -m benchmarks.dqn [--seeds 10] [--peer-seeds 5]
 """
@@ -57,7 +58,8 @@ def ours(seed: int) -> tuple[float, float, int]:
     """Seconds to the bundle, the greedy mean of the bundle loaded again, and updates."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        run = reinforge.train("cartpole-dqn", [f"seed={seed}", "evaluate.clip=false"], output=Path(folder) / "run")
+        overrides = [f"seed={seed}", f"learn.stop.goal.at_least={GOAL}", "evaluate.clip=false"]
+        run = reinforge.train("cartpole-dqn", overrides, output=Path(folder) / "run")
         seconds = time.perf_counter() - began
         model = reinforge.load(run.bundle_path).model
 
