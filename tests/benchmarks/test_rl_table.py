@@ -111,7 +111,7 @@ def test_what_the_page_says(tmp_path: Path) -> None:
     assert "480.0, 500.0, 500.0, 499.0, 90.0" in row
     assert "reinforge train cartpole-dqn --seeds 5" in row
     assert "Not measured yet" in page
-    assert "`acrobot-dqn`" in page
+    assert "`acrobot-ppo`" in page
     peer = table.PRESETS["hopper-sac"].peer
     own = table.recipe_digest("hopper-sac", table.PRESETS["hopper-sac"])
     for seed in range(2):
