@@ -18,6 +18,7 @@ _HOMES = {
     "play": "reinforge.workflow.play",
     "predict": "reinforge.workflow.predict",
     "generate": "reinforge.workflow.generate",
+    "export": "reinforge.export.export",
     "serve": "reinforge.serving.serve",
     "report": "reinforge.workflow.report",
     "recipes": "reinforge.workflow.recipes",

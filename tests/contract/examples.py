@@ -34,19 +34,25 @@ from reinforge.models.policy_options import (
 from reinforge.objectives.options import (
     A2COptions,
     DDPGOptions,
+    DPOOptions,
     GRPOOptions,
+    IPOOptions,
     IQLOptions,
+    KTOOptions,
     LanguageOptions,
     LinearPotentialOptions,
+    ORPOOptions,
+    PreferenceOptions,
     REINFORCEOptions,
     SARSAOptions,
     ShapedOptions,
+    SimPOOptions,
     TD3Options,
 )
 from reinforge.registry import REGISTRY, Component, Options
 from reinforge.schema.signature import Input, Output, Signature
 from reinforge.sources.completions import task_pipeline
-from reinforge.sources.options import CompletionOptions, IterableOptions, RolloutOptions, TokenOptions
+from reinforge.sources.options import CompletionOptions, IterableOptions, LoaderOptions, RolloutOptions, TokenOptions
 from tests.slices.catalogue import SLICES
 
 COVERED = {
@@ -67,7 +73,7 @@ COVERED = {
 }
 ELSEWHERE = {
     "data": "tests/data", "task": "tests/sources", "tokenizer": "tests/data", "environment": "tests/environments",
-    "potential": "tests/objectives",
+    "potential": "tests/objectives", "adapter": "tests/models",
 }  # fmt: skip
 ROWS = 6
 
@@ -278,6 +284,29 @@ def _grpo(seed: int, batch: int) -> Parts:
     return REGISTRY.build("objective", GRPOOptions(), signature), _decoder(signature, seed), source
 
 
+def _preferences(options: PreferenceOptions) -> Callable[[int, int], Parts]:
+    """A decoder on answers that are better or worse, or wanted or not."""
+
+    def build(seed: int, batch: int) -> Parts:
+        signature = _signature({"tokens": "tokens"}, tokens="tokens")
+        g = draws()
+
+        def answers() -> Batch:
+            lengths = torch.randint(4, 9, (24,), generator=g)
+            offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+            tokens = torch.randint(0, 7, (int(offsets[-1]),), generator=g)
+            within = torch.arange(len(tokens)) - torch.repeat_interleave(offsets[:-1], lengths)
+            return {"tokens": Ragged(tokens, offsets), "learned": Ragged(within >= 2, offsets)}
+
+        rows: dict[str, Leaf | Batch] = {"chosen": answers(), "rejected": answers()}
+        if options.judged:
+            rows = {"answer": answers(), "wanted": torch.rand(24, generator=g) < 0.5}
+        source = REGISTRY.build("source", LoaderOptions(), rows, batch=batch, seed=seed)
+        return REGISTRY.build("objective", options, signature), _decoder(signature, seed), source
+
+    return build
+
+
 def _ddpg(seed: int, batch: int) -> Parts:
     """The TD3 slice with DDPG."""
     _, model, source = SLICES["td3"].build(seed, batch)
@@ -336,6 +365,10 @@ BUILDS: dict[str, Callable[[int, int], Parts]] = {
         "sarsa": _sarsa,
         "shaped": _shaped,
         "iql": _iql,
+    },
+    **{
+        options.__name__: _preferences(options())
+        for options in (DPOOptions, IPOOptions, SimPOOptions, ORPOOptions, KTOOptions)
     },
     **{"reinforce": _policy_gradient(REINFORCEOptions()), "a2c": _policy_gradient(A2COptions())},
 }

@@ -151,6 +151,8 @@ def _plain(value: object) -> Json:
         return value
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence):
         return [_plain(item) for item in value]
     return str(value)

@@ -13,6 +13,7 @@ from reinforge.bundle.task import Continuation, Task
 from reinforge.core import seeds
 from reinforge.core.batch import Batch
 from reinforge.core.ragged import Ragged
+from reinforge.data.chats import asked
 from reinforge.data.text import TextPipeline
 from reinforge.data.values import Origin
 from reinforge.errors import BundleError, DataError, IntegrityError
@@ -46,7 +47,10 @@ class TextForm:
         return cls(pipeline)
 
     def inputs(self, rows: Sequence[Row], origin: Origin = ROWS) -> Batch:
-        """{"tokens": Ragged}."""
+        """{"tokens": Ragged}, of rows {"text"} to go on from or {"messages"} to answer."""
+        if rows and isinstance(rows[0], Mapping) and "messages" in rows[0]:
+            asking = [self._asked(row, origin, index) for index, row in enumerate(rows)]
+            return {self.pipeline.BLOCK: Ragged.from_rows(asking)}
         name = self.pipeline.FIELD
         for index, row in enumerate(rows):
             if not isinstance(row, Mapping) or name not in row:
@@ -55,6 +59,13 @@ class TextForm:
             if not isinstance(text, str) or not text:
                 raise DataError("it is no text, or an empty one", where=origin.at(index, name))
         return self.pipeline.transform({name: [row[name] for row in rows]}, targets=False)["inputs"]
+
+    def _asked(self, row: Row, origin: Origin, index: int) -> Tensor:
+        chat = asked(row, origin, index)
+        try:
+            return self.pipeline.chat(chat, answer=True)[0].long()
+        except DataError as error:
+            raise DataError(error.problem, where=origin.at(index, error.where), remedy=error.remedy) from None
 
     def table_inputs(self, data: object) -> Batch:
         """From a frame or a table with the column "text"."""

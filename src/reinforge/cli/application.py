@@ -18,6 +18,7 @@ from reinforge import __version__
 from reinforge.cli.chat import chat
 from reinforge.cli.doctor import doctor
 from reinforge.cli.evaluate import evaluate
+from reinforge.cli.export import export
 from reinforge.cli.generate import generate
 from reinforge.cli.help import Command, Group
 from reinforge.cli.output import Result, show, show_error, speaks
@@ -46,6 +47,7 @@ VERBS = (
     (chat, mark("Talk with a language model in the terminal.")),
     (serve, mark("Serve bundles over HTTP until interrupted.")),
     (token, mark("Make a token, without which a server answers nobody.")),
+    (export, mark("Write a bundle in the form that another program reads.")),
     (report, mark("Write a run's report.html from its log.")),
     (recipes, mark("List the recipes that come with the package, or show one.")),
     (verify, mark("Check a bundle's files, and replay its golden examples.")),

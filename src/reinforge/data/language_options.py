@@ -21,7 +21,8 @@ class LanguageDataOptions(Options):
         None,
         description="JSON Lines (.jsonl), JSON, Parquet or a table of texts; several (a list, or parts/*.jsonl); a "
         "folder of texts; package:NAME/PATH in an installed package; datasets:NAME, of the package datasets (a hub id "
-        "or a folder, with :SPLIT after it if wanted); made:NAME (chats, preferences). None where given in Python.",
+        "or a folder, with :SPLIT after it if wanted); made:NAME (chats, shouting, preferences). None where "
+        "given in Python.",
     )
     held: str | tuple[str, ...] | None = Field(
         None, description="The validation rows, where they are not taken from `path`."
@@ -64,7 +65,7 @@ class PreferencesOptions(LanguageDataOptions):
     """Which of two answers is better: rows {"prompt", "chosen", "rejected"}; or judged answers: rows {"prompt",
     "completion", "label"}, for the objective kto."""
 
-    usual: ClassVar[Mapping[str, str]] = {"model": "decoder", "objective": "language"}
+    usual: ClassVar[Mapping[str, str]] = {"model": "decoder", "objective": "dpo"}
     kind: Literal["preferences"] = "preferences"
     system: str | None = Field(None, description="A system message for prompts that have none.")
     length: Annotated[int, Field(ge=2)] | None = Field(

@@ -42,6 +42,19 @@ def chats() -> list[Row]:
     return [{"messages": _chat(draw)} for _number in range(CHATS)]
 
 
+def shouting() -> list[Row]:
+    """The chats of `chats`, drawn anew, with every answer in capitals and an exclamation mark behind it."""
+    draw = random.Random(20261126)
+    rows: list[Row] = []
+    for _number in range(CHATS):
+        turns = _chat(draw)
+        for turn in turns:
+            if turn["role"] == "assistant":
+                turn["content"] = turn["content"].upper() + "!"
+        rows.append({"messages": turns})
+    return rows
+
+
 def preferences() -> list[Row]:
     """A task with its plain answer (chosen), and the same answer wrapped in idle words (rejected)."""
     draw = random.Random(20261125)
@@ -70,4 +83,4 @@ def _task(draw: random.Random) -> tuple[str, str, bool]:
     return draw.choice(chinese if told else english).format(w=word), answer(word), told
 
 
-MADE: Mapping[str, Callable[[], list[Row]]] = {"chats": chats, "preferences": preferences}
+MADE: Mapping[str, Callable[[], list[Row]]] = {"chats": chats, "shouting": shouting, "preferences": preferences}

@@ -13,6 +13,7 @@ from reinforge.errors import DataError, IntegrityError
 from reinforge.messages import _
 
 _WHERE = "pipeline tokenizer"
+MAX_VOCABULARY = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,15 @@ class SpecialTokenizer:
 
 class LanguageTokenizer(PretrainedTokenizer):
     """The tokenizer of a pretrained language model: texts alone, without marks around them; the special tokens of its
-    vocabulary are never read in a text."""
+    vocabulary are never read in a text. `size`: that of the model's vocabulary, where it is rounded up from the
+    tokenizer's. Raises IntegrityError where it is smaller."""
 
-    def __init__(self, description: Mapping[str, Any]) -> None:
+    def __init__(self, description: Mapping[str, Any], size: int | None = None) -> None:
         super().__init__(description)
+        if size is not None:
+            if size < self.size:
+                raise IntegrityError(f"it has {self.size} tokens, and the model {size}", where=_WHERE)
+            self.size = size
         self._library.encode_special_tokens = True
         self._added = {token.content: place for place, token in self._library.get_added_tokens_decoder().items()}
 
@@ -115,12 +121,16 @@ class LanguageTokenizer(PretrainedTokenizer):
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; `from_json` gives an equal tokenizer."""
-        return {**super().to_json(), "kind": "pretrained-language"}
+        return {**super().to_json(), "kind": "pretrained-language", "size": self.size}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> LanguageTokenizer:
         """Read and check what `to_json` wrote. Raises IntegrityError."""
-        return cls(PretrainedTokenizer.from_json(value).to_json()["tokenizer"])
+        stored = dict(value)
+        size = stored.pop("size", None)
+        if not isinstance(size, int) or isinstance(size, bool) or size > MAX_VOCABULARY:
+            raise IntegrityError("its size must be a number", where=_WHERE)
+        return cls(PretrainedTokenizer.from_json(stored).to_json()["tokenizer"], size)
 
     def _encoded(self, text: str, limit: int | None) -> Any:
         found = self._library.encode(_whole(text), add_special_tokens=False)

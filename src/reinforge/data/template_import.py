@@ -55,14 +55,14 @@ class Config:
     jinja: str | None
 
 
-def pipeline_of(source: str, template: Template | None = None) -> TextPipeline:
+def pipeline_of(source: str, template: Template | None = None, size: int | None = None) -> TextPipeline:
     """The pipeline of a folder with tokenizer.json and, if there is one, tokenizer_config.json.
 
     `template` stands only where the folder has no Jinja: one that renders otherwise is refused with RecipeError, since
-    the model was trained with another. The pipeline has no template where none fits.
+    the model was trained with another. The pipeline has no template where none fits. `size`: of the model's vocabulary.
     """
     folder = model_folder(source, (TOKENIZER, TOKENIZER_CONFIG, JINJA))
-    tokenizer = LanguageTokenizer(read_json(folder, TOKENIZER, source))
+    tokenizer = LanguageTokenizer(read_json(folder, TOKENIZER, source), size)
     config = read_config(folder, source)
     marks, named = config.marks, template
     writes_bos = config.adds_bos or _adds(tokenizer, marks.bos)

@@ -121,6 +121,11 @@ class BytePairTokenizer:
             raise IntegrityError("its merges must be pairs of pieces", where=_WHERE)
         return cls(pieces, [(first, second) for first, second in merges], value["alphabet"])
 
+    def to_tokenizer_json(self) -> str:
+        """The tokenizer.json of the same tokenizer."""
+        text: str = self._library.to_str()
+        return text
+
     @cached_property
     def _library(self) -> Any:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors

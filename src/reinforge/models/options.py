@@ -569,6 +569,32 @@ class DecoderOptions(Options):
         return self
 
 
+@register("adapter", "reinforge.models.adapters:adapt")
+class LoRAOptions(Options):
+    """Low-rank adapters of linear layers (arXiv:2106.09685): they alone learn, and are added to the weights in
+    the end."""
+
+    kind: Literal["lora"] = "lora"
+    rank: PositiveInt = Field(8, description="Rank of each adapter.")
+    alpha: PositiveFloat = Field(16.0, description="The adapter counts alpha / rank times.")
+    stabilised: bool = Field(
+        False, description="alpha / sqrt(rank) instead, so that high ranks learn as fast (rsLoRA, arXiv:2312.03732)."
+    )
+    magnitude: bool = Field(
+        False, description="Learn each output's magnitude apart from its direction (DoRA, arXiv:2402.09353)."
+    )
+    dropout: Rate = Field(0.0, description="Share of an adapter's inputs dropped while learning.")
+    patterns: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        ("*attention*", "*feed_forward*"),
+        description="Patterns of linear layers; joined ones by part, as blocks.0.attention.qkv.q.",
+    )
+
+    @property
+    def scale(self) -> float:
+        """What the adapter's product is multiplied by."""
+        return self.alpha / (self.rank**0.5 if self.stabilised else self.rank)
+
+
 @register("model", "reinforge.models.composed:given_in_python")
 class GivenOptions(Options):
     """A module that a Python caller passed to `train`; a recipe alone can't build it."""

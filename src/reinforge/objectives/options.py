@@ -63,6 +63,65 @@ class LanguageOptions(Options):
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+class PreferenceOptions(Options):
+    """What objectives share that learn from preferences. `reference`: whether they compare with the model as it was at
+    the start; `judged`: whether they take answers alone, each judged, rather than pairs."""
+
+    default_source: ClassVar[str] = "loader"
+    reference: ClassVar[bool] = True
+    judged: ClassVar[bool] = False
+
+
+@register("objective", "reinforge.objectives.preferences:DPO")
+class DPOOptions(PreferenceOptions):
+    """Direct preference optimisation (arXiv:2305.18290): chosen answers become likelier than rejected ones, measured
+    from the model at the start."""
+
+    kind: Literal["dpo"] = "dpo"
+    beta: PositiveFloat = Field(0.1, description="How closely the model stays with the one at the start.")
+    smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.0, description="Probability that a pair is the wrong way round (conservative DPO)."
+    )
+
+
+@register("objective", "reinforge.objectives.preferences:IPO")
+class IPOOptions(PreferenceOptions):
+    """Identity preference optimisation (arXiv:2310.12036): a margin to reach, not to exceed; per token of an answer."""
+
+    kind: Literal["ipo"] = "ipo"
+    beta: PositiveFloat = Field(0.1, description="The margin is 1 / (2 beta) nats a token.")
+
+
+@register("objective", "reinforge.objectives.preferences:SimPO")
+class SimPOOptions(PreferenceOptions):
+    """Simple preference optimisation (arXiv:2405.14734): by log-probabilities per token, without a reference."""
+
+    reference: ClassVar[bool] = False
+    kind: Literal["simpo"] = "simpo"
+    beta: PositiveFloat = Field(2.0, description="Scale of the mean log-probabilities.")
+    gamma: NonNegativeFloat = Field(1.0, description="The margin that chosen answers should have, after beta.")
+
+
+@register("objective", "reinforge.objectives.preferences:ORPO")
+class ORPOOptions(PreferenceOptions):
+    """Odds ratio preference optimisation (arXiv:2403.07691): learning the chosen answers and their odds at once."""
+
+    reference: ClassVar[bool] = False
+    kind: Literal["orpo"] = "orpo"
+    weight: NonNegativeFloat = Field(0.1, description="Weight of the odds ratio (lambda).")
+
+
+@register("objective", "reinforge.objectives.preferences:KTO")
+class KTOOptions(PreferenceOptions):
+    """Kahneman-Tversky optimisation (arXiv:2402.01306): from answers that are judged alone, wanted or not."""
+
+    judged: ClassVar[bool] = True
+    kind: Literal["kto"] = "kto"
+    beta: PositiveFloat = Field(0.1, description="How closely the model stays with the one at the start.")
+    wanted: PositiveFloat = Field(1.0, description="Weight of wanted answers.")
+    unwanted: PositiveFloat = Field(1.0, description="Weight of unwanted answers.")
+
+
 class DiscountedOptions(Options):
     """What objectives share that add up rewards."""
 

@@ -148,7 +148,9 @@ class Unfreeze(Options):
 class Start(Options):
     """Where to begin: a bundle's weights, schema and pipeline instead of new ones; and which stay as they are."""
 
-    bundle: str | None = Field(None, description="Folder of the bundle to begin with (--from).")
+    bundle: str | None = Field(
+        None, description="Folder of the bundle to begin with (--from), or of a language model of transformers."
+    )
     extend: bool = Field(
         False,
         description="Add what the data have and the bundle lacks: new labels of its fields, and the recipe's new "
@@ -156,6 +158,9 @@ class Start(Options):
     )
     renew: tuple[str, ...] = Field(
         (), description="Patterns of weights that begin anew, because the bundle lacks them or has another shape."
+    )
+    adapter: Annotated[Options, OneOf("adapter")] | None = Field(
+        None, description="Learn adapters of linear layers alone; the bundle holds the weights they were added to."
     )
     freeze: tuple[str, ...] = Field((), description="Patterns of the model's weights that do not learn.")
     unfreeze: tuple[Unfreeze, ...] = Field((), description="Frozen weights that learn later, one after another.")

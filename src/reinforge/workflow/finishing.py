@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.network import take_apart
@@ -16,6 +16,7 @@ from reinforge.bundle.task import Task as Readings
 from reinforge.bundle.writing import write_bundle
 from reinforge.errors import ReinforgeError
 from reinforge.messages import _
+from reinforge.models.adapters import adapter_state, merge
 from reinforge.models.classic.classic import Classic
 from reinforge.recipe.recipe import Recipe
 from reinforge.storage.files import replacing
@@ -30,7 +31,8 @@ def finish(
     began: float, notes: Sequence[str] = (), parent: Bundle | None = None,
 ) -> None:  # fmt: skip
     """Measure the learner's model, write its bundle unless it is there, and the run's status. `began`: when, in seconds
-    since 1970. The report is drawn by `report`, once nothing more changes."""
+    since 1970. Adapters are merged in between, and kept beside. The report is drawn by `report`, once nothing more
+    changes."""
     model = learner.get_submodule("model")
     tested = task.test(learner)
     metrics = _json_numbers(tested.metrics)
@@ -39,11 +41,15 @@ def finish(
         write_explanation(run.folder, tested.explanation)
     if task.card is not None:
         write_card(run.folder, task.card())
+    training: Mapping[str, Tensor] | None = None
+    if recipe.start.adapter is not None:
+        training = adapter_state(model)
+        merge(model)
     if not run.bundle_path.exists():
         write_bundle(
             run.bundle_path, model=model.to("cpu"), options=task.model_options, signature=task.signature,
             form=task.form, examples=task.examples, task=Readings(outputs=dict(tested.readings)),
-            reference=task.reference,
+            reference=task.reference, training=training,
             parents=[parent.digest] if parent else [], modules=task.modules,
             provenance={
                 "name": recipe.name, "recipe": recipe.model_dump(mode="json", exclude={"stages"}),

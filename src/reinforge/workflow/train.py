@@ -17,6 +17,7 @@ from torch import nn
 from reinforge import recipe as recipes
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.folders import bundle_folder
+from reinforge.bundle.importing import import_model, is_model_folder
 from reinforge.bundle.loading import load
 from reinforge.core import seeds
 from reinforge.engine.checkpoint import CheckpointStore
@@ -35,6 +36,7 @@ from reinforge.messages import _
 from reinforge.models.grow import grow
 from reinforge.recipe.recipe import Recipe
 from reinforge.recipe.user_code import load_user_code
+from reinforge.registry import REGISTRY
 from reinforge.storage.files import require_space
 from reinforge.storage.folder import held
 from reinforge.workflow.children import children, train_children
@@ -138,7 +140,7 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
     before = torch.get_num_threads()
     began = time.time()
     try:
-        parent = load(recipe.start.bundle) if recipe.start.bundle else None
+        parent = parent_of(recipe, run.folder, world)
         seeds.seed_everything(recipe.seed, "model")
         task = assemble(recipe, parent, given)
         if task.fit is not None:
@@ -148,6 +150,8 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
             return run
         if parent is not None:
             transfer(parent, task.model, recipe.start.renew, extend=recipe.start.extend)
+        if recipe.start.adapter is not None:
+            REGISTRY.build("adapter", recipe.start.adapter, task.model)
         set_threads(recipe.learn.threads, task.model)
         recipe = with_defaults(recipe, task)
         store = CheckpointStore(run.folder / "checkpoints", recipe.checkpoint.keep)
@@ -193,6 +197,21 @@ def _refuse_other_data(run: Run, task: Task) -> None:
             _("the data are not those that the run began with"), where=str(run.folder),
             remedy=_("Put them back, or train anew: --from its bundle goes on from another run's weights."),
         )  # fmt: skip
+
+
+def parent_of(recipe: Recipe, folder: Path, world: World | None = None) -> Bundle | None:
+    """The bundle to begin with. A folder of transformers becomes one first, in `folder`. Raises as both do."""
+    given = recipe.start.bundle
+    if given is None:
+        return None
+    if not is_model_folder(given):
+        return load(given)
+    imported = folder / "start"
+    if not imported.exists() and (world is None or world.main):
+        import_model(given, imported)
+    if world is not None:
+        world.barrier()
+    return load(imported)
 
 
 def transfer(parent: Bundle, model: nn.Module, renew: Sequence[str], *, extend: bool = False) -> None:
@@ -306,7 +325,7 @@ def resolve(
             section.setdefault("path", str(data))
     resolved = recipes.load(recipe, overrides, use=use)
     if start is not None:
-        path = str(bundle_folder(start).resolve())
+        path = str((Path(start) if is_model_folder(start) else bundle_folder(start)).resolve())
         resolved = resolved.model_copy(update={"start": resolved.start.model_copy(update={"bundle": path})})
     return resolved
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from reinforge.bundle.bundle import Bundle
+from reinforge.data.language_options import LanguageDataOptions
 from reinforge.data.options import IterableDataOptions, TextOptions
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.messages import _
@@ -16,8 +17,8 @@ from reinforge.workflow.tasks.task import Given, Task
 def assemble(recipe: Recipe, start: Bundle | None = None, given: Given | None = None) -> Task:
     """Data, model, objective, source and evaluation of a recipe. `start`: a bundle whose schema and pipeline are kept.
 
-    Any kind of data other than text, environments and iterables gives a prepared table. Notes say where resuming is
-    not exact.
+    Any kind of data other than text, language, environments and iterables gives a prepared table. Notes say where
+    resuming is not exact.
     """
     refuse(recipe)
     task = _task(recipe, start, given or Given())
@@ -37,6 +38,10 @@ def _task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
             from reinforge.workflow.tasks.text import text_task
 
             return text_task(recipe, start)
+        case LanguageDataOptions():
+            from reinforge.workflow.tasks.language import language_task
+
+            return language_task(recipe, start, given)
         case IterableDataOptions():
             from reinforge.workflow.tasks.iterable import iterable_task
 

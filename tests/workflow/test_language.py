@@ -1,0 +1,90 @@
+"""Chats, adapters and preferences through recipes, bundles and exports, very short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from reinforge import recipe as recipes
+from reinforge.bundle.loading import load
+from reinforge.bundle.peft_format import restore
+from reinforge.data.made_chats import made_rows
+from reinforge.errors import RecipeError
+from reinforge.export.export import export
+from reinforge.models.decoder import Decoder
+from reinforge.models.options import LoRAOptions
+from reinforge.workflow.run import Run
+from reinforge.workflow.train import train
+
+SHORT = ["learn.stop.updates=3", "learn.batch=4", "evaluate.every=null", "log.updates=1", "learn.schedule=constant"]
+SHORT += ["learn.precision=fp32"]
+
+
+@pytest.fixture(scope="module")
+def sft(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    own = ["model.layers=1", "model.width=32", "model.context=96", "source.block=96", "data.tokenizer.size=270"]
+    return train(
+        "chat-sft", [*SHORT, *own], data=made_rows("chats")[:60], output=tmp_path_factory.mktemp("language") / "sft"
+    )
+
+
+def logits(bundle: Any) -> Tensor:
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        found: Tensor = bundle.model({"tokens": ids})[0]["tokens"]
+    return found
+
+
+def test_chats_become_a_bundle_that_answers(sft: Run) -> None:
+    assert sft.finished
+    bundle = load(sft.bundle_path)
+    assert {"validation/loss", "validation/accuracy", "validation/bits_per_byte"} <= set(sft.metrics)
+    answer = bundle.predict([{"messages": [{"role": "user", "content": "Spell dog."}]}])[0]
+    assert isinstance(answer["text"]["text"], str)
+
+
+def test_adapters_leave_merged_and_alone(sft: Run, tmp_path: Path) -> None:
+    exported = export(sft.folder, output=tmp_path / "hf")
+    assert exported.family == "llama"
+    # A downloaded folder is begun from as a bundle is.
+    run = train(
+        "chat-lora", [*SHORT, "source.block=96", "learn.lr=0.05"], start=exported.folder,
+        data=made_rows("shouting")[:60], output=tmp_path / "lora",
+    )  # fmt: skip
+    before, after = load(sft.bundle_path), load(run.bundle_path)
+    assert after.parents == (load(run.folder / "start").digest,)
+    assert not torch.allclose(logits(before), logits(after), atol=0.1)
+    tensors = after.training()
+    assert tensors is not None
+    model = before.model
+    assert isinstance(model, Decoder)
+    restore(model, LoRAOptions(rank=8, alpha=16), tensors)
+    torch.testing.assert_close(logits(before), logits(after), atol=1e-4, rtol=1e-4)
+    alone = export(run.folder, "peft", tmp_path / "adapter")
+    assert (alone.folder / "adapter_config.json").is_file()
+    with pytest.raises(RecipeError, match="without an adapter"):
+        export(sft.folder, "peft", tmp_path / "none")
+
+
+def test_preferences_begin_where_the_ratio_is_one(sft: Run, tmp_path: Path) -> None:
+    run = train("preferences-dpo", SHORT, start=sft.folder, data=made_rows("preferences")[:60], output=tmp_path / "dpo")
+    first = next(line for line in run.log() if "model/preference" in line)
+    assert first["model/preference"] == pytest.approx(0.6931, abs=1e-3)
+    assert run.metrics["validation/loss"] < 0.69
+
+
+def test_objectives_that_do_not_fit_the_rows_are_told(sft: Run, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="does not fit the data's preferences"):
+        train(
+            "preferences-dpo", [*SHORT, "objective=kto"], start=sft.folder, data=made_rows("preferences")[:60],
+            output=tmp_path / "dpo",
+        )  # fmt: skip
+    with pytest.raises(RecipeError, match="has width 32, and the recipe asks for 64"):
+        train(
+            recipes.load("chat-lora", [*SHORT, "model.width=64"]), start=sft.folder, data=made_rows("chats")[:60],
+            output=tmp_path / "lora",
+        )  # fmt: skip
