@@ -21,6 +21,8 @@ from reinforge.errors import BundleError
 # What a network may hold beside its weights: rotary tables, masks, parts without weights.
 _SPARE_BYTES, _SPARE_MODULES, _FACTOR = 16 << 20, 1_000, 64
 _WHERE = "model.json"
+# What gives another view of a tensor: nothing is allocated, and shapes need not be alike.
+_VIEWS = (Tensor.view_as, Tensor.reshape_as, Tensor.view)
 _RANGES = (torch.linspace, torch.logspace, torch.eye)
 _BY_SIZE = (
     torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.randint, torch.empty_strided,
@@ -84,6 +86,8 @@ class _Allocations(TorchFunctionMode):
 
 def _elements(func: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]) -> float:
     """About how many elements the result will have: from the sizes asked for, or from broadcasting."""
+    if func in _VIEWS:
+        return 0
     values = [*args, *keywords.values()]
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if func is torch.arange:
