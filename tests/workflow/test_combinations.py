@@ -81,6 +81,13 @@ POLICY_GRADIENTS: dict[str, dict[str, Any]] = {
         "objective": {"kind": "ppo", "epochs": 1, "minibatches": 1}, "model": {**ACTOR, "frames": 3}, "source": ROLLOUT,
     },
 }  # fmt: skip
+POLICY_GRADIENTS["transformer"] = {
+    "objective": {"kind": "ppo", "epochs": 1, "minibatches": 2}, "source": ROLLOUT,
+    "model": {
+        **ACTOR, "frames": 3, "normalise": True,
+        "encoders": {"observation": {"kind": "attention", "width": 8, "heads": 2, "pool": "last"}},
+    },
+}  # fmt: skip
 NETWORK = {"kind": "q-network", "sizes": [8]}
 VALUES: dict[str, dict[str, Any]] = {
     "dqn": {"objective": {"kind": "dqn", "double": True}, "model": NETWORK, "source": REPLAY},

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from reinforge.models.options import Activation
+from reinforge.models.options import Activation, Rate
 from reinforge.recipe.component import OneOf
 from reinforge.registry import Options, register
 
@@ -27,6 +27,28 @@ class PolicyOptions(Options):
         description="Observations seen at once, the last ones of the episode, kept in the policy's state; at its "
         "beginning the first one stands for those before it.",
     )
+
+
+@register("encoder", "reinforge.models.places:Attention")
+class AttentionOptions(Options):
+    """A Transformer over the rows of a matrix of numbers: the frames that a policy sees, or the things in one."""
+
+    kind: Literal["attention"] = "attention"
+    layers: PositiveInt = Field(1, description="Number of layers.")
+    width: PositiveInt = Field(64, description="Width of the stream between layers, and of what it gives.")
+    heads: PositiveInt = Field(4, description="Attention heads; a divisor of the width.")
+    hidden: PositiveInt | None = Field(None, description="Width inside the feed-forward; 4 widths where null.")
+    positions: bool = Field(True, description="Tell places apart; without, they are a set.")
+    pool: Literal["mean", "last"] = Field(
+        "mean", description="How places become one row; the last frame is the newest."
+    )
+    dropout: Rate = Field(0.0, description="Part of the features that is dropped in training.")
+
+    @model_validator(mode="after")
+    def divisible(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not give {self.heads} heads")
+        return self
 
 
 class MemoryOptions(Options):
