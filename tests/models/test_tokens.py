@@ -174,6 +174,9 @@ def test_bag_is_the_mean_of_vectors() -> None:
 def test_bag_of_n_grams_by_brute_force() -> None:
     encoder = build(BagOptions(size=3, ngrams=3, buckets=7))
     assert isinstance(encoder, Bag)
+    # They begin from 0, and say nothing before they learn.
+    assert encoder.table[:WORDS].all() and not encoder.table[WORDS:].any()
+    encoder.table.data.normal_()
     seen: dict[tuple[int, ...], int] = {}
 
     def bucket(gram: tuple[int, ...]) -> Tensor:

@@ -21,7 +21,7 @@ from reinforge.data.images import decode_all
 from reinforge.errors import CheckpointError, ComponentError, DataError
 from reinforge.schema.signature import Input, Output, Signature
 from reinforge.sources import loader
-from reinforge.sources.loader import IterableSource, LoaderSource, balanced_order
+from reinforge.sources.loader import IterableSource, LoaderSource, alike_order, balanced_order
 from reinforge.sources.options import IterableOptions, LoaderOptions
 
 CLOCK = Clock()
@@ -347,3 +347,42 @@ def test_rows_of_a_mapped_file() -> None:
     on_disk = LoaderSource(options, {**data, "inputs": {"image": mapped}}, batch=8, signature=IMAGES)
     in_memory = LoaderSource(options, data, batch=8, signature=IMAGES)
     assert torch.equal(taken(on_disk, 6)[0], taken(in_memory, 6)[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(0, 9), max_size=40), batch=st.integers(1, 7), group=st.integers(1, 5))
+def test_alike_order(lengths: list[int], batch: int, group: int) -> None:
+    """Against sorting by hand: each group's rows, cut into batches by length; a short batch at the end as it was."""
+    known = torch.tensor(lengths, dtype=torch.int64)
+    places = alike_order(known, batch, group, torch.Generator().manual_seed(0)).tolist()
+    assert sorted(places) == list(range(len(lengths)))
+    whole = len(lengths) // batch * batch
+    assert places[whole:] == list(range(whole, len(lengths)))
+    expected = []
+    for start in range(0, whole, batch * group):
+        rows = sorted(range(start, min(whole, start + batch * group)), key=lengths.__getitem__)
+        expected += [rows[i : i + batch] for i in range(0, len(rows), batch)]
+    found = [places[i : i + batch] for i in range(0, whole, batch)]
+    assert sorted(found) == sorted(expected)
+
+
+def test_alike_batches_resume_and_come_at_random() -> None:
+    options = LoaderOptions(alike=4)
+    source = LoaderSource(options, table(50), batch=3, seed=1)
+    first = [seen(source.next(CLOCK)) for _ in range(17)]
+    assert sorted(row for batch in first for row in batch) == list(range(50))
+    widths = [len({1 + row % 3 for row in batch}) for batch in first[:16]]
+    assert widths.count(1) >= 8
+    state, rest = source.state_dict(), [seen(source.next(CLOCK)) for _ in range(20)]
+    assert rest[:17] != first
+    again = LoaderSource(options, table(50), batch=3, seed=1)
+    again.load_state_dict(state)
+    assert [seen(again.next(CLOCK)) for _ in range(20)] == rest
+
+
+def test_what_is_alike() -> None:
+    same = {"inputs": {"x": torch.zeros(4, 2)}, "targets": {}, "valid": {}}
+    with pytest.raises(ComponentError, match="different lengths"):
+        LoaderSource(LoaderOptions(alike=4), same, batch=2)
+    with pytest.raises(ValueError, match="shuffle"):
+        LoaderOptions(alike=4, shuffle=False)

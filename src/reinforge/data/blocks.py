@@ -19,7 +19,7 @@ from reinforge.data.text import STORED, Tokenizer
 from reinforge.data.values import Encoded, Nulls, Numbers, Origin, Unreadable, read_codes, read_list, text
 from reinforge.errors import DataError, IntegrityError
 from reinforge.messages import _
-from reinforge.schema.fields import Image, Labels, Number, Text
+from reinforge.schema.fields import Image, Labels, Number, Text, sources
 from reinforge.schema.schema import Schema, own_block
 
 # What a chunk of rows may hold while it goes through the operations: few enough to stay in a processor's cache.
@@ -215,10 +215,11 @@ class TokensBlock:
 
     def texts(self, columns: Columns, count: int, origin: Origin) -> list[str]:
         """The texts of `count` rows as they stand, empty where missing. Raises DataError."""
-        values = column(columns, self.field.name, count, self.schema, origin)
-        found = read_list(values, self.field.name, lambda value: text(value, self.nulls), origin)
+        (name,) = sources(self.field)
+        values = column(columns, name, count, self.schema, origin)
+        found = read_list(values, name, lambda value: text(value, self.nulls), origin)
         if self.field.missing == "error" and None in found:
-            raise DataError(_("the text must not be missing"), where=origin.at(found.index(None), self.field.name))
+            raise DataError(_("the text must not be missing"), where=origin.at(found.index(None), name))
         return [value or "" for value in found]
 
     def encode(self, value: str) -> Tensor:

@@ -60,6 +60,10 @@ _TURNS = {
 }  # fmt: skip
 
 
+class UnreadableImage(DataError):
+    """An image that can't be read: its file is not there, is none, is damaged, or is larger than is allowed."""
+
+
 def decode(
     source: Source,
     size: tuple[int, int],
@@ -81,6 +85,20 @@ def decode(
     fitted = _fit(_coloured(image, channels, place), size, resize)
     array: Pixels = np.asarray(fitted, np.uint8)
     return array[None].copy() if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def unreadable(sources: Sequence[Source], threads: int | None = None) -> list[tuple[int, UnreadableImage]]:
+    """Those of some images that `decode` can't read, by their places, each with its error. Several threads decode."""
+
+    def error(place: int) -> tuple[int, UnreadableImage] | None:
+        try:
+            decode(sources[place], (1, 1), 1)
+        except UnreadableImage as found:
+            return place, found
+        return None
+
+    with ThreadPoolExecutor(threads or usable_cores()) as pool:
+        return [found for found in pool.map(error, range(len(sources))) if found is not None]
 
 
 def decode_all(
@@ -178,11 +196,11 @@ def from_base64(text: str, where: str = "image") -> bytes:
     if text.startswith("data:"):
         head, _comma, text = text.partition(",")
         if not head.endswith(";base64"):
-            raise DataError(_("the data URL is not in base64"), where=where)
+            raise UnreadableImage(_("the data URL is not in base64"), where=where)
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise DataError(
+        raise UnreadableImage(
             _("a text stands for an image in base64, and this is none"),
             where=where,
             remedy=_("Send the file's bytes in base64, as they are or as a data URL."),
@@ -224,7 +242,7 @@ def pixels(value: object, where: str = "image") -> Pixels:
 
 def _bounded(width: int, height: int, where: str) -> None:
     if not 0 < width * height <= MAX_PIXELS:
-        raise DataError(
+        raise UnreadableImage(
             _("it has {width} x {height} pixels; from 1 to {most:,} are allowed").format(
                 width=width, height=height, most=MAX_PIXELS
             ),
@@ -242,21 +260,21 @@ def _opened(source: bytes | Path, where: str) -> Image.Image:
             turn = _TURNS.get(_orientation(image))
             return image if turn is None else image.transpose(turn)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(
+        raise UnreadableImage(
             _("it has more than {most:,} pixels").format(most=MAX_PIXELS),
             where=where,
             remedy=_("Make it smaller."),
         ) from None
     except FileNotFoundError:
-        raise DataError(_("there is no such file"), where=where) from None
+        raise UnreadableImage(_("there is no such file"), where=where) from None
     except UnidentifiedImageError:
-        raise DataError(
+        raise UnreadableImage(
             _("this is no image, or it is damaged"),
             where=where,
             remedy=_("Known formats: {names}.").format(names=", ".join(FORMATS)),
         ) from None
     except _DAMAGED as error:
-        raise DataError(
+        raise UnreadableImage(
             _("the image can't be read: {error}").format(error=error),
             where=where,
             remedy=_("It may be damaged: replace it, or leave it out."),
@@ -274,11 +292,11 @@ def _orientation(image: Image.Image) -> int:
 def _coloured(image: Image.Image, channels: int, where: str) -> Image.Image:
     """In mode L or RGB."""
     if image.mode == "F":
-        raise DataError(_("its pixels are of floating point, which have no stated range"), where=where)
+        raise UnreadableImage(_("its pixels are of floating point, which have no stated range"), where=where)
     if image.mode.startswith("I"):
         deep = np.asarray(image).astype(np.int64)
         if deep.min() < 0 or deep.max() > 65_535:
-            raise DataError(_("its pixels have more than 16 bits"), where=where)
+            raise UnreadableImage(_("its pixels have more than 16 bits"), where=where)
         image = Image.fromarray((deep >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         over = image.convert("RGBA")

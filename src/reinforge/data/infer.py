@@ -46,7 +46,9 @@ def infer(table: Table, options: TableOptions, helpers: tuple[str, ...] = ()) ->
     said = [*options.targets.items(), *options.fields.items()]
     made = {name: o.columns for name, o in said if o.columns}  # fields of several columns
     known = [*options.targets, *(options.inputs or ()), *options.drop, *options.fields, *helpers]
-    known = [name for name in known if name not in made] + [name for columns in made.values() for name in columns]
+    again = {name: o.column for name, o in options.fields.items() if o.column}  # a column read another way too
+    known = [name for name in known if name not in made and name not in again]
+    known += [name for columns in made.values() for name in columns] + list(again.values())
     for name in known:
         if name not in table.columns:
             raise RecipeError(
@@ -59,9 +61,11 @@ def infer(table: Table, options: TableOptions, helpers: tuple[str, ...] = ()) ->
     fields: list[Field] = []
     left_out = {*options.targets, *options.drop, *helpers, *(name for columns in made.values() for name in columns)}
     chosen = options.inputs or [name for name in table.columns if name not in left_out]
-    for name in [*chosen, *(name for name in made if name in options.fields and name not in chosen)]:
+    for name in [*chosen, *(name for name in (*made, *again) if name in options.fields and name not in chosen)]:
         overrule = options.fields.get(name, FieldOptions())
-        kind = overrule.kind or ("labels" if overrule.columns else "date" if overrule.format else None)
+        kind = overrule.kind or (
+            "labels" if overrule.columns else "date" if overrule.format else "text" if overrule.column else None
+        )
         guess = guess_of(table, name, nulls) if kind is None else _stated(kind, overrule, table, name, nulls)
         if guess.kind == "nothing" and (options.inputs is not None or name in options.fields):
             guess = Guess("number" if _look(table.columns[name], nulls)[1] else "category", guess.why)

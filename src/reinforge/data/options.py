@@ -161,6 +161,9 @@ class FieldOptions(Options):
         None, description="Date: how it is written, such as %d.%m.%Y or %m/%d/%y %I:%M %p; ISO 8601 is read anyway."
     )
     length: PositiveInt | None = Field(None, description="Text: tokens that are read at most; by default 256.")
+    column: str | None = Field(
+        None, description="Text: the column that it reads, so that several fields may read one, each in its own way."
+    )
     tokenizer: Annotated[Options, OneOf("tokenizer")] | None = Field(
         None, description="Text: how it becomes tokens, fitted on the training rows; by default words."
     )

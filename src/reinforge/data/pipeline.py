@@ -279,11 +279,12 @@ def _with_labels(f: Field, columns: Columns, count: int, schema: Schema, origin:
 def _fit_tokens(
     f: Text, columns: Columns, count: int, schema: Schema, origin: Origin, tokenizers: Tokenizers
 ) -> TokensBlock:
-    values = column(columns, f.name, count, schema, origin)
+    (name,) = sources(f)
+    values = column(columns, name, count, schema, origin)
     nulls = Nulls.of(schema.nulls)
-    there = [found for found in read_list(values, f.name, lambda v: text(v, nulls), origin) if found]
+    there = [found for found in read_list(values, name, lambda v: text(v, nulls), origin) if found]
     if not there:
-        raise DataError(_("no training row has a text"), where=f"column {f.name!r}", remedy=_("Drop the column."))
+        raise DataError(_("no training row has a text"), where=f"column {name!r}", remedy=_("Drop the column."))
     tokenizer = REGISTRY.build("tokenizer", tokenizers.get(f.name) or WordOptions(), there)
     return TokensBlock(f.model_copy(update={"vocabulary": tokenizer.size}), schema, tokenizer)
 

@@ -15,10 +15,11 @@ from reinforge.core.seeds import derive
 from reinforge.data import sampling
 from reinforge.data.chunks import pieces
 from reinforge.data.cleaning.clean import Cleaned, clean, mend_words, outlying
+from reinforge.data.cleaning.images import mend_images, refused
 from reinforge.data.cleaning.options import CleanOptions
 from reinforge.data.cleaning.report import Change
 from reinforge.data.extension import filled, with_labels, with_targets
-from reinforge.data.images import animations
+from reinforge.data.images import UnreadableImage, animations
 from reinforge.data.infer import infer
 from reinforge.data.options import GivenSplit, TableOptions, TimeSplit
 from reinforge.data.pipeline import Pipeline, complete, lacking
@@ -46,7 +47,7 @@ from reinforge.data.values import Codes, Column, Encoded, Nulls, read_numbers, t
 from reinforge.errors import DataError, RecipeError
 from reinforge.messages import _
 from reinforge.registry import REGISTRY, Options
-from reinforge.schema.fields import Image, Number, sources
+from reinforge.schema.fields import Image, Number, columns_read
 from reinforge.schema.schema import Schema
 from reinforge.schema.signature import Signature
 
@@ -176,14 +177,17 @@ def prepare_table(
         schema = with_labels(schema, training, "input", notes)
         pipeline = pipeline.extended(schema, training, table.origin.take(rows.train))
     # Side by side, not all at once and then divided: a copy of images that are mapped from a file would be in memory.
-    train, validation, test = (
-        pipeline.transform(
-            {name: take(column, side) for name, column in columns.items()}, origin=table.origin.take(side)
+    try:
+        train, validation, test = (
+            pipeline.transform(
+                {name: take(column, side) for name, column in columns.items()}, origin=table.origin.take(side)
+            )
+            if len(side)
+            else None
+            for side in _sides(rows)
         )
-        if len(side)
-        else None
-        for side in _sides(rows)
-    )
+    except UnreadableImage as error:
+        raise refused(error) from None
     if train is None:
         raise DataError(_("no row is left for training"), where=table.origin.at())
     for f in schema.inputs:
@@ -337,9 +341,13 @@ def _sides(rows: Indices) -> tuple[Codes, Codes, Codes]:
 
 
 def _cleaned(table: Table, schema: Schema, options: CleanOptions) -> Cleaned:
-    inputs, targets = ([name for f in fields for name in sources(f)] for fields in (schema.inputs, schema.targets))
+    inputs, targets = (columns_read(fields) for fields in (schema.inputs, schema.targets))
     bounds = {f.name: (f.least, f.high) for f in schema.fields if isinstance(f, Number)}
-    return clean(table, inputs, targets, bounds, Nulls.of(schema.nulls), options)
+    seen = mend_images(table, schema, options)
+    if not len(seen.table):
+        raise DataError(_("no image can be read"), where=table.origin.at(), remedy=seen.changes[0].detail)
+    cleaned = clean(seen.table, inputs, targets, bounds, Nulls.of(schema.nulls), options)
+    return replace(cleaned, rows=seen.rows[cleaned.rows], changes=(*seen.changes, *cleaned.changes))
 
 
 def _without_outliers(

@@ -25,8 +25,10 @@ from reinforge.core.seeds import derive
 from reinforge.data.blocks import NumbersBlock
 from reinforge.data.chunks import Chunks, pieces
 from reinforge.data.cleaning.clean import conflicts, kept_together, mend, mend_words
+from reinforge.data.cleaning.images import NAMED, mend_images, refused
 from reinforge.data.cleaning.report import Change
 from reinforge.data.fitting import refined
+from reinforge.data.images import UnreadableImage
 from reinforge.data.infer import infer
 from reinforge.data.operations.labels import coder, counted, fit_label_sets, fit_labels
 from reinforge.data.operations.numbers import Log, Scale
@@ -53,7 +55,7 @@ from reinforge.data.targets import NumbersTarget, numbers_of
 from reinforge.data.values import Codes, Column, Nulls, Unreadable, read_codes
 from reinforge.errors import DataError, RecipeError
 from reinforge.messages import _
-from reinforge.schema.fields import Category, Field, Image, Labels, Number, Text, sources
+from reinforge.schema.fields import Category, Field, Image, Labels, Number, Text, columns_read, sources
 from reinforge.schema.schema import Schema
 
 # Rows that kinds are told from, and training rows that are fitted to at once. A smaller table gives exactly what
@@ -77,7 +79,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Surveyed:
-    """What is known of every row that is left: its number in the raw table, and the side it is on."""
+    """What is known of every row that is left: its number in the raw table, and the side it is on. `damaged`, by where
+    a piece starts: its rows whose images can't be read."""
 
     schema: Schema
     raw: Codes
@@ -86,6 +89,7 @@ class Surveyed:
     classes: Codes | None
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
+    damaged: dict[int, Codes]
 
 
 def stream(
@@ -166,18 +170,21 @@ def _sample(chunks: Chunks) -> Table:
     return join(kept, chunks.source)
 
 
-def _pieces(chunks: Chunks, schema: Schema, options: TableOptions) -> Iterator[Piece]:
-    """The pieces, mended row by row."""
+def _pieces(chunks: Chunks, schema: Schema, options: TableOptions, damaged: dict[int, Codes]) -> Iterator[Piece]:
+    """The pieces, mended row by row. `damaged`, by where a piece starts: its rows whose images can't be read; found
+    where it is not known yet."""
     nulls = Nulls.of(schema.nulls)
-    inputs, targets = ([name for f in fields for name in sources(f)] for fields in (schema.inputs, schema.targets))
+    inputs, targets = (columns_read(fields) for fields in (schema.inputs, schema.targets))
     numbers = [f.name for f in schema.fields if isinstance(f, Number)]
     bounds = {f.name: (f.least, f.high) for f in schema.fields if isinstance(f, Number)}
     start = 0
     for table in chunks:
-        words = mend_words(table, numbers, nulls, options.clean)
+        seen = mend_images(table, schema, options.clean, damaged.get(start))
+        damaged.setdefault(start, np.setdiff1d(np.arange(len(table)), seen.rows))
+        words = mend_words(seen.table, numbers, nulls, options.clean)
         mended = mend(words.table, inputs, targets, bounds, nulls, options.clean)
-        raw = start + words.rows[mended.rows]
-        yield Piece(mended.table, raw, (*words.changes, *mended.changes))
+        raw = start + seen.rows[words.rows[mended.rows]]
+        yield Piece(mended.table, raw, (*seen.changes, *words.changes, *mended.changes))
         start += len(table)
 
 
@@ -193,7 +200,8 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
     texts: dict[object, int] = {}
     changes: dict[tuple[str, str | None], Change] = {}
     copies = options.clean.together is not False
-    for piece in _pieces(chunks, schema, options):
+    damaged: dict[int, Codes] = {}
+    for piece in _pieces(chunks, schema, options, damaged):
         for change in piece.changes:
             _add(changes, change)
         if not len(piece.table):
@@ -259,7 +267,7 @@ def _survey(chunks: Chunks, schema: Schema, options: TableOptions, seed: int) ->
         told.append(Change("apart", found=left, dropped=left))
     if not (sides == 0).any():
         raise DataError(_("no row is left for training"), where=chunks.source)
-    return Surveyed(schema, np.concatenate(raw)[alive], sides, alive, codes, tuple(told), tuple(notes))
+    return Surveyed(schema, np.concatenate(raw)[alive], sides, alive, codes, tuple(told), tuple(notes), damaged)
 
 
 def _conflicting(
@@ -375,13 +383,16 @@ def _batches(
             rows = np.flatnonzero(sides == side)
             if len(rows):
                 table = piece.table.take(rows)
-                yield side, pipeline.transform(table.plain(pipeline.schema), origin=table.origin)
+                try:
+                    yield side, pipeline.transform(table.plain(pipeline.schema), origin=table.origin)
+                except UnreadableImage as error:
+                    raise refused(error) from None
 
 
 def _divided(chunks: Chunks, surveyed: Surveyed, options: TableOptions) -> Iterator[tuple[Piece, Sides, int]]:
     """The pieces with the rows that are left, the side of each, and where the piece starts among them."""
     seen = start = 0
-    for piece in _pieces(chunks, surveyed.schema, options):
+    for piece in _pieces(chunks, surveyed.schema, options, surveyed.damaged):
         alive = np.flatnonzero(surveyed.alive[seen : seen + len(piece.table)])
         seen += len(piece.table)
         if not len(alive):
@@ -467,7 +478,10 @@ def _add(changes: dict[tuple[str, str | None], Change], change: Change) -> None:
     if before is None:
         changes[key] = change
         return
+    # An example is enough, but of images that are left out some are told by name.
+    named = change.policy == "images" and before.found < NAMED
     changes[key] = replace(
         before, found=before.found + change.found, cells=before.cells + change.cells,
         dropped=before.dropped + change.dropped,
+        detail=f"{before.detail}, {change.detail}" if named else before.detail,
     )  # fmt: skip

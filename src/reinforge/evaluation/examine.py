@@ -25,6 +25,7 @@ from reinforge.evaluation.metrics.ranking import Ranking, area_under_roc, averag
 from reinforge.evaluation.metrics.ranking import precision_recall_curve as precision_recall
 from reinforge.evaluation.readings import as_pairs
 from reinforge.evaluation.supervised import Judged, Judgement, SupervisedEvaluator, decide, read
+from reinforge.schema.fields import sources
 from reinforge.schema.schema import Schema
 
 # Which metric says most of an output, by its form, where the recipe monitors none.
@@ -155,7 +156,7 @@ def _baselines(
 
 def _texts(schema: Schema, held: Held) -> tuple[list[str], list[str]] | None:
     """Of the first input that is a text, those of the training rows and of the held-out ones."""
-    name = next((f.name for f in schema.inputs if f.kind == "text"), None)
+    name = next((sources(f)[0] for f in schema.inputs if f.kind == "text"), None)
     if name is None or held.training is None or name not in held.table.columns:
         return None
     both = [

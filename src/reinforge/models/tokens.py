@@ -127,8 +127,9 @@ class Bag(TokenEncoder):
     def __init__(self, options: BagOptions, block: Input) -> None:
         super().__init__("bag", block)
         self.ngrams, self.buckets, self.dropout = options.ngrams, options.buckets, options.dropout
-        rows = self.vocabulary + (options.buckets if options.ngrams > 1 else 0)
-        self.table = nn.Parameter(torch.randn(rows, options.size))
+        # N-grams begin from 0: what is rarely seen says little.
+        grams = torch.zeros(options.buckets if options.ngrams > 1 else 0, options.size)
+        self.table = nn.Parameter(torch.cat([torch.randn(self.vocabulary, options.size), grams]))
         self.features = self.token_features = options.size
 
     def forward(self, block: Leaf) -> Tensor:

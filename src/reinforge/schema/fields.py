@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -247,6 +248,7 @@ class Text(Options):
     kind: Literal["text"] = "text"
     name: str = Describe(description="Column name.")
     role: Literal["input"] = "input"
+    column: str | None = Describe(None, description="The column that it reads, where that has another name.")
     length: PositiveInt | None = Describe(None, description="Tokens that are read at most; the rest is cut off.")
     missing: Literal["empty", "error"] = Describe("empty", description="An empty text, or refuse.")
     vocabulary: NonNegativeInt = Describe(0, description="How many tokens there are; found by the tokenizer.")
@@ -387,7 +389,12 @@ Field = Annotated[
 
 def sources(field: Field) -> tuple[str, ...]:
     """The columns that a field reads: the one of its name, or those it names."""
-    return getattr(field, "columns", ()) or (field.name,)
+    return getattr(field, "columns", ()) or (getattr(field, "column", None) or field.name,)
+
+
+def columns_read(fields: Iterable[Field]) -> list[str]:
+    """The columns that these fields read, each once."""
+    return list(dict.fromkeys(name for field in fields for name in sources(field)))
 
 
 def _policy_fits_role(

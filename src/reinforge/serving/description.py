@@ -90,7 +90,7 @@ def row_schema(bundle: Bundle) -> Json:
     return {
         "type": "object",
         "properties": {**{name: _input(field) for field in inputs for name in sources(field)}, **memory},
-        "required": [] if optional else [name for field in inputs for name in sources(field)],
+        "required": [] if optional else list(dict.fromkeys(name for field in inputs for name in sources(field))),
     }
 
 

@@ -52,6 +52,7 @@ class LoaderSource:
         signature = signature or Signature(inputs={}, outputs={})
         self._augment = Augment(options.augment, signature) if options.augment else None
         self._classes = classes_of(data, signature, options.by) if options.sample == "balanced" else None
+        self._lengths = lengths_of(data) if options.alike is not None else None
         # Which rows, and (where rows come more than once) what names each draw, for augmentation.
         self._order: Tensor | None = None
         self._names: Tensor | None = None
@@ -85,6 +86,14 @@ class LoaderSource:
 
     def _drawn(self) -> tuple[Tensor, Tensor]:
         """The epoch's rows, and what names each draw."""
+        order, names = self._shuffled()
+        if self._lengths is None or self.options.alike is None:
+            return order, names
+        draw = generator(self.seed, "alike", self.epoch)
+        places = alike_order(self._lengths[order], self.batch, self.options.alike, draw)
+        return order[places], names[places]
+
+    def _shuffled(self) -> tuple[Tensor, Tensor]:
         if not self.options.shuffle:
             order = torch.arange(self.rows)
         elif self._classes is None:
@@ -115,6 +124,30 @@ class LoaderSource:
                 )
         self.epoch, self.cursor = state["epoch"], state["cursor"]
         self._order, self._ready = None, iter(())
+
+
+def lengths_of(data: Batch) -> Tensor:
+    """(n,) int64, the length of each row's longest input. Raises ComponentError where all rows are of one length."""
+    found = [leaf.lengths for leaf in batches.leaves(batches.section(data, "inputs")) if isinstance(leaf, Ragged)]
+    if not found:
+        raise ComponentError(
+            "no input has rows of different lengths", where="source.alike", remedy="Leave it out: it is for texts."
+        )
+    return torch.stack(found).amax(0)
+
+
+def alike_order(lengths: Tensor, batch: int, group: int, draw: torch.Generator) -> Tensor:
+    """(n,) places: of each `group` batches in a row, rows by their length; then the whole batches in a random order.
+
+    A short batch at the end keeps its rows and its place. `lengths`: (n,), as the rows come now.
+    """
+    whole = len(lengths) - len(lengths) % batch
+    places = torch.arange(len(lengths))
+    for start in range(0, whole, batch * group):
+        part = slice(start, min(whole, start + batch * group))
+        places[part] = start + lengths[part].argsort(stable=True)
+    order = torch.randperm(whole // batch, generator=draw)
+    return torch.cat([places[:whole].view(-1, batch)[order].flatten(), places[whole:]])
 
 
 def classes_of(data: Batch, signature: Signature, name: str | None) -> Tensor:

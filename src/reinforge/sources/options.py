@@ -26,6 +26,11 @@ class LoaderOptions(Options):
         description="uniform: each row once an epoch. balanced: each class of `by` equally often, to within one row, "
         "in an epoch of the same length; a class's rows come in new orders, again and again until there are enough.",
     )
+    alike: PositiveInt | None = Field(
+        None,
+        description="Of so many batches in a row, put rows of about the same length together, and the batches in a "
+        "random order: less padding, far fewer steps of a recurrent network. Each row still comes once an epoch.",
+    )
     by: str | None = Field(None, description="Target whose classes are balanced; by default the first category.")
 
     @model_validator(mode="after")
@@ -34,6 +39,8 @@ class LoaderOptions(Options):
             raise ValueError("sample: balanced draws an order, so it needs shuffle: true")
         if self.by is not None and self.sample != "balanced":
             raise ValueError("by goes with sample: balanced")
+        if self.alike is not None and not self.shuffle:
+            raise ValueError("alike changes the order, so it needs shuffle: true")
         return self
 
 

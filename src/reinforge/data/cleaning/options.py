@@ -23,13 +23,19 @@ class NearOptions(Options):
 
 
 class CleanOptions(Options):
-    """What is mended or left out, in this order: impossible values, rows with too little, duplicates, near duplicates,
-    conflicts, all before the split; then outliers among the training rows. Each change is counted and told."""
+    """What is mended or left out, in this order: unreadable images, impossible values, rows with too little,
+    duplicates, near duplicates, conflicts, all before the split; then outliers among the training rows. Each change is
+    counted and told."""
 
     noise: Literal["error", "missing", "drop"] = Field(
         "error",
         description="Values that can't be: words in a column of numbers, numbers outside the declared `low` to `high`. "
         "Refuse, count as missing, or drop the row.",
+    )
+    images: Literal["error", "drop"] = Field(
+        "error",
+        description="Images that can't be read (not there, damaged, too large): refuse, naming the first; or drop the "
+        "rows, naming the files, for which each image is read once more.",
     )
     spelling: Literal["keep", "merge"] = Field(
         "keep",

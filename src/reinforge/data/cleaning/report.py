@@ -12,6 +12,7 @@ POLICIES = {
     "spelling": mark("labels spelt in several ways are merged"),
     "spellings": mark("labels that differ only in case, width or white space"),
     "noise": mark("impossible values"),
+    "images": mark("images that can't be read"),
     "sparse": mark("rows with too little in them"),
     "duplicates": mark("duplicate rows"),
     "near": mark("nearly equal rows"),
