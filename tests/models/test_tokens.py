@@ -175,7 +175,8 @@ def test_bag_of_n_grams_by_brute_force() -> None:
     encoder = build(BagOptions(size=3, ngrams=3, buckets=7))
     assert isinstance(encoder, Bag)
     # They begin from 0, and say nothing before they learn.
-    assert encoder.table[:WORDS].all() and not encoder.table[WORDS:].any()
+    assert encoder.table[:WORDS].all()
+    assert not encoder.table[WORDS:].any()
     encoder.table.data.normal_()
     seen: dict[tuple[int, ...], int] = {}
 

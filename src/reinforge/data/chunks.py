@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from reinforge.data.folders import holds_images
 from reinforge.data.options import TableOptions
 from reinforge.data.readers import SUFFIXES, read
 from reinforge.data.reading import columnar, decimals, delimited
@@ -39,6 +40,12 @@ def pieces(options: TableOptions, base: Path | None) -> Chunks:
     """The table of the options' path in pieces of `options.stream` rows. Raises RecipeError where it can't be."""
     if not isinstance(options.path, str) or options.stream is None:
         raise RecipeError(_("only a file or a pattern can be streamed"), where="data.path")
+    folder = (base or Path()) / options.path
+    if folder.is_dir() and holds_images(folder):
+        raise RecipeError(
+            _("a folder of images is read whole"), where="data.stream",
+            remedy=_("Leave it out: pictures beyond 1 GiB lie in a temporary file, not in memory."),
+        )  # fmt: skip
     how = How(options.delimiter, options.encoding, options.absent, options.sheet, options.query, options.decimal)
     return Chunks(options.path, base or Path(), how, options.stream)
 

@@ -15,7 +15,7 @@ from reinforge.data.cleaning.images import NAMED
 from reinforge.data.options import TableOptions
 from reinforge.data.prepared import Prepared, prepare_table
 from reinforge.data.streaming import stream
-from reinforge.errors import DataError
+from reinforge.errors import DataError, RecipeError
 
 BAD = ("a/cut.jpg", "a/empty.png", "b/text.png")
 
@@ -92,6 +92,11 @@ def test_files_that_are_not_there_are_such_too(tmp_path: Path) -> None:
     assert change.detail.endswith(", and 2 more")
     assert "gone/0.png" in change.detail
     assert len(found.rows.train) + len(found.rows.validation) + len(found.rows.test) == 41
+
+
+def test_a_folder_of_pictures_is_not_read_in_pieces(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="read whole"):
+        stream(options(pictures(tmp_path / "pictures"), stream=7), tmp_path / "out")
 
 
 def test_none_is_left(tmp_path: Path) -> None:
