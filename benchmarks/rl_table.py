@@ -422,7 +422,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not asked.page:
         chosen = {name: known[name] for name in asked.only}
         until = time.monotonic() + 60 * asked.minutes
-        complete = fill(cache, work(chosen, asked.seeds, asked.peer, RUNS), done, until)
+        try:
+            complete = fill(cache, work(chosen, asked.seeds, asked.peer, RUNS), done, until)
+        except KeyboardInterrupt:  # where no training listens: while a peer runs, or between two
+            complete = False
     PAGE.write_text(page(cache), "utf-8")
     if not complete:
         print(f"not all was trained; the same command goes on: {COMMAND} {' '.join(sys.argv[1:])}", file=sys.stderr)
