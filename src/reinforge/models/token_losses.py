@@ -17,6 +17,8 @@ CHUNK_ELEMENTS = 1 << 24
 # gradient dominate.
 SUM_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 26}
 LEAST_TOKENS = 128
+# Gradients of logits that wait together for the product that gives the weight's (32 MB in half precision).
+KEPT_ELEMENTS = 1 << 24
 
 
 class SummedCrossEntropy(torch.autograd.Function):
@@ -28,7 +30,10 @@ class SummedCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         total = torch.zeros((), dtype=torch.promote_types(hidden_nd.dtype, torch.float32), device=hidden_nd.device)
         grad_hidden_nd = torch.empty_like(hidden_nd) if wants_hidden else None
-        grad_weight_vd = torch.zeros_like(weight_vd, dtype=total.dtype) if wants_weight else None
+        grad_weight_vd: Tensor | None = None
+        # Several chunks' gradients wait for one product with the stream, as long as they are few.
+        together = chunk * max(1, KEPT_ELEMENTS // (weight_vd.shape[0] * chunk))
+        waiting_nv = weight_vd.new_empty(min(together, len(targets_n)), weight_vd.shape[0]) if wants_weight else None
         for start in range(0, len(targets_n), chunk):
             rows = slice(start, start + chunk)
             targets_n1 = targets_n[rows, None]
@@ -38,11 +43,23 @@ class SummedCrossEntropy(torch.autograd.Function):
                 continue
             grad_nv = logs_nv.exp_()
             grad_nv.scatter_add_(-1, targets_n1, grad_nv.new_full(targets_n1.shape, -1.0))
-            grad_nv = grad_nv.to(weight_vd.dtype)
+            if waiting_nv is None:
+                grad_nv = grad_nv.to(weight_vd.dtype)
+            else:
+                begin = start % together
+                grad_nv = waiting_nv[begin : begin + len(grad_nv)].copy_(grad_nv)
+                end = begin + len(grad_nv)
+                if end == len(waiting_nv) or start + chunk >= len(targets_n):
+                    part_vd = waiting_nv[:end].t() @ hidden_nd[start - begin : start + chunk]
+                    # What is all there is needs no sum in a wider type.
+                    if grad_weight_vd is None:
+                        grad_weight_vd = part_vd if end == len(targets_n) else part_vd.to(total.dtype)
+                    else:
+                        grad_weight_vd += part_vd
             if grad_hidden_nd is not None:
                 torch.mm(grad_nv, weight_vd, out=grad_hidden_nd[rows])
-            if grad_weight_vd is not None:
-                grad_weight_vd += grad_nv.t() @ hidden_nd[rows]
+        if wants_weight and grad_weight_vd is None:
+            grad_weight_vd = torch.zeros_like(weight_vd)
         ctx.weight_type = weight_vd.dtype
         ctx.save_for_backward(grad_hidden_nd, grad_weight_vd)
         return total
@@ -52,7 +69,8 @@ class SummedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         grad_hidden_nd, grad_weight_vd = ctx.saved_tensors
         if grad_hidden_nd is not None:
-            grad_hidden_nd = grad_hidden_nd * factor.to(grad_hidden_nd.dtype)
+            # A number of no dimensions is not rounded to the gradients' type.
+            grad_hidden_nd = grad_hidden_nd * factor
         if grad_weight_vd is not None:
             grad_weight_vd = (grad_weight_vd * factor).to(ctx.weight_type)
         return grad_hidden_nd, grad_weight_vd, None, None
