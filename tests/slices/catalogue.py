@@ -34,6 +34,7 @@ from reinforge.data.augmentation.options import (
 from reinforge.engine.loop import Engine
 from reinforge.environments.build import signature as environment_signature
 from reinforge.environments.options import EnvironmentOptions, RewardOptions
+from reinforge.models.adapters import adapt
 from reinforge.models.composed import Composed
 from reinforge.models.options import (
     CategoryOptions,
@@ -42,6 +43,7 @@ from reinforge.models.options import (
     DecoderOptions,
     FocalOptions,
     GateOptions,
+    LoRAOptions,
     MLPOptions,
     PiecewiseOptions,
     ResidualMLPOptions,
@@ -60,6 +62,7 @@ from reinforge.models.policy_options import (
 from reinforge.objectives.options import (
     CloningOptions,
     CuriousOptions,
+    DPOOptions,
     DQNOptions,
     GANOptions,
     GRPOOptions,
@@ -392,6 +395,42 @@ def language(seed: int, batch: int) -> Parts:
     return objective, model, source
 
 
+def chats(seed: int, batch: int) -> Parts:
+    """A decoder with adapters on packed chats of ragged lengths, whose answers alone are learned."""
+    g = torch.Generator().manual_seed(7)
+    lengths = torch.randint(3, 20, (60,), generator=g)
+    documents = Ragged.from_rows([torch.randint(11, (int(n),), generator=g).cumsum(0) % 11 for n in lengths])
+    learned = torch.rand(len(documents.values), generator=g) < 0.4
+    signature = Signature(
+        inputs={"tokens": Input(form="tokens", sizes=(11,))}, outputs={"tokens": Output(form="tokens", size=11)}
+    )
+    model = _model(DecoderOptions(layers=2, width=16, heads=4, kv_heads=2, context=24), signature, seed)
+    adapt(LoRAOptions(rank=2), model)
+    objective = REGISTRY.build("objective", LanguageOptions(), signature)
+    options = TokenOptions(block=24)
+    source = REGISTRY.build("source", options, documents, batch=batch, seed=seed, learned=learned)
+    return objective, model, source
+
+
+def dpo(seed: int, batch: int) -> Parts:
+    """A decoder on pairs of answers of ragged lengths, against a frozen copy of itself."""
+    g = torch.Generator().manual_seed(7)
+
+    def answers() -> dict[str, Ragged]:
+        lengths = torch.randint(4, 20, (40,), generator=g)
+        tokens = Ragged.from_rows([torch.randint(11, (int(n),), generator=g) for n in lengths])
+        within = torch.arange(len(tokens.values)) - torch.repeat_interleave(tokens.offsets[:-1], tokens.lengths)
+        return {"tokens": tokens, "learned": Ragged(within >= 3, tokens.offsets)}
+
+    signature = Signature(
+        inputs={"tokens": Input(form="tokens", sizes=(11,))}, outputs={"tokens": Output(form="tokens", size=11)}
+    )
+    model = _model(DecoderOptions(layers=1, width=16, heads=2, context=24), signature, seed)
+    rows = {"chosen": answers(), "rejected": answers()}
+    source = REGISTRY.build("source", LoaderOptions(), rows, batch=batch, seed=seed)
+    return REGISTRY.build("objective", DPOOptions(), signature), model, source
+
+
 def grpo(seed: int, batch: int) -> Parts:
     """GRPO of a decoder against its frozen reference: groups of ragged completions, two epochs each."""
     options = CompletionOptions(task=CopyOptions(digits=1), prompts=batch // 4, group=4, max_tokens=6)
@@ -421,6 +460,8 @@ SLICES = {
         Slice("q-learning", q_learning),
         Slice("gan", gan),
         Slice("language", language),
+        Slice("chats", chats),
+        Slice("dpo", dpo),
         Slice("grpo", grpo, batch=16),
     ]
 }
