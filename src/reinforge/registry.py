@@ -53,7 +53,9 @@ BUILTIN = (
     "reinforge.models.classic.options",
     "reinforge.environments.options",
     "reinforge.sources.options",
+    "reinforge.data.reward_options",
     "reinforge.objectives.options",
+    "reinforge.objectives.reward_options",
     "reinforge.engine.options",
     "reinforge.evaluation.options",
 )

@@ -35,7 +35,6 @@ from reinforge.objectives.options import (
     A2COptions,
     DDPGOptions,
     DPOOptions,
-    GRPOOptions,
     IPOOptions,
     IQLOptions,
     KTOOptions,
@@ -49,6 +48,7 @@ from reinforge.objectives.options import (
     SimPOOptions,
     TD3Options,
 )
+from reinforge.objectives.reward_options import GRPOOptions
 from reinforge.registry import REGISTRY, Component, Options
 from reinforge.schema.signature import Input, Output, Signature
 from reinforge.sources.completions import task_pipeline
@@ -73,7 +73,8 @@ COVERED = {
 }
 ELSEWHERE = {
     "data": "tests/data", "task": "tests/sources", "tokenizer": "tests/data", "environment": "tests/environments",
-    "potential": "tests/objectives", "adapter": "tests/models",
+    "potential": "tests/objectives", "adapter": "tests/models", "advantage": "tests/objectives",
+    "ratio": "tests/objectives", "aggregation": "tests/objectives", "reward": "tests/data",
 }  # fmt: skip
 ROWS = 6
 

@@ -17,8 +17,16 @@ from reinforge.engine.loop import Engine
 from reinforge.errors import ComponentError
 from reinforge.models.decoder import Decoder
 from reinforge.models.options import DecoderOptions
-from reinforge.objectives.grpo import GRPO, GRPOLearner, advantages
-from reinforge.objectives.options import GRPOOptions
+from reinforge.objectives.completions import flat
+from reinforge.objectives.grpo import GRPO, GRPOLearner, completion_lengths, log_probs
+from reinforge.objectives.language import LanguageLearner
+from reinforge.objectives.reward_options import (
+    ClippedOptions,
+    GRPOOptions,
+    PerConstantOptions,
+    PerTokenOptions,
+    SequenceRatioOptions,
+)
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.sources.completions import CompletionSource, task_pipeline
 from reinforge.sources.options import CompletionOptions, CopyOptions
@@ -40,7 +48,7 @@ def grpo(**options: object) -> GRPO:
 def experience(model: Decoder, seed: int = 0, **options: object) -> Experience:
     settings = {"task": CopyOptions(digits=1), "prompts": 3, "group": 4, "max_tokens": 8, **options}
     source = CompletionSource(CompletionOptions.model_validate(settings), seed=seed)
-    source.model = model
+    source.publish(LanguageLearner(model), Clock())
     taken = source.next(Clock())
     # An untrained model is hardly ever right: rewards with spread, so that advantages are not 0.
     reward = torch.rand(taken.samples, generator=torch.Generator().manual_seed(8))
@@ -54,44 +62,77 @@ def moved(learner: GRPOLearner, amount: float = 0.05) -> None:
             parameter.add_(amount * torch.randn(parameter.shape, generator=g))
 
 
-def slow_terms(learner: GRPOLearner, prepared: Experience, options: GRPOOptions) -> tuple[float, float, int]:
-    """Sums of the policy term and the divergence, and valid tokens: one completion, one token at a time, in Python."""
+def slow_advantages(rewards: list[float], kind: str, everything: list[float]) -> list[float]:
+    """By the formulas, for one group."""
+    found = []
+    for place, reward in enumerate(rewards):
+        others = rewards[:place] + rewards[place + 1 :]
+        found.append({
+            "group-normalised": (reward - statistics.mean(rewards)) / (statistics.stdev(rewards) + 1e-4),
+            "group-mean": reward - statistics.mean(rewards),
+            "leave-one-out": reward - statistics.mean(others),
+            "batch-mean": reward - statistics.mean(everything),
+        }[kind])  # fmt: skip
+    return found
+
+
+def slow_terms(learner: GRPOLearner, prepared: Experience, options: GRPOOptions) -> tuple[float, float]:
+    """The policy's loss and the divergence: one completion, one token at a time, in Python."""
     batch = prepared.batch
-    rewards: dict[int, list[float]] = {}
-    for group, reward in zip(batch["group"].tolist(), batch["reward"].tolist()):  # type: ignore[union-attr]
-        rewards.setdefault(group, []).append(reward)
-    policy = divergence = 0.0
-    count = 0
+    everything = batch["reward"].tolist()  # type: ignore[union-attr]
+    groups: dict[int, list[int]] = {}
+    for i, group in enumerate(batch["group"].tolist()):  # type: ignore[union-attr]
+        groups.setdefault(group, []).append(i)
+    advantage: dict[int, float] = {}
+    for members in groups.values():
+        rewards = [everything[i] for i in members]
+        advantage |= dict(zip(members, slow_advantages(rewards, options.advantage.kind, everything)))  # type: ignore[attr-defined]
+    ratio, aggregation = options.ratio, options.aggregation
+    gains: list[list[float]] = []
+    divergences: list[list[float]] = []
     with torch.no_grad():
-        for i in range(len(batch["reward"])):
+        for i in range(len(everything)):
             if options.mask_truncated and batch["truncated"][i]:  # type: ignore[index]
                 continue
-            group = rewards[int(batch["group"][i])]  # type: ignore[index]
-            advantage = float(batch["reward"][i]) - statistics.mean(group)  # type: ignore[index]
-            if options.scale == "group":
-                advantage /= statistics.stdev(group) + 1e-4
             row, prompt = batch["tokens"].row(i), int(batch["prompt"][i])  # type: ignore[union-attr, index]
             new, reference = (
                 (m({"tokens": row[None]})[0]["tokens"][0] / options.temperature).log_softmax(-1)
                 for m in (learner.model, learner.reference or learner.model)
             )
-            old = batch["old_log_probs"].row(i)  # type: ignore[union-attr]
-            for t in range(prompt, len(row)):
-                log_prob, ref = float(new[t - 1, row[t]]), float(reference[t - 1, row[t]])
-                ratio = math.exp(log_prob - float(old[t - prompt]))
-                high = options.clip_high or options.clip
-                policy -= min(ratio * advantage, min(max(ratio, 1 - options.clip), 1 + high) * advantage)
-                divergence += math.exp(ref - log_prob) - (ref - log_prob) - 1
-                count += 1
-    return policy, divergence, count
+            old = batch["old_log_probs"].row(i).tolist()  # type: ignore[union-attr]
+            own = [float(new[t - 1, row[t]]) for t in range(prompt, len(row))]
+            ref = [float(reference[t - 1, row[t]]) for t in range(prompt, len(row))]
+            ratios = [math.exp(a - b) for a, b in zip(own, old)]
+            if isinstance(ratio, SequenceRatioOptions):
+                ratios = [math.exp(sum(a - b for a, b in zip(own, old)) / len(own))] * len(own)
+            if isinstance(ratio, ClippedOptions):
+                gains.append([
+                    min(r * advantage[i], min(max(r, 1 - ratio.low), 1 + ratio.high) * advantage[i]) for r in ratios
+                ])  # fmt: skip
+            else:
+                gains.append([advantage[i]] * len(own))
+            divergences.append([math.exp(b - a) - (b - a) - 1 for a, b in zip(own, ref)])
+
+    def together(parts: list[list[float]]) -> float:
+        if isinstance(aggregation, PerTokenOptions):
+            return sum(map(sum, parts)) / sum(map(len, parts))
+        if isinstance(aggregation, PerConstantOptions):
+            return sum(map(sum, parts)) / aggregation.divisor / len(parts)
+        return statistics.mean(statistics.mean(part) for part in parts)
+
+    return -together(gains), together(divergences)
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         {},
-        {"beta": 0.0, "scale": "none"},
-        {"clip": 0.1, "clip_high": 0.3, "temperature": 0.7, "mask_truncated": False},
+        {"preset": "dr-grpo", "aggregation": {"kind": "constant", "divisor": 8}, "mask_truncated": False},
+        {"preset": "dapo", "beta": 0.1},
+        {"preset": "gspo", "ratio": {"kind": "sequence", "low": 0.02, "high": 0.03}, "mask_truncated": False},
+        {"preset": "rloo"},
+        {"preset": "reinforce"},
+        {"ratio": {"low": 0.1, "high": 0.3}, "temperature": 0.7, "mask_truncated": False},
     ],
 )
 def test_equals_a_slow_implementation_however_split(settings: dict[str, object]) -> None:
@@ -100,9 +141,8 @@ def test_equals_a_slow_implementation_however_split(settings: dict[str, object])
     learner = objective.build(model)
     prepared = objective.prepare(learner, experience(model, temperature=options.temperature))
     moved(learner)
-    policy, divergence, count = slow_terms(learner, prepared, options)
+    policy, divergence = slow_terms(learner, prepared, options)
     counts = objective.counts(prepared.batch)
-    assert int(counts["policy"]) == count > 0
     gradients = []
     for size in (12, 5, 1):
         learner.zero_grad()
@@ -113,15 +153,34 @@ def test_equals_a_slow_implementation_however_split(settings: dict[str, object])
             assert isinstance(total, torch.Tensor)
             total.backward()
             for name, term in loss.terms.items():
-                sums[name] = sums.get(name, 0.0) + float(term.sum.detach())
-        assert sums["policy"] == pytest.approx(policy, rel=1e-3, abs=1e-3)
+                sums[name] = sums.get(name, 0.0) + float(term.sum.detach() / counts[name])
+        assert sums["policy"] == pytest.approx(policy, rel=1e-3, abs=1e-4)
         if options.beta:
-            assert sums["kl"] == pytest.approx(divergence, rel=1e-3, abs=1e-3)
+            assert sums["kl"] == pytest.approx(divergence, rel=1e-3, abs=1e-5)
             assert sums["kl"] > 0
-        assert sums["clipped"] > 0, "the weights moved far enough to clip"
+        if isinstance(options.ratio, ClippedOptions):
+            assert sums["clipped"] > 0, "the weights moved far enough to clip"
         gradients.append(torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None]))
+    assert gradients[0].norm() > 0
     for gradient in gradients[1:]:
         assert (gradient - gradients[0]).norm() <= 1e-5 * gradients[0].norm()
+
+
+def test_plain_gradients_are_those_of_log_probabilities() -> None:
+    """REINFORCE: the gradient of the mean of A log p, whatever the old log-probabilities are."""
+    objective, model = grpo(preset="reinforce", mask_truncated=False), decoder()
+    learner = objective.build(model)
+    prepared = objective.prepare(learner, experience(model))
+    moved(learner)
+    counts = objective.counts(prepared.batch)
+    (objective.loss(learner, prepared.batch, counts).terms["policy"].sum / counts["policy"]).backward()
+    found = torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None])
+    learner.zero_grad()
+    lengths = completion_lengths(prepared.batch)
+    advantage = prepared.batch["advantage"].repeat_interleave(lengths)  # type: ignore[union-attr]
+    (-(advantage * log_probs(model, prepared.batch, 1.0)).mean()).backward()
+    expected = torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None])
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_ratio_is_one_at_the_first_step_and_the_sampler_agrees() -> None:
@@ -136,27 +195,58 @@ def test_ratio_is_one_at_the_first_step_and_the_sampler_agrees() -> None:
     loss = objective.loss(learner, prepared.batch, objective.counts(prepared.batch))
     assert float(loss.terms["clipped"].sum) == 0.0
     assert float(loss.terms["kl"].sum.detach()) == pytest.approx(0.0, abs=1e-6)
+    assert float(loss.terms["mismatch"].sum) / len(sampled.values) < 1e-4
     valid = prepared.batch["valid"]
-    lengths = sampled.lengths[valid]  # type: ignore[index]
-    expected = -(prepared.batch["advantage"][valid] * lengths).sum()  # type: ignore[call-overload, index]
+    expected = -prepared.batch["advantage"][valid].sum()  # type: ignore[call-overload, index]
     assert float(loss.terms["policy"].sum.detach()) == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_advantages_by_group() -> None:
-    reward = torch.tensor([1.0, 0.0, 0.5, 0.5, 0.1, 0.1])
-    group = torch.tensor([0, 0, 1, 1, 2, 2])
-    found, flat = advantages(reward, group, "group")
-    assert flat.tolist() == [False, False, True, True, True, True]
-    assert found[2:].tolist() == [0.0] * 4
-    assert found[0] == pytest.approx(0.5 / (math.sqrt(0.5) + 1e-4))
-    assert advantages(reward, group, "none")[0][:2].tolist() == [0.5, -0.5]
-    # The mean of equal rewards need not be that reward in binary, and what remains must not be learned from.
-    equal = torch.full((6,), 0.1, dtype=torch.float64)
-    assert float(equal.sum() / 6) != float(equal[0])
-    for scale in ("group", "none"):
-        found, flat = advantages(equal, torch.zeros(6, dtype=torch.int64), scale)
-        assert flat.all()
-        assert found.tolist() == [0.0] * 6
+    reward = torch.tensor([1.0, 0.0, 0.5, 0.4, 0.9, 0.1, 0.7], dtype=torch.float64)
+    group = torch.tensor([0, 0, 1, 1, 1, 2, 2])
+    for kind in ("group-normalised", "group-mean", "leave-one-out", "batch-mean"):
+        found = grpo(advantage=kind).advantage(reward, group).tolist()
+        expected = [
+            value for rows in ([0, 1], [2, 3, 4], [5, 6])
+            for value in slow_advantages([float(reward[i]) for i in rows], kind, reward.tolist())
+        ]  # fmt: skip
+        assert found == pytest.approx(expected)
+    assert flat(torch.tensor([1.0, 0.0, 0.5, 0.5]), torch.tensor([0, 0, 1, 1])).tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("kind", ["group-normalised", "group-mean", "leave-one-out"])
+def test_equal_rewards_teach_exactly_nothing(kind: str) -> None:
+    """The mean of equal rewards need not be that reward in binary."""
+    model = decoder()
+    taken = experience(model)
+    reward = torch.full((12,), 0.1, dtype=torch.float64)
+    with pytest.warns(RuntimeWarning, match="no group has any spread.*raise source.group"):
+        prepared = grpo(advantage=kind, beta=0.0).prepare(
+            grpo(beta=0.0).build(model), replace(taken, batch={**taken.batch, "reward": reward})
+        )
+    assert prepared.batch["advantage"].tolist() == [0.0] * 12  # type: ignore[union-attr]
+
+
+def test_a_stale_sampler_is_noticed() -> None:
+    """Completions of other weights: cause and remedy are told, and the log shows how far they are."""
+    objective, model = grpo(beta=0.0), decoder()
+    learner = objective.build(model)
+    taken = experience(model)
+    moved(learner, 0.2)
+    with pytest.warns(RuntimeWarning, match="ratios are not 1 at the first step.*publish the weights"):
+        prepared = objective.prepare(learner, taken)
+    loss = objective.loss(learner, prepared.batch, objective.counts(prepared.batch))
+    assert float(loss.terms["mismatch"].sum) > 0.01
+
+
+def test_presets_are_what_they_are_called() -> None:
+    for name in ("grpo", "dr-grpo", "dapo", "gspo", "rloo", "reinforce"):
+        options = GRPOOptions(preset=name)  # type: ignore[arg-type]
+        assert GRPOOptions.model_validate(options.model_dump(mode="json")) == options
+    dapo = GRPOOptions(preset="dapo")
+    assert isinstance(dapo.ratio, ClippedOptions)
+    assert (dapo.ratio.low, dapo.ratio.high, dapo.beta) == (0.2, 0.28, 0.0)
+    assert GRPOOptions.model_validate({"preset": "dapo", "beta": 0.1}).beta == 0.1
 
 
 def test_all_truncated_is_masked_and_warned() -> None:

@@ -102,7 +102,7 @@ def test_the_shaped_reward_of_n_steps_is_that_of_its_ends(n: int) -> None:
 
 
 def test_shaping_refuses_what_it_can_not_shape() -> None:
-    from reinforge.objectives.options import GRPOOptions
+    from reinforge.objectives.reward_options import GRPOOptions
 
     with pytest.raises(ReinforgeError, match="gamma"):
         REGISTRY.build("objective", ShapedOptions(of=GRPOOptions()), DISCRETE)

@@ -65,7 +65,6 @@ from reinforge.objectives.options import (
     DPOOptions,
     DQNOptions,
     GANOptions,
-    GRPOOptions,
     LanguageOptions,
     MunchausenOptions,
     PPOOptions,
@@ -74,6 +73,7 @@ from reinforge.objectives.options import (
     SupervisedOptions,
     TD3Options,
 )
+from reinforge.objectives.reward_options import GRPOOptions
 from reinforge.recipe.sections import Learn, Stop
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Input, Output, Signature

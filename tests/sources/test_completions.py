@@ -7,12 +7,14 @@ import torch
 
 from reinforge.core.contracts import Clock
 from reinforge.core.ragged import Ragged
+from reinforge.data.questions import Prompt
 from reinforge.errors import ComponentError
 from reinforge.models.decoder import Decoder
 from reinforge.models.options import DecoderOptions
+from reinforge.objectives.language import LanguageLearner
 from reinforge.sources.completions import CompletionSource, task_pipeline
 from reinforge.sources.options import CompletionOptions, CopyOptions, SumOptions
-from reinforge.sources.tasks import CopyTask, Prompt, SumTask
+from reinforge.sources.tasks import CopyTask, SumTask
 
 
 def test_tasks_reward_what_is_right() -> None:
@@ -32,7 +34,9 @@ def test_source_resumes_exactly() -> None:
     model = Decoder(DecoderOptions(layers=1, width=32, heads=2, context=16), signature)
     options = CompletionOptions(task=CopyOptions(digits=1), prompts=2, group=3)
     source, other = CompletionSource(options, seed=4), CompletionSource(options, seed=4)
-    source.model = other.model = model
+    learner = LanguageLearner(model)
+    source.publish(learner, Clock())
+    other.publish(learner, Clock())
     source.next(Clock())
     other.load_state_dict(source.state_dict())
     one, two = source.next(Clock()).batch["tokens"], other.next(Clock()).batch["tokens"]
@@ -47,9 +51,11 @@ def test_rows_are_prompt_and_completion_group_after_group() -> None:
     signature = task_pipeline(CopyTask(CopyOptions())).signature
     options = CompletionOptions(task=CopyOptions(digits=1), prompts=3, group=4, max_tokens=5)
     source = CompletionSource(options, seed=1)
-    source.model = Decoder(DecoderOptions(layers=1, width=32, heads=2, context=16), signature)
+    source.publish(
+        LanguageLearner(Decoder(DecoderOptions(layers=1, width=32, heads=2, context=16), signature)), Clock()
+    )
     experience = source.next(Clock())
-    batch, decode = experience.batch, source.tokenizer.decode
+    batch, decode = experience.batch, source.pipeline.tokenizer.decode
     tokens, log_probs = batch["tokens"], batch["sampled_log_probs"]
     assert isinstance(tokens, Ragged)
     assert isinstance(log_probs, Ragged)

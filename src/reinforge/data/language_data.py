@@ -96,7 +96,7 @@ def prepare_documents(
 
     Raises DataError that names file, line, field and remedy.
     """
-    rows = _Rows.read(options, seed, data)
+    rows = Rows.read(options, seed, data)
     texts = rows.each(document_of)
     if pipeline is None:
         template = by_name(options.template or "chatml")
@@ -120,7 +120,7 @@ def prepare_chats(
 
     Raises DataError that names file, line, field and remedy.
     """
-    rows = _Rows.read(options, seed, data)
+    rows = Rows.read(options, seed, data)
     chats = [_with_system(chat, options.system) for chat in rows.each(taught)]
     template = _template(options, pipeline)
     rendered = rows.each_of(chats, template.render)
@@ -149,7 +149,7 @@ def prepare_preferences(
 
     Raises DataError that names file, line, field and remedy.
     """
-    rows = _Rows.read(options, seed, data)
+    rows = Rows.read(options, seed, data)
     template = _template(options, pipeline)
     judged = "label" in rows.first and "chosen" not in rows.first
     named: dict[str, list[list[Part]]]
@@ -213,7 +213,7 @@ def told(pipeline: TextPipeline) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class Rows:
     """All rows in order, with where each stands and its side (True: validation)."""
 
     rows: list[Row]
@@ -224,7 +224,7 @@ class _Rows:
     notes: tuple[str, ...]
 
     @classmethod
-    def read(cls, options: LanguageDataOptions, seed: int, data: object) -> _Rows:
+    def read(cls, options: LanguageDataOptions, seed: int, data: object) -> Rows:
         source = options.path if data is None else data
         if source is None:
             raise RecipeError(
@@ -334,7 +334,7 @@ def _learned(options: ChatsOptions, chat: Chat, own: Tensor, turns: Tensor) -> T
 
 
 def _answers(
-    rows: _Rows, template: Template, prompts: Sequence[Chat], answers: Sequence[tuple[Message, ...]]
+    rows: Rows, template: Template, prompts: Sequence[Chat], answers: Sequence[tuple[Message, ...]]
 ) -> list[list[Part]]:
     whole = [replace(prompt, messages=prompt.messages + answer) for prompt, answer in zip(prompts, answers)]
     return rows.each_of(whole, template.render)
@@ -364,7 +364,7 @@ def _asked(chats: Sequence[Chat]) -> tuple[Row, ...]:
     return tuple(sorted(found, key=lambda row: len(str(row)))[:EXAMPLES])
 
 
-def _refuse_marks(texts: Sequence[str], pipeline: TextPipeline, rows: _Rows) -> None:
+def _refuse_marks(texts: Sequence[str], pipeline: TextPipeline, rows: Rows) -> None:
     """Raise DataError for a document that begins with the mark that is put before it anyway."""
     bos = pipeline.marks.bos
     for text, (origin, index) in zip(texts, rows.places):
@@ -376,7 +376,7 @@ def _refuse_marks(texts: Sequence[str], pipeline: TextPipeline, rows: _Rows) -> 
             )
 
 
-def _refuse_rendered(chats: Sequence[Chat], rows: _Rows) -> None:
+def _refuse_rendered(chats: Sequence[Chat], rows: Rows) -> None:
     """Raise DataError for a message that a template has been applied to already."""
     marks = [(mark, template.name) for template in TEMPLATES.values() for mark in _openings(template)]
     for chat, (origin, index) in zip(chats, rows.places):

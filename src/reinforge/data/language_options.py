@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from reinforge.data.options import BytePairOptions
+from reinforge.data.reward_options import NumericOptions
 from reinforge.recipe.component import OneOf
 from reinforge.registry import Options, register
 
@@ -21,7 +22,7 @@ class LanguageDataOptions(Options):
         None,
         description="JSON Lines (.jsonl), JSON, Parquet or a table of texts; several (a list, or parts/*.jsonl); a "
         "folder of texts; package:NAME/PATH in an installed package; datasets:NAME, of the package datasets (a hub id "
-        "or a folder, with :SPLIT after it if wanted); made:NAME (chats, shouting, preferences). None where "
+        "or a folder, with :SPLIT after it if wanted); made:NAME (chats, shouting, preferences, sums, ...). None where "
         "given in Python.",
     )
     held: str | tuple[str, ...] | None = Field(
@@ -72,3 +73,20 @@ class PreferencesOptions(LanguageDataOptions):
         None, description="Tokens of prompt and answer, at most; longer ones lose the beginning of the prompt. By "
         "default the model's context.",
     )  # fmt: skip
+
+
+@register("data", "reinforge.data.questions:prepare_questions")
+class QuestionsOptions(LanguageDataOptions):
+    """Prompts with answers that can be verified: rows {"prompt" or "messages", "answer"}, or a task that draws them."""
+
+    usual: ClassVar[Mapping[str, str]] = {"model": "decoder", "objective": "grpo"}
+    kind: Literal["questions"] = "questions"
+    task: Annotated[Options, OneOf("task")] | None = Field(
+        None, description="What draws prompts without end, in place of rows; it has a reward of its own."
+    )
+    reward: Annotated[Options, OneOf("reward")] = Field(
+        NumericOptions(), description="What a completion gets, by the answer; yours comes by --use."
+    )
+    system: str | None = Field(None, description="A system message for prompts that have none.")
+    asked: PositiveInt = Field(200, description="Questions held back that each evaluation asks, at most.")
+    tokens: PositiveInt = Field(64, description="Tokens of an answer in evaluations, at most.")

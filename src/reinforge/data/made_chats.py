@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from reinforge.data import made_sums
 from reinforge.errors import DataError
 from reinforge.messages import _
 
@@ -83,4 +84,7 @@ def _task(draw: random.Random) -> tuple[str, str, bool]:
     return draw.choice(chinese if told else english).format(w=word), answer(word), told
 
 
-MADE: Mapping[str, Callable[[], list[Row]]] = {"chats": chats, "shouting": shouting, "preferences": preferences}
+MADE: Mapping[str, Callable[[], list[Row]]] = {
+    "chats": chats, "shouting": shouting, "preferences": preferences, "sums": made_sums.texts,
+    "sums-answered": made_sums.demonstrations, "sums-asked": made_sums.questions, "sums-held": made_sums.tests,
+}  # fmt: skip

@@ -1,8 +1,7 @@
-"""Group-relative policy optimisation (DeepSeekMath, arXiv:2402.03300): clipped ratios, advantages within a group of
-completions to one prompt, a penalty for leaving a frozen reference.
+"""Policy optimisation by rewards for completions: GRPO (DeepSeekMath, arXiv:2402.03300) and its sisters, which differ
+in what a reward is compared with, how far the policy may go, and what sums are divided by (`objectives.completions`).
 
-Summed over completion tokens and divided by their number in the whole update (as in DAPO, arXiv:2503.14476), so that
-long and short completions weigh by their tokens, and splitting an update changes nothing.
+Everything is a raw sum over tokens, divided once by a count of the whole update, so that splitting changes nothing.
 
 Shape suffixes: g completions, n completion tokens of all of them, d width.
 """
@@ -23,15 +22,20 @@ from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Term
 from reinforge.core.ragged import Ragged
 from reinforge.errors import ComponentError
+from reinforge.messages import _
 from reinforge.models.decoder import Decoder
 from reinforge.models.token_losses import token_losses
+from reinforge.objectives.completions import Advantage, Aggregation, Ratio, flat
 from reinforge.objectives.language import as_decoder
-from reinforge.objectives.options import GRPOOptions
+from reinforge.objectives.reward_options import BatchMeanOptions, GRPOOptions
+from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Signature
 
 # Rows of one forward pass in `prepare`.
 PREPARE_ROWS = 64
-EPSILON = 1e-4
+# What two ways to compute one log-probability may differ by, on average over tokens, by the weights' type: a sampler
+# that reads in other batches sums in another order.
+AGREES = {torch.float32: 1e-3, torch.float64: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 class GRPOLearner(nn.Module):
@@ -43,16 +47,19 @@ class GRPOLearner(nn.Module):
 
 
 class GRPO:
-    """Maximises min(ratio A, clip(ratio) A) - beta KL(policy, reference), the mean over valid completion tokens.
+    """Maximises min(ratio A, clip(ratio) A) - beta KL(policy, reference) over valid completion tokens.
 
     Takes the experience of `CompletionSource`. `prepare` adds "advantage" (g,), "old_log_probs" and
     "reference_log_probs" (Ragged, by completion token), "valid" (g,) and "flat" (g,), rows of groups without spread.
-    Terms: "policy", "kl"; measured alone: "clipped" (tokens whose ratio was clipped), and by row "flat", "truncated"
-    and "reward".
+    Terms: "policy", "kl"; measured alone: "clipped" (tokens whose ratio was clipped), "mismatch" (nats between the
+    sampler's log-probabilities and the training's), and by row "flat", "truncated", "reward" and "length" (tokens).
     """
 
     def __init__(self, options: GRPOOptions, signature: Signature) -> None:
         self.options = options
+        self.advantage: Advantage = REGISTRY.build("advantage", options.advantage)
+        self.ratio: Ratio = REGISTRY.build("ratio", options.ratio)
+        self.aggregation: Aggregation = REGISTRY.build("aggregation", options.aggregation)
 
     def build(self, model: nn.Module) -> GRPOLearner:
         """The learner. Raises ComponentError for a model that is no decoder, or one with dropout."""
@@ -79,28 +86,46 @@ class GRPO:
                 remedy="Set it to source.temperature.",
             )
         batch = experience.batch
-        reward, group = cast(Tensor, batch["reward"]), cast(Tensor, batch["group"])
-        advantage, flat = advantages(reward, group, self.options.scale)
+        reward, group = cast(Tensor, batch["reward"]).double(), cast(Tensor, batch["group"])
+        without_spread = flat(reward, group)
+        advantage = self.advantage(reward, group)
+        if not isinstance(self.options.advantage, BatchMeanOptions):
+            # The mean of equal rewards need not be that reward in binary, and what remains must not be learned from.
+            advantage = advantage.masked_fill(without_spread, 0.0)
         truncated = cast(Tensor, batch["truncated"])
         valid = ~truncated if self.options.mask_truncated else torch.ones_like(truncated)
-        if not valid.any():
-            warnings.warn(
-                "every completion was cut before it ended, and is left out: raise max_tokens, or shorten the answers",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        if flat.all():
-            warnings.warn(
-                "no group has any spread in its rewards, so there is nothing to learn from: change the "
-                "difficulty of the task, or raise the size of the groups",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        added: dict[str, Tensor | Ragged] = {"advantage": advantage, "flat": flat, "valid": valid}
-        added["old_log_probs"] = self._log_probs(learner.model, batch)
+        old = self._log_probs(learner.model, batch)
+        added: dict[str, Tensor | Ragged] = {
+            "advantage": advantage.float(), "flat": without_spread, "valid": valid, "old_log_probs": old,
+        }  # fmt: skip
+        self._diagnose(learner.model, batch, without_spread, valid, old)
         if learner.reference is not None:
             added["reference_log_probs"] = self._log_probs(learner.reference, batch)
         return replace(experience, batch={**batch, **added})
+
+    def _diagnose(self, model: Decoder, batch: Batch, without_spread: Tensor, valid: Tensor, old: Ragged) -> None:
+        """Warn of what can teach nothing, or teaches wrongly."""
+        if not valid.any():
+            _warn(
+                _("every completion was cut before it ended, and is left out"),
+                _("raise source.max_tokens, shorten the answers, or teach the model to end them first (SFT)"),
+            )
+        if without_spread.all() and not isinstance(self.options.advantage, BatchMeanOptions):
+            _warn(
+                _("no group has any spread in its rewards, so there is nothing to learn from"),
+                _("change the difficulty of the task, raise source.group or source.temperature, or give rewards for "
+                  "parts of an answer"),
+            )  # fmt: skip
+        sampled = batch.get("sampled_log_probs")
+        if isinstance(sampled, Ragged) and len(old.values):
+            away = float((sampled.values.to(old.values.device) - old.values).abs().mean())
+            if not away <= AGREES.get(model.embedding.weight.dtype, 5e-2):
+                _warn(
+                    _("the sampler's log-probabilities are {away:.3g} nats from the model's own, so that ratios are "
+                      "not 1 at the first step").format(away=away),
+                    _("the completions were written by other weights or another distribution: publish the weights "
+                      "before sampling, and sample at objective.temperature without top-k or top-p"),
+                )  # fmt: skip
 
     def _log_probs(self, model: Decoder, batch: Batch) -> Ragged:
         parts = [log_probs(model, part, self.options.temperature) for part in batches.split(batch, PREPARE_ROWS)]
@@ -113,7 +138,7 @@ class GRPO:
         """Each epoch, minibatches in a new order; the whole experience as it is where no minibatch is set."""
         total = batches.rows(experience.batch)
         size = self.options.minibatch or total
-        for _ in range(self.options.epochs):
+        for _epoch in range(self.options.epochs):
             if size >= total:
                 yield experience.batch
                 continue
@@ -126,57 +151,42 @@ class GRPO:
         return [Step("model", [p for p in cast(nn.Module, learner.model).parameters() if p.requires_grad], self.loss)]
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Completion tokens of valid rows; rows for what is measured by row."""
+        """What each term is divided by: valid completions, or their tokens; rows for what is measured by row."""
         valid = cast(Tensor, batch["valid"]).cpu()
-        tokens, rows = completion_lengths(batch)[valid].sum(), torch.tensor(len(valid))
-        counts = {"policy": tokens, "clipped": tokens, "flat": rows, "truncated": rows, "reward": rows}
-        return {**counts, "kl": tokens} if self.options.beta else counts
+        lengths = completion_lengths(batch)
+        tokens, rows = lengths[valid].sum(), torch.tensor(len(valid))
+        counted = valid.sum() if self.aggregation(lengths)[1] else tokens
+        counts = {"policy": counted, "clipped": tokens, "mismatch": lengths.sum(), "flat": rows, "truncated": rows}
+        counts |= {"reward": rows, "length": rows}
+        return {**counts, "kl": counted} if self.options.beta else counts
 
     def loss(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         """Sums over the valid completion tokens."""
         assert isinstance(learner, GRPOLearner)
-        options = self.options
         valid_g = cast(Tensor, batch["valid"])
         lengths_g = completion_lengths(batch).to(valid_g.device)
-        weight_n = valid_g.float().repeat_interleave(lengths_g)
+        valid_n = valid_g.float().repeat_interleave(lengths_g)
+        weight_n = self.aggregation(lengths_g)[0].repeat_interleave(lengths_g) * valid_n
         advantage_n = cast(Tensor, batch["advantage"]).repeat_interleave(lengths_g)
-        log_prob_n = log_probs(learner.model, batch, options.temperature)
-        ratio_n = (log_prob_n - _values(batch, "old_log_probs")).exp()
-        clipped_n = ratio_n.clamp(1 - options.clip, 1 + (options.clip_high or options.clip))
-        gain_n, clipped_gain_n = ratio_n * advantage_n, clipped_n * advantage_n
+        log_prob_n = log_probs(learner.model, batch, self.options.temperature)
+        old_n = _values(batch, "old_log_probs")
+        found = self.ratio(log_prob_n, old_n, advantage_n, lengths_g)
         terms = {
-            "policy": Term(-(torch.minimum(gain_n, clipped_gain_n) * weight_n).sum()),
-            "clipped": Term(((clipped_gain_n < gain_n) * weight_n).sum(), 0.0),
+            "policy": Term(-(found.gain_n * weight_n).sum()),
+            "clipped": Term((found.held_n * valid_n).sum(), 0.0),
+            "mismatch": Term((_values(batch, "sampled_log_probs").to(old_n.device) - old_n).abs().sum(), 0.0),
+            "length": Term(lengths_g.float().sum(), 0.0),
         }
         for name in ("flat", "truncated", "reward"):
             terms[name] = Term(cast(Tensor, batch[name]).float().sum(), 0.0)
         if learner.reference is not None:
             # Never negative, and unbiased for the sampled token (Schulman's k3).
             away_n = _values(batch, "reference_log_probs") - log_prob_n
-            terms["kl"] = Term(((away_n.exp() - away_n - 1) * weight_n).sum(), options.beta)
+            terms["kl"] = Term(((away_n.exp() - away_n - 1) * weight_n).sum(), self.options.beta)
         return Loss(terms)
 
     def after_update(self, learner: nn.Module, clock: Clock) -> None:
         """Nothing: the reference stays as it is."""
-
-
-def advantages(reward_g: Tensor, group_g: Tensor, scale: str) -> tuple[Tensor, Tensor]:
-    """Reward less its group's mean, divided by the group's standard deviation (ddof 1) plus 1e-4 where `scale` is
-    "group"; and the rows (bool) of groups without any spread, whose advantage is exactly 0. Groups count from 0."""
-    groups = int(group_g.max()) + 1
-    size_k = torch.zeros(groups, dtype=torch.float64, device=reward_g.device).index_add_(
-        0, group_g, torch.ones_like(reward_g, dtype=torch.float64)
-    )
-    reward = reward_g.double()
-    mean_k = torch.zeros_like(size_k).index_add_(0, group_g, reward) / size_k
-    lowest_k = torch.zeros_like(size_k).scatter_reduce_(0, group_g, reward, "amin", include_self=False)
-    highest_k = torch.zeros_like(size_k).scatter_reduce_(0, group_g, reward, "amax", include_self=False)
-    flat_g = (lowest_k == highest_k)[group_g]
-    centred = (reward - mean_k[group_g]).masked_fill(flat_g, 0.0)
-    if scale == "group":
-        variance_k = torch.zeros_like(size_k).index_add_(0, group_g, centred.square()) / (size_k - 1).clamp(min=1)
-        centred = centred / (variance_k.sqrt()[group_g] + EPSILON)
-    return centred.float(), flat_g
 
 
 def completion_lengths(batch: Batch) -> Tensor:
@@ -188,7 +198,7 @@ def log_probs(model: Decoder, batch: Batch, temperature: float) -> Tensor:
     """Log-probabilities of all completion tokens, row after row: (n,) float32, over the support of untruncated
     sampling."""
     tokens = cast(Ragged, batch["tokens"])
-    hidden_gtd, _ = model.hidden({model.input: tokens})
+    hidden_gtd, _state = model.hidden({model.input: tokens})
     lengths_g, prompt_g = tokens.lengths, cast(Tensor, batch["prompt"]).cpu()
     time = torch.arange(hidden_gtd.shape[1])
     # The position before a token predicts it.
@@ -201,3 +211,7 @@ def log_probs(model: Decoder, batch: Batch, temperature: float) -> Tensor:
 def _values(batch: Batch, name: str) -> Tensor:
     ragged = cast(Ragged, batch[name])
     return ragged.values
+
+
+def _warn(problem: str, remedy: str) -> None:
+    warnings.warn(f"{problem}: {remedy}", RuntimeWarning, stacklevel=4)

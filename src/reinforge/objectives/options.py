@@ -338,21 +338,3 @@ class ShapedOptions(Options):
     def gamma(self) -> float | None:
         """That of the objective itself; None where it does not discount."""
         return getattr(self.of, "gamma", None)
-
-
-@register("objective", "reinforge.objectives.grpo:GRPO")
-class GRPOOptions(Options):
-    """Group-relative policy optimisation: completions that beat their group's mean reward become likelier."""
-
-    default_source: ClassVar[str] = "completions"
-    kind: Literal["grpo"] = "grpo"
-    clip: PositiveFloat = Field(0.2, description="How far the probability ratio may move from 1 and still teach.")
-    clip_high: PositiveFloat | None = Field(None, description="The same upwards, where it differs (DAPO: 0.28).")
-    beta: NonNegativeFloat = Field(0.04, description="Weight of the divergence from the frozen reference; 0: none.")
-    scale: Literal["group", "none"] = Field(
-        "group", description="Divide advantages by the group's standard deviation, or not (Dr. GRPO)."
-    )
-    temperature: PositiveFloat = Field(1.0, description="Divides the logits; must be the source's.")
-    epochs: PositiveInt = Field(1, description="Passes over each experience.")
-    minibatch: PositiveInt | None = Field(None, description="Completions of one update; all where null.")
-    mask_truncated: bool = Field(True, description="Leave completions out that were cut before they ended.")

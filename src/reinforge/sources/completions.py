@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reinforge.core.batch import Leaf
 from reinforge.core.contracts import Clock, Experience, Outcome, State
 from reinforge.core.ragged import Ragged
 from reinforge.core.seeds import derive, generator
-from reinforge.data.text import CharacterTokenizer, TextPipeline, Tokenizer
+from reinforge.data.questions import Prompt
+from reinforge.data.text import CharacterTokenizer, TextPipeline
 from reinforge.errors import ComponentError
-from reinforge.inference.generation import Generated, generate
+from reinforge.inference.engine import GenerationEngine
+from reinforge.inference.generation import SLOTS, gathered
+from reinforge.inference.requests import Completion, Request
 from reinforge.inference.sampling import Sampling
+from reinforge.messages import _
 from reinforge.models.decoder import Decoder
 from reinforge.registry import REGISTRY
 from reinforge.sources.options import CompletionOptions
-from reinforge.sources.tasks import STOP, Prompt, Task
+from reinforge.sources.tasks import STOP, Task
 
 
 class CompletionSource:
@@ -32,54 +36,82 @@ class CompletionSource:
     sharded = False
     exact = True
 
-    def __init__(self, options: CompletionOptions, *, seed: int = 0, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self, options: CompletionOptions, *, seed: int = 0, task: Task | None = None,
+        pipeline: TextPipeline | None = None,
+    ) -> None:  # fmt: skip
         self.options, self.seed = options, seed
-        self.task: Task = REGISTRY.build("task", options.task)
-        self.tokenizer = tokenizer or task_pipeline(self.task).tokenizer
-        stop = self.tokenizer.encode(STOP).tolist()
-        self.sampling = Sampling(options.max_tokens, options.temperature, stop=tuple(stop))
-        self.model: Decoder | None = None
+        self.task: Task = task or REGISTRY.build("task", options.task)
+        self.pipeline = pipeline or task_pipeline(self.task)
+        stop = self.pipeline.stops or tuple(self.pipeline.tokenizer.encode(STOP).tolist())
+        self.sampling = Sampling(options.max_tokens, options.temperature, stop=stop)
+        self.engine: GenerationEngine | None = None
         self.drawn = 0
         self.samples: list[tuple[str, str, float]] = []
 
     def next(self, clock: Clock) -> Experience:
         """The next experience, a function of (seed, its number, weights)."""
-        if self.model is None:
-            raise ComponentError("no model was published yet", where="source completions")
+        if self.engine is None:
+            raise ComponentError(_("no model was published yet"), where="source completions")
+        self.engine.flush()
         group = self.options.group
-        draws = generator(self.seed, "completions", self.drawn)
-        prompts = [self.task.draw(draws) for _ in range(self.options.prompts)]
-        repeated = [prompt for prompt in prompts for _ in range(group)]
-        encoded = [self.tokenizer.encode(prompt.text).long() for prompt in repeated]
-        seeds = [derive(self.seed, "completion", self.drawn, row) for row in range(len(encoded))]
-        written = generate(self.model, Ragged.from_rows(encoded), self.sampling, seeds)
-        rewards = self._rewards(repeated, written)
+        kept: list[tuple[Prompt, list[Completion], list[float]]] = []
+        written = 0
+        for attempt in range(self.options.redraw + 1):
+            draws = generator(self.seed, "completions", self.drawn, attempt)
+            prompts = [self.task.draw(draws) for _number in range(self.options.prompts - len(kept))]
+            found = self._written(prompts, attempt)
+            written += sum(len(each.tokens) for each in found)
+            last = attempt == self.options.redraw
+            for number, prompt in enumerate(prompts):
+                members = found[number * group : (number + 1) * group]
+                rewards = [self._reward(prompt, member) for member in members]
+                if last or len(set(rewards)) > 1:
+                    kept.append((prompt, members, rewards))
+            if len(kept) == self.options.prompts:
+                break
         self.drawn += 1
-        rows = [torch.cat((prompt, written.tokens.row(index))) for index, prompt in enumerate(encoded)]
+        self.samples = [
+            (prompt.text, self.pipeline.tokenizer.decode(members[0].tokens), rewards[0])
+            for prompt, members, rewards in kept
+        ]
+        return self._experience(kept, written)
+
+    def _written(self, prompts: list[Prompt], attempt: int) -> list[Completion]:
+        assert self.engine is not None
+        requests = []
+        for number, prompt in enumerate(prompts):
+            ids = tuple(prompt.ids(self.pipeline).tolist())
+            for member in range(self.options.group):
+                seed = derive(self.seed, "completion", self.drawn, attempt, number, member)
+                requests.append(Request(ids, self.sampling, seed))
+        return self.engine.run(requests)
+
+    def _reward(self, prompt: Prompt, completion: Completion) -> float:
+        return float(self.task.reward(prompt, self.pipeline.tokenizer.decode(completion.tokens)))
+
+    def _experience(self, kept: list[tuple[Prompt, list[Completion], list[float]]], written: int) -> Experience:
+        members = [(prompt.ids(self.pipeline), member) for prompt, each, _rewards in kept for member in each]
+        found = gathered([member for _ids, member in members])
+        rows = [torch.cat((ids, found.tokens.row(index))) for index, (ids, _member) in enumerate(members)]
         batch: dict[str, Leaf] = {
             "tokens": Ragged.from_rows(rows),
-            "prompt": torch.tensor([len(prompt) for prompt in encoded]),
-            "group": torch.arange(len(prompts)).repeat_interleave(group),
-            "reward": rewards,
-            "truncated": ~written.stopped,
-            "sampled_log_probs": written.log_probs,
+            "prompt": torch.tensor([len(ids) for ids, _member in members]),
+            "group": torch.arange(len(kept)).repeat_interleave(self.options.group),
+            "reward": torch.tensor([reward for _p, _m, rewards in kept for reward in rewards], dtype=torch.float32),
+            "truncated": ~found.stopped,
+            "sampled_log_probs": found.log_probs,
         }
         drawn_at = {"temperature": torch.tensor(self.options.temperature, dtype=torch.float64)}
-        return Experience(batch, samples=len(rows), tokens=len(written.tokens.values), extra=drawn_at)
-
-    def _rewards(self, prompts: list[Prompt], written: Generated) -> Tensor:
-        texts = [self.tokenizer.decode(written.tokens.row(index)) for index in range(len(prompts))]
-        rewards = [self.task.reward(prompt, text) for prompt, text in zip(prompts, texts)]
-        shown = range(0, len(prompts), self.options.group)
-        self.samples = [(prompts[index].text, texts[index], rewards[index]) for index in shown]
-        return torch.tensor(rewards, dtype=torch.float32)
+        return Experience(batch, samples=len(rows), tokens=written, extra=drawn_at)
 
     def publish(self, learner: nn.Module, clock: Clock) -> None:
         """The model itself: it writes with whatever weights it has at the next `next`."""
         model = learner.model
         if not isinstance(model, Decoder):
-            raise ComponentError("only a decoder can write completions", where="source completions")
-        self.model = model
+            raise ComponentError(_("only a decoder can write completions"), where="source completions")
+        if self.engine is None or self.engine.model is not model:
+            self.engine = GenerationEngine(model, slots=min(SLOTS, self.options.prompts * self.options.group))
 
     def feedback(self, experience: Experience, outcome: Outcome) -> None:
         """Nothing."""

@@ -180,6 +180,17 @@ class SumOptions(Options):
     digits: PositiveInt = Field(1, description="Digits of each number, at most.")
 
 
+@register("task", "reinforge.sources.tasks:ReasoningGymTask")
+class ReasoningGymOptions(Options):
+    """A generator of reasoning-gym (extra `reason`), with its own check of answers."""
+
+    kind: Literal["reasoning-gym"] = "reasoning-gym"
+    name: str = Field("chain_sum", description="Its name, as reasoning-gym has it.")
+    size: PositiveInt = Field(1000, description="Entries to draw from.")
+    seed: int = Field(0, description="Seed of the entries; others for evaluation are the source's matter.")
+    settings: dict[str, int | float | str | bool] = Field({}, description="The generator's own settings.")
+
+
 @register("source", "reinforge.sources.completions:CompletionSource")
 class CompletionOptions(Options):
     """Groups of completions that the model itself writes to the prompts of a task, each with its reward."""
@@ -190,3 +201,8 @@ class CompletionOptions(Options):
     group: Annotated[int, Field(ge=2)] = Field(8, description="Completions of each prompt.")
     max_tokens: PositiveInt = Field(8, description="Tokens of a completion, at most.")
     temperature: PositiveFloat = Field(1.0, description="Divides the logits; the objective takes the same.")
+    redraw: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="How often prompts are drawn anew in place of groups without any spread in their rewards "
+        "(dynamic sampling, as in DAPO).",
+    )
