@@ -76,7 +76,7 @@ class ReasoningGymTask:
 
     def __init__(self, options: ReasoningGymOptions) -> None:
         try:
-            import reasoning_gym
+            import reasoning_gym  # type: ignore[import-untyped]
         except ImportError as error:
             raise ComponentError(
                 _("{package} is not installed").format(package="reasoning-gym"), where="task reasoning-gym",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from reinforge.bundle.bundle import Bundle
-from reinforge.data.language_options import LanguageDataOptions
+from reinforge.data.language_options import LanguageDataOptions, QuestionsOptions
 from reinforge.data.options import IterableDataOptions, TextOptions
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.messages import _
@@ -38,6 +38,10 @@ def _task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
             from reinforge.workflow.tasks.text import text_task
 
             return text_task(recipe, start)
+        case QuestionsOptions():
+            from reinforge.workflow.tasks.questions import question_task
+
+            return question_task(recipe, start, given)
         case LanguageDataOptions():
             from reinforge.workflow.tasks.language import language_task
 

@@ -1,0 +1,94 @@
+"""Learning from rewards for answers: a model that writes already, questions, and what tells right from wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from reinforge.bundle.bundle import Bundle
+from reinforge.bundle.text_form import TextForm
+from reinforge.core import seeds
+from reinforge.core.contracts import Clock
+from reinforge.data.language_options import QuestionsOptions
+from reinforge.data.questions import Prompt, QuestionTask, prepare_questions
+from reinforge.data.rewards import Reward
+from reinforge.errors import RecipeError
+from reinforge.evaluation.questions import QuestionEvaluator
+from reinforge.messages import _
+from reinforge.recipe.recipe import Recipe
+from reinforge.registry import REGISTRY
+from reinforge.sources.completions import CompletionSource
+from reinforge.sources.options import CompletionOptions
+from reinforge.sources.tasks import Task as Asking
+from reinforge.workflow.tasks.language import decoder_options
+from reinforge.workflow.tasks.task import Given, Task, Tested, source_options, unfit
+
+
+def question_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
+    """Read the questions, or take what draws them, and put the training together. `start` gives decoder, tokenizer and
+    template."""
+    options = recipe.data
+    assert isinstance(options, QuestionsOptions)
+    if start is None:
+        raise RecipeError(
+            _("rewards teach a model that writes already, and there is none to begin with"), where="start.bundle",
+            remedy=_("Train on documents or chats first (a stage before this one, or --from BUNDLE)."),
+        )  # fmt: skip
+    if not isinstance(start.form, TextForm):
+        raise unfit(start, "text")
+    pipeline = start.form.pipeline
+    chosen = decoder_options(recipe.model, start)
+    signature = pipeline.signature
+    model: nn.Module = REGISTRY.build("model", chosen, signature)
+    objective = REGISTRY.build("objective", recipe.objective, signature)
+    named = source_options(recipe.source, recipe.objective)
+    if not isinstance(named, CompletionOptions):
+        raise RecipeError(_("questions go with the source completions"), where="source")
+    task: Asking
+    held: Sequence[Prompt]
+    reward: Reward
+    examples: Sequence[Mapping[str, Any]]
+    notes: tuple[str, ...]
+    if options.task is not None:
+        task = REGISTRY.build("task", options.task)
+        draws = seeds.generator(recipe.seed, "questions held back")
+        held = [task.draw(draws) for _number in range(options.asked)]
+        by_answer = {prompt.answer: prompt for prompt in held}
+        reward = lambda answer, written: task.reward(by_answer[answer], written)  # noqa: E731
+        examples, digest, notes = [{"text": prompt.text} for prompt in held[:4]], "", ()
+    else:
+        data = prepare_questions(options, pipeline, seed=recipe.seed, data=given.data)
+        task, held, reward = QuestionTask(data.training, data.reward), data.validation[: options.asked], data.reward
+        examples, digest = data.examples, data.digest
+        notes = (
+            _("{n} questions from {origin}, {held} held back").format(
+                n=len(data.training), origin=data.origin, held=len(data.validation)
+            ),
+            *data.notes,
+        )  # fmt: skip
+    source = CompletionSource(named, seed=recipe.seed, task=task, pipeline=pipeline)
+    evaluator = QuestionEvaluator(held, reward, pipeline, tokens=options.tokens, seed=recipe.seed)
+
+    def test(learner: nn.Module) -> Tested:
+        found = evaluator.evaluate(learner, Clock())
+        told = [
+            _("{prompt!r} was answered {written!r}, reward {reward:g}").format(
+                prompt=each.prompt, written=each.written, reward=each.reward
+            )
+            for each in evaluator.answered[:8]
+        ]
+        groups = [
+            _("in the last experience, {prompt!r}: {written!r}, reward {reward:g}").format(
+                prompt=prompt, written=written, reward=value
+            )
+            for prompt, written, value in source.samples[:8]
+        ]
+        return Tested({f"validation/{name}": value for name, value in found.items()}, notes=(*told, *groups))
+
+    return Task(
+        signature=signature, model=model, model_options=chosen, objective=objective, source=source,
+        form=TextForm(pipeline), examples=examples, test=test, evaluator=evaluator, monitor=("accuracy", "max"),
+        ships="last", digest=digest, notes=notes,
+    )  # fmt: skip

@@ -1,0 +1,39 @@
+"""Rewards for answers, from a recipe: begun from a bundle, measured, and exactly resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import reinforge
+from reinforge.errors import RecipeError
+from tests.bundle import made
+
+RECIPE = {
+    "name": "asked",
+    "data": {"kind": "questions", "reward": {"kind": "regex", "pattern": "a"}, "asked": 4, "tokens": 6},
+    "model": {"kind": "decoder"},
+    "objective": {"kind": "grpo", "preset": "dapo", "mask_truncated": False},
+    "source": {"kind": "completions", "prompts": 4, "group": 8, "max_tokens": 6, "redraw": 1},
+    "learn": {"batch": 32, "lr": 1e-2, "stop": {"updates": 12}, "threads": 1},
+    "evaluate": {"every": 6, "unit": "updates"},
+    "log": {"updates": 1},
+}
+ROWS = [{"prompt": prompt, "answer": "a"} for prompt in ("why", "how", "who", "what", "when", "where")]
+
+
+def test_rewards_raise_what_they_pay_for(tmp_path: Path) -> None:
+    made.chat_bundle(tmp_path / "start")
+    run = reinforge.train(
+        {**RECIPE, "model": {"kind": "decoder", "context": 96}},
+        data=ROWS,
+        start=tmp_path / "start",
+        output=tmp_path / "run",
+    )
+    log = [row["model/reward"] for row in run.log() if "model/reward" in row]
+    assert log[-1] > log[0] + 0.2
+    assert any("reward" in note for note in run.status["notes"])
+    assert run.bundle.form.pipeline.template.name == "chatml"
+    with pytest.raises(RecipeError, match="none to begin with"):
+        reinforge.train(RECIPE, data=ROWS, output=tmp_path / "none")
