@@ -171,6 +171,18 @@ def test_bag_is_the_mean_of_vectors() -> None:
     torch.testing.assert_close(encoder(tokens.flip(0)[None]), encoder(tokens[None]))
 
 
+def test_bag_by_the_root_of_the_number() -> None:
+    encoder = build(BagOptions(size=6, ngrams=2, buckets=5, pool="root"))
+    assert isinstance(encoder, Bag)
+    encoder.table.data.normal_()
+    mean = build(BagOptions(size=6, ngrams=2, buckets=5))
+    mean.load_state_dict(encoder.state_dict())
+    ragged = texts(4, 0, 1)
+    expected = mean(ragged) * ragged.lengths.clamp(min=1).sqrt()[:, None]
+    torch.testing.assert_close(encoder(ragged), expected)
+    torch.testing.assert_close(encoder.pool(*encoder.sequence(ragged)), expected)
+
+
 def test_bag_of_n_grams_by_brute_force() -> None:
     encoder = build(BagOptions(size=3, ngrams=3, buckets=7))
     assert isinstance(encoder, Bag)

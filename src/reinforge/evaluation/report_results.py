@@ -9,7 +9,17 @@ from html import escape
 from reinforge.evaluation.baselines import CONSTANT
 from reinforge.evaluation.findings import Baseline, Curve, Findings, Found, Measure
 from reinforge.evaluation.report_examples import slices, worst
-from reinforge.evaluation.report_html import figure, figures, measured, number, paragraph, section, span, table
+from reinforge.evaluation.report_html import (
+    duration,
+    figure,
+    figures,
+    measured,
+    number,
+    paragraph,
+    section,
+    span,
+    table,
+)
 from reinforge.evaluation.report_names import CRITERIA, metric, side, title
 from reinforge.evaluation.svg import COLOURS, Plot, cut
 from reinforge.messages import _
@@ -160,7 +170,7 @@ def _metrics(found: Found, findings: Findings) -> str:
     notes = [told.format(n=f"{findings.replicates:,}")] if findings.replicates else []
     notes += [
         _("{name}: {about}, {rows} training rows, {seconds}.").format(
-            name=_(each.name), about=each.about, rows=f"{each.rows:,}", seconds=f"{each.seconds:.2g} s"
+            name=_(each.name), about=each.about, rows=f"{each.rows:,}", seconds=duration(each.seconds)
         )
         for each in found.baselines
         if each.about

@@ -85,6 +85,7 @@ tbody th { font-weight: 500; }
 .number { text-align: right; white-space: nowrap; }
 th.number, td.number { padding-left: 0.6rem; padding-right: 0.4rem; }
 thead th.number { white-space: normal; }
+.number + :not(.number) { padding-left: 0.8rem; }
 .best { font-weight: 650; }
 .soft, .arrow { color: var(--ink-soft); font-weight: 400; }
 .note { color: var(--ink-soft); font-size: 0.85rem; max-width: 52rem; }

@@ -146,6 +146,11 @@ class BagOptions(TokenEncoderOptions):
 
     kind: Literal["bag"] = "bag"
     size: PositiveInt = Field(64, description="Length of a vector.")
+    pool: Literal["mean", "root"] = Field(
+        "mean",
+        description="The sum of the vectors divided by their number, or by its square root: longer texts then say "
+        "more, as where rows of counts have length 1. Better for telling texts of different lengths apart.",
+    )
     ngrams: NGrams = NGRAMS
     buckets: PositiveInt = BUCKETS
 

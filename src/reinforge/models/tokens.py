@@ -119,7 +119,8 @@ class TokenEncoder(nn.Module):
 
 
 class Bag(TokenEncoder):
-    """The mean over tokens of a token's vector and those of the n-grams that end with it, n-grams by their hash.
+    """The mean over tokens (or their sum by the root of their number) of a token's vector and those of the n-grams that
+    end with it, n-grams by their hash.
 
     Joulin et al., "Bag of Tricks for Efficient Text Classification" (arXiv:1607.01759).
     """
@@ -127,9 +128,11 @@ class Bag(TokenEncoder):
     def __init__(self, options: BagOptions, block: Input) -> None:
         super().__init__("bag", block)
         self.ngrams, self.buckets, self.dropout = options.ngrams, options.buckets, options.dropout
-        # N-grams begin from 0: what is rarely seen says little.
+        self.power = 0.5 if options.pool == "root" else 1.0
+        # N-grams begin from 0: what is rarely seen says little. Sums by the root begin about as small as means.
+        begin = 0.1 if options.pool == "root" else 1.0
         grams = torch.zeros(options.buckets if options.ngrams > 1 else 0, options.size)
-        self.table = nn.Parameter(torch.cat([torch.randn(self.vocabulary, options.size), grams]))
+        self.table = nn.Parameter(torch.cat([begin * torch.randn(self.vocabulary, options.size), grams]))
         self.features = self.token_features = options.size
 
     def forward(self, block: Leaf) -> Tensor:
@@ -140,8 +143,7 @@ class Bag(TokenEncoder):
             (ragged.offsets - ragged.offsets[0]).to(counts.device)
         ]
         total = functional.embedding_bag(ids, self.table, bags, mode="sum", include_last_offset=True)
-        mean = total / ragged.lengths.clamp(min=1).to(total.device).unsqueeze(1).to(total.dtype)
-        return functional.dropout(mean, self.dropout, self.training) if self.dropout else mean
+        return self._divided(total, ragged.lengths)
 
     def sequence(self, block: Leaf) -> tuple[Tensor, Tensor]:
         """(rows, time, size): each token's vector and those of the n-grams that end with it, added up."""
@@ -155,9 +157,14 @@ class Bag(TokenEncoder):
         return sequence, mask
 
     def pool(self, sequence: Tensor, mask: Tensor) -> Tensor:
-        """The mean over tokens."""
-        mean = pooled(sequence, mask, "mean")
-        return functional.dropout(mean, self.dropout, self.training) if self.dropout else mean
+        """The sum over tokens, divided."""
+        return self._divided(sequence.sum(1), mask.sum(1))
+
+    def _divided(self, total: Tensor, lengths: Tensor) -> Tensor:
+        """Sums (rows, size) by the number of tokens (rows,), or its root."""
+        divisor = lengths.clamp(min=1).to(total.device).unsqueeze(1).to(total.dtype)
+        features = total / (divisor if self.power == 1 else divisor**self.power)
+        return functional.dropout(features, self.dropout, self.training) if self.dropout else features
 
     def grow_from(self, old: TokenEncoder) -> None:
         """The same; n-grams stay where they were among theirs."""
