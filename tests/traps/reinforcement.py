@@ -179,8 +179,8 @@ TRAPS: dict[str, tuple[Slip, ...]] = {
         ),
         Slip(
             "objectives/sac.py",
-            'each * weight\n        return Loss({"td"',
-            'each\n        return Loss({"td"',
+            'each * weight\n        terms = {"td"',
+            'each\n        terms = {"td"',
             "tests/objectives/test_reinforcement.py::test_sac_losses_are_the_papers",
         ),
     ),
