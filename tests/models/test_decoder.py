@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reinforge.core.ragged import Ragged
 from reinforge.errors import ComponentError
-from reinforge.models.decoder import Decoder, Normalise
+from reinforge.models.decoder import Decoder, Gated, Normalise
 from reinforge.models.options import DecoderOptions, RotaryOptions
 from reinforge.models.rotary import Rotate, rotary_tables
 from reinforge.models.token_losses import summed_loss, token_losses
@@ -108,6 +108,12 @@ def test_closed_form_gradients() -> None:
     assert torch.autograd.gradcheck(Normalise.apply, (x, gain, EPSILON))
     torch.testing.assert_close(Normalise.apply(x, gain, EPSILON), F.rms_norm(x, (6,), gain, EPSILON))
     cos, sin = (table.double()[:, None] for table in rotary_tables(4, 6, RotaryOptions(base=100.0)))
+    both = torch.randn(2, 3, 8, dtype=torch.float64, generator=g, requires_grad=True)
+    for gelu in (False, True):
+        assert torch.autograd.gradcheck(lambda t, gelu=gelu: Gated.apply(t, gelu), (both,))
+        gate, up = both.chunk(2, -1)
+        right = (F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)) * up
+        torch.testing.assert_close(Gated.apply(both, gelu), right)
     heads = torch.randn(2, 4, 3, 6, dtype=torch.float64, generator=g, requires_grad=True)
     assert torch.autograd.gradcheck(lambda t: Rotate.apply(t, cos, sin), (heads,))
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from reinforge.core import batch as batches
@@ -174,18 +173,23 @@ def test_answers_are_those_of_each_row_alone() -> None:
 
 
 @pytest.mark.slow
-def test_against_trl() -> None:
-    """The odds ratio of TRL's ORPO and the loss of its CPO as SimPO, on the same log-probabilities."""
-    orpo = pytest.importorskip("trl.experimental.orpo.orpo_trainer")
-    objective, learner = learner_of("orpo")
-    chosen, rejected = objective._answered(learner, data("orpo"))
+@pytest.mark.parametrize("kind", ["orpo", "simpo"])
+def test_against_trl(kind: str) -> None:
+    """The odds ratio of TRL's ORPO, and its CPO as SimPO, on the same log-probabilities."""
+    peer = "orpo.orpo_trainer" if kind == "orpo" else "cpo.cpo_trainer"
+    module = pytest.importorskip(f"trl.experimental.{peer}")
+    objective, learner = learner_of(kind)
+    chosen, rejected = objective._answered(learner, data(kind))
 
     class Peer:
-        beta = 1.0
+        beta, simpo_gamma, label_smoothing, loss_type, alpha = 1.0 if kind == "orpo" else 2.0, 1.0, 0.0, "simpo", 0.0
 
         class accelerator:
             device = "cpu"
 
-    found = orpo.ORPOTrainer.odds_ratio_loss(Peer(), objective.rated(chosen), objective.rated(rejected))[0]
-    torch.testing.assert_close(objective.losses(chosen, rejected), -found)
-    assert F.logsigmoid(torch.zeros(())) < 0
+    rated = objective.rated(chosen), objective.rated(rejected)
+    if kind == "orpo":
+        found = -module.ORPOTrainer.odds_ratio_loss(Peer(), *rated)[0]
+    else:
+        found = module.CPOTrainer.cpo_loss(Peer(), *rated)[0]
+    torch.testing.assert_close(objective.losses(chosen, rejected), found)
