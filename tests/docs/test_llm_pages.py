@@ -22,4 +22,4 @@ def test_links_and_commands_lead_somewhere(page: Path) -> None:
     verbs = {verb.__name__ for verb, _purpose in VERBS}
     assert set(re.findall(r"^ +reinforge (\w+)", text, re.MULTILINE)) <= verbs
     names = {recipe.name for recipe in shipped()}
-    assert set(re.findall(r"reinforge train ([a-z][\w-]+)", text)) <= names
+    assert set(re.findall(r"reinforge train ([a-z][\w-]+)(?![\w.-])", text)) <= names
