@@ -4,7 +4,8 @@ The whole program is `learn` below, plain PyTorch that can be read in one go. Wi
 program, its undefined names filled in and its interface renewed, and nothing else. docs/rl/from-the-guide.md is the
 lesson. Five seeds learn side by side, which costs little more than one.
 
-    python -m benchmarks.from_the_guide [--seeds 5] [--steps 30000] [--jobs 2] [--figure docs/rl/from-the-guide.svg]
+    python -m benchmarks.from_the_guide [--seeds 5] [--steps 30000] [--period 50]
+        [--jobs 2] [--figure docs/rl/from-the-guide.svg]
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from reinforge.evaluation.svg import Plot, colour
 
-GAMMA, RATE, BATCH, KEPT, PERIOD, WARM = 0.99, 1e-3, 64, 20_000, 500, 1_000
+GAMMA, RATE, BATCH, KEPT, PERIOD, WARM = 0.99, 1e-3, 64, 20_000, 50, 1_000
 EVERY, EPISODES = 1_000, 20
 
 
@@ -37,7 +38,7 @@ class Switches:
     mask: bool = False  # nothing follows a fallen pole; after a time limit something would
     stop: bool = False  # the target is a number to reach: no gradient flows through it
     replay: bool = False  # learn from 64 remembered transitions, instead of from the newest alone
-    target: bool = False  # the target comes from a copy of the network, renewed every 500 updates
+    target: bool = False  # the target comes from a copy of the network, renewed every 50 updates
     schedule: bool = False  # chance falls over 10,000 steps, instead of by 2% with each episode
 
 
@@ -72,7 +73,7 @@ class Networks(nn.Module):
         return x
 
 
-def learn(switches: Switches, seeds: int, steps: int) -> list[dict[str, list[float]]]:
+def learn(switches: Switches, seeds: int, steps: int, period: int = PERIOD) -> list[dict[str, list[float]]]:
     """For each seed greedy mean returns of 20 fresh episodes after every 1,000 steps, as `greedy`, and the returns of
     all training episodes, as `training`. Seeds learn side by side, each from its own environment, and share nothing."""
     every, network, copy = np.arange(seeds), Networks(seeds), Networks(seeds)
@@ -123,7 +124,7 @@ def learn(switches: Switches, seeds: int, steps: int) -> list[dict[str, list[flo
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if step % PERIOD == 0:
+            if step % period == 0:
                 copy.load_state_dict(network.state_dict())
 
         if step % EVERY == 0:
@@ -148,17 +149,17 @@ def greedy(network: Networks, seeds: int, seed: int) -> np.ndarray[Any, Any]:
     return total.reshape(seeds, EPISODES).mean(1)
 
 
-def _one(name: str, seeds: int, steps: int) -> tuple[str, list[dict[str, list[float]]], float]:
+def _one(name: str, seeds: int, steps: int, period: int) -> tuple[str, list[dict[str, list[float]]], float]:
     torch.set_num_threads(1)
     began = time.perf_counter()
-    return name, learn(STAGES[name], seeds, steps), time.perf_counter() - began
+    return name, learn(STAGES[name], seeds, steps, period), time.perf_counter() - began
 
 
-def gather(seeds: int, steps: int, jobs: int) -> dict[str, list[dict[str, list[float]]]]:
+def gather(seeds: int, steps: int, period: int, jobs: int) -> dict[str, list[dict[str, list[float]]]]:
     """The curves of every stage and seed."""
     found = {}
     with ProcessPoolExecutor(jobs) as pool:
-        for done in as_completed([pool.submit(_one, name, seeds, steps) for name in STAGES]):
+        for done in as_completed([pool.submit(_one, name, seeds, steps, period) for name in STAGES]):
             name, curves, seconds = done.result()
             found[name] = curves
             each = ", ".join(f"{last(one):.0f}" for one in curves)
@@ -224,10 +225,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=30_000)
+    parser.add_argument("--period", type=int, default=PERIOD, help="updates between two copies of the network")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--figure", type=Path, help="write the curves there, as SVG")
     given = parser.parse_args()
-    found = gather(given.seeds, given.steps, given.jobs)
+    found = gather(given.seeds, given.steps, given.period, given.jobs)
     print(table(found))
     if given.figure:
         given.figure.write_text(figure(found))
