@@ -71,7 +71,13 @@ def test_adapters_leave_merged_and_alone(sft: Run, tmp_path: Path) -> None:
 
 
 def test_preferences_begin_where_the_ratio_is_one(sft: Run, tmp_path: Path) -> None:
-    run = train("preferences-dpo", SHORT, start=sft.folder, data=made_rows("preferences")[:60], output=tmp_path / "dpo")
+    run = train(
+        "preferences-dpo",
+        [*SHORT, "learn.lr=0.01"],
+        start=sft.folder,
+        data=made_rows("preferences")[:60],
+        output=tmp_path / "dpo",
+    )
     first = next(line for line in run.log() if "model/preference" in line)
     assert first["model/preference"] == pytest.approx(0.6931, abs=1e-3)
     assert run.metrics["validation/loss"] < 0.69
