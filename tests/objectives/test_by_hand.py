@@ -11,11 +11,16 @@ from reinforge.core.contracts import Clock, Loss
 from reinforge.engine.loop import Engine
 from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
-from reinforge.models.policy_options import ActorCriticOptions, MemoryOptions
-from reinforge.objectives.options import PPOOptions
+from reinforge.models.policy_options import (
+    ActorCriticOptions,
+    DeterministicOptions,
+    MemoryOptions,
+    SquashedGaussianOptions,
+)
+from reinforge.objectives.options import DDPGOptions, PPOOptions, SACOptions, TD3Options
 from reinforge.recipe.sections import Learn, Start, Stop
 from reinforge.registry import REGISTRY
-from reinforge.sources.options import RolloutOptions
+from reinforge.sources.options import ReplayOptions, RolloutOptions
 
 CARTPOLE = EnvironmentOptions(id="CartPole-v1", count=6)
 PENDULUM = EnvironmentOptions(id="Pendulum-v1", count=3)
@@ -67,6 +72,89 @@ def test_ppo(environment: EnvironmentOptions, activation: Any, shared: bool, mor
         wanted = torch.zeros_like(parameter) if gradient is None else gradient
         # Added to what is there.
         assert torch.allclose(parameter.grad - 1, wanted, rtol=1e-4, atol=2e-6)
+
+
+OFF_POLICY = {"sac": SACOptions, "td3": TD3Options, "ddpg": DDPGOptions}
+
+
+@pytest.mark.parametrize("kind", OFF_POLICY)
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("sizes", [(8,), (16, 8)])
+def test_off_policy(kind: str, activation: Any, weights: bool, sizes: tuple[int, ...]) -> None:
+    """Each step of an update: losses, what rows carry on, and gradients of its own parameters alone."""
+    made = SquashedGaussianOptions if kind == "sac" else DeterministicOptions
+    model = made(sizes=(16, 8), activation=activation, normalise=True)
+    options = OFF_POLICY[kind](critic_sizes=sizes, critic_activation=activation)
+    objective, policy, _ = _parts(PENDULUM, model, options)
+    learner = objective.build(policy)
+    for parameter in learner.parameters():
+        # Far from where it begins: critics that differ, actions and deviations on their slopes.
+        parameter.data.add_(0.3 * torch.randn_like(parameter))
+    policy.observe({"observation": {"count": torch.tensor(9.0), "mean": torch.full((3,), 0.5),
+                                    "squares": torch.full((3,), 7.0)}})  # fmt: skip
+    rows = 64
+    batch: Any = {name: {"observation": torch.randn(rows, 3)} for name in ("observation", "next_observation")}
+    batch |= {"action": torch.rand(rows, 1) * 2 - 1, "noise": torch.randn(rows, 1), "next_noise": torch.randn(rows, 1)}
+    batch |= {"reward": torch.randn(rows), "discount": 0.9 * (torch.rand(rows) < 0.8).float()}
+    if weights:
+        batch["weight"] = torch.rand(rows)
+    for step in objective.steps(learner):
+        loss = step.loss(learner, batch, {})
+        scales = _scales(loss)
+        roots = [loss.terms[name].sum for name in scales]
+        expected = torch.autograd.grad(roots, step.parameters, list(scales.values()))
+        for parameter in learner.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        with torch.no_grad():
+            found, pull = step.by_hand(learner, batch, {})
+            pull(scales)
+        for name, term in loss.terms.items():
+            assert torch.allclose(found.terms[name].sum, term.sum, rtol=1e-4, atol=1e-5), name
+            assert found.terms[name].weight == term.weight
+        for mine, theirs in ((found.items, loss.items), (found.carry, loss.carry)):
+            assert mine.keys() == theirs.keys()
+            assert all(torch.allclose(mine[name], theirs[name], rtol=1e-4, atol=1e-5) for name in mine)
+        wanted = dict(zip(step.parameters, expected))
+        for parameter in learner.parameters():
+            gradient = wanted.get(parameter, torch.zeros_like(parameter))
+            assert parameter.grad is not None
+            assert torch.allclose(parameter.grad - 1, gradient, rtol=1e-4, atol=2e-6)
+        batch |= loss.carry
+
+
+def test_equal_values_share_the_slope() -> None:
+    """Two critics alike: the actor climbs their mean, as autograd has it."""
+    objective, policy, _ = _parts(PENDULUM, SquashedGaussianOptions(sizes=(8,)), SACOptions(critic_sizes=(8,)))
+    learner = objective.build(policy)
+    for parameter in learner.critics.parameters():
+        parameter.data[1] = parameter.data[0]
+    batch: Any = {"observation": {"observation": torch.randn(5, 3)}, "noise": torch.randn(5, 1)}
+    _, step, _ = objective.steps(learner)
+    expected = torch.autograd.grad(step.loss(learner, batch, {}).terms["policy"].sum, step.parameters)
+    for parameter in step.parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    with torch.no_grad():
+        step.by_hand(learner, batch, {})[1]({"policy": torch.tensor(1.0)})
+    assert all(torch.allclose(p.grad, g, rtol=1e-4, atol=1e-6) for p, g in zip(step.parameters, expected))
+
+
+@pytest.mark.parametrize("kind", OFF_POLICY)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_engine_learns_the_same_off_policy(kind: str, precision: Any) -> None:
+    made = SquashedGaussianOptions if kind == "sac" else DeterministicOptions
+    trained = []
+    for by_hand in (True, False):
+        objective, policy, _ = _parts(PENDULUM, made(sizes=(8, 8)), OFF_POLICY[kind](critic_sizes=(8, 8)))
+        options = ReplayOptions(capacity=500, learning_starts=32)
+        source = REGISTRY.build("source", options, environment=PENDULUM, seed=0, batch=32)
+        learn = Learn(batch=32, lr=1e-3, precision=precision, stop=Stop(updates=20), threads=1, compile="off")
+        engine = Engine(objective, policy, source, learn=learn, seed=0)
+        engine.updater.by_hand &= by_hand
+        engine.run()
+        trained.append(torch.cat(engine.updater.masters()))
+    assert torch.allclose(*trained, atol=1e-5 if precision == "fp32" else 4e-3)
+    assert not torch.equal(*trained)
 
 
 def _trained(by_hand: bool, start: Start | None = None) -> dict[str, torch.Tensor]:

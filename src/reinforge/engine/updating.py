@@ -115,7 +115,7 @@ class Updater:
         self._sparse = sparse_parameters(learner) & learning
         self._compiled = self._may_compile(compiled)
         # Whether steps that can take their gradients by hand do so.
-        self.by_hand = not self._compiled and learn.precision == "fp32" and self.waits
+        self.by_hand = not self._compiled and learn.precision != "fp16" and self.waits
         self.steps: list[_Step] = []
         for step in steps:
             self.steps.append(self._step(step, [p for p in step.parameters if p in learning]))
@@ -260,7 +260,8 @@ class Updater:
                 factor = None if s.scale is None else s.scale.scale
                 loss = s.gradients(self.learner, part, counts, arena.gradients, factor)
                 self._check(s, loss, counts, len(parts))
-            s.terms += torch.stack([term.sum.detach() for term in loss.terms.values()])
+            with torch.no_grad():
+                s.terms += torch.stack([term.sum for term in loss.terms.values()])
             arena.collect()
             if loss.carry:
                 parts[place] = {**part, **loss.carry}

@@ -200,6 +200,8 @@ def succeeded(infos: Sequence[object]) -> Array | None:
 def _successes(info: Mapping[str, Any], count: int, ended: Array) -> Array | None:
     """The same of n copies. What was said of those that `ended` (n,) may be among Gymnasium's final information."""
     final = info.get("final_info")
+    if SUCCESS not in info and not isinstance(final, Mapping):
+        return None
     parts = [(info, ~ended), (final, ended)] if isinstance(final, Mapping) else [(info, np.ones(count, np.bool_))]
     found = np.full(count, np.nan, np.float32)
     for part, mine in parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from reinforge.models.memory import Memory
 from reinforge.models.perceptron import Network, traceable
 from reinforge.models.policy import Policy, Result
 from reinforge.models.policy_options import ActorCriticOptions
+from reinforge.models.quick import Array, Quick, snapshot
 from reinforge.schema.signature import Signature
 
 
@@ -68,9 +69,8 @@ class ActorCritic(Policy):
     @property
     def traceable(self) -> bool:
         """Whether `trace` can be used: no state, nothing that learns before the layers, known activations."""
-        simple = self.memory is None and self.frames == 1 and not self.perception.learns
         known = traceable([self.body, self.value_body, self.policy_head, self.value_head])
-        return known and simple and self.output.form != "multi-discrete"
+        return known and self.plain and self.memory is None and self.output.form != "multi-discrete"
 
     def trace(
         self, features: Tensor
@@ -83,7 +83,7 @@ class ActorCritic(Policy):
         value, pull_value = self.value_head.trace(value_hidden, inward=True)
         outputs = {"action": scores, "value": value.squeeze(-1)}
         if self.log_std is not None:
-            outputs |= {"action": self.scale(scores), "mean": scores, "log_std": self.log_std.expand_as(scores)}
+            outputs |= {"action": self.scale(scores), "mean": scores, "log_std": self.log_std.float().expand_as(scores)}
 
         def pull(policy: Tensor, judged: Tensor | None, widths: Tensor | None) -> None:
             inner = pull_scores(policy)
@@ -100,6 +100,25 @@ class ActorCritic(Policy):
                 self.log_std.grad.add_(widths.sum(0))
 
         return outputs, pull
+
+    def quick(self, rows: int) -> Quick | None:
+        """In NumPy, for small layers without anything that learns or is remembered before them."""
+        if not self.plain or self.memory is not None or self.output.form == "multi-discrete":
+            return None
+        run = snapshot([self.body, self.policy_head], rows)
+        if run is None:
+            return None
+        perception, std = self.perception, None if self.log_std is None else self.log_std.detach().exp().numpy()
+
+        @torch.no_grad()
+        def act(observation: Mapping[str, Array], noise: Array) -> Array:
+            seen = perception({name: torch.from_numpy(array) for name, array in observation.items()})
+            scores = run(seen.numpy())
+            # As `Policy.sample` has it.
+            action: Array = (scores + noise).argmax(-1) if std is None else scores + std * noise
+            return action
+
+        return act
 
     def acting(self) -> list[nn.Parameter]:
         """All but what gives values alone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -34,6 +34,22 @@ class Deterministic(Policy):
         features, state = self.perception.see(inputs, state)
         mean = self.network(features).tanh()
         return {"action": self.scale(mean), "mean": mean}, state
+
+    @property
+    def traceable(self) -> bool:
+        """Whether `trace` can be used."""
+        return self.plain and self.network.traceable
+
+    def trace(self, features: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
+        """For what perception made of observations (rows, features): actions in learner space (rows, size), and what
+        takes their gradient back, into the .grad of the weights."""
+        outputs, back = self.network.trace(features)
+        action = outputs.tanh()
+
+        def pull(gradient: Tensor) -> None:
+            back(gradient * (1 - action.square()))
+
+        return action, pull
 
     def sample(self, outputs: Mapping[str, Tensor], noise: Tensor) -> Tensor:
         return (outputs["mean"] + self.exploration * noise).clamp(-1, 1)

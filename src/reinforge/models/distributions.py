@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 # From the gradients of log-probabilities and of entropies (None: nothing asks for it) (...) to those of the outputs.
 Slopes = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
+Moved = tuple[Tensor, Tensor]
 
 _LOG_2_PI = math.log(2 * math.pi)
 _LOG_2 = math.log(2)
@@ -64,3 +66,24 @@ def tanh_gaussian_log_prob(mean: Tensor, log_std: Tensor, latent: Tensor) -> Ten
     """
     correction = 2 * (_LOG_2 - latent - functional.softplus(-2 * latent))
     return gaussian_log_prob(mean, log_std, latent) - correction.sum(-1)
+
+
+def squashed(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], Moved]]:
+    """Actions a = tanh(x), x = mean + std noise, (..., size); `tanh_gaussian_log_prob` of them; and the slopes of mean
+    and log_std by hand, from those of the actions (..., size) and of their log density (...).
+
+    x moves the action by 1 - a^2 and the log density by 2 a. The normal part of it depends on log_std alone: what x is
+    away from its mean, in deviations, is the noise.
+    """
+    std = log_std.exp()
+    latent = torch.addcmul(mean, std, noise)
+    action = torch.tanh(latent)
+    each = torch.add(latent, functional.softplus(-2 * latent)).mul_(2).sub_(log_std).addcmul_(noise, noise, value=-0.5)
+    log_prob = each.sum(-1) - mean.shape[-1] * (0.5 * _LOG_2_PI + 2 * _LOG_2)
+
+    def slopes(moved: Tensor, chosen: Tensor) -> Moved:
+        outer = chosen.unsqueeze(-1)
+        means = torch.addcmul(moved, action, 2 * outer - action * moved)
+        return means, torch.addcmul(-outer, means, std * noise)
+
+    return action, log_prob, slopes

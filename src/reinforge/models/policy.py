@@ -26,6 +26,7 @@ from reinforge.models.distributions import (
 from reinforge.models.normaliser import Normaliser
 from reinforge.models.perception import Perception
 from reinforge.models.policy_options import PolicyOptions
+from reinforge.models.quick import Quick
 from reinforge.schema.signature import Output, Signature
 
 Result = tuple[dict[str, Tensor], Batch | None]
@@ -145,10 +146,20 @@ class Policy(nn.Module):
         """How many observations it sees at once. Where several, what it sees is to be shown to it at every step."""
         return 1 if self.perception.frames is None else self.perception.frames.count
 
+    @property
+    def plain(self) -> bool:
+        """Whether nothing that learns, and nothing that was seen before, lies between observations and its layers."""
+        return self.frames == 1 and not self.perception.learns
+
     def act(self, inputs: Batch, state: Batch | None = None) -> Result:
         """What is needed to act: `forward`, where nothing of it can be spared."""
         found: Result = self(inputs, state)
         return found
+
+    def quick(self, rows: int) -> Quick | None:
+        """What draws actions for observations of so many rows by the weights as they are now, at less cost than
+        `sample`; None where it has no such way."""
+        return None
 
     def initial_state(self, n: int) -> Batch | None:
         """Nothing seen before, for n observations; None where it has no state."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
-from reinforge.models.distributions import tanh_gaussian_log_prob
+from reinforge.models.distributions import squashed, tanh_gaussian_log_prob
 from reinforge.models.perceptron import Network
 from reinforge.models.policy import Policy, Result
 from reinforge.models.policy_options import SquashedGaussianOptions
@@ -35,9 +35,34 @@ class SquashedGaussian(Policy):
     def forward(self, inputs: Batch, state: Batch | None = None) -> Result:
         features, state = self.perception.see(inputs, state)
         mean, raw = self.network(features).chunk(2, -1)
-        low, high = self.range
-        log_std = low + 0.5 * (high - low) * (torch.tanh(raw) + 1)
+        log_std = self._log_std(torch.tanh(raw))
         return {"action": self.scale(torch.tanh(mean)), "mean": mean, "log_std": log_std}, state
+
+    @property
+    def traceable(self) -> bool:
+        """Whether `trace` can be used."""
+        return self.plain and self.network.traceable
+
+    def trace(self, features: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], None]]:
+        """For what perception made of observations (rows, features) and normal noise (rows, size): actions in learner
+        space, their log-probs (rows,), and what takes the gradients of both back, into the .grad of the weights."""
+        outputs, back = self.network.trace(features)
+        # Side by side, operations on a half would go number by number.
+        mean, raw = (half.contiguous() for half in outputs.chunk(2, -1))
+        bent = torch.tanh(raw)
+        action, log_prob, slopes = squashed(mean, self._log_std(bent), noise)
+
+        def pull(moved: Tensor, chosen: Tensor) -> None:
+            means, widths = slopes(moved, chosen)
+            low, high = self.range
+            back(torch.cat([means, widths * (0.5 * (high - low)) * (1 - bent.square())], -1))
+
+        return action, log_prob, pull
+
+    def _log_std(self, bent: Tensor) -> Tensor:
+        """From (-1, 1) to its range."""
+        low, high = self.range
+        return low + 0.5 * (high - low) * (bent + 1)
 
     def sample(self, outputs: Mapping[str, Tensor], noise: Tensor) -> Tensor:
         return torch.tanh(super().sample(outputs, noise))

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
-from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Term
+from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Pull, Step, Term
 from reinforge.errors import ComponentError
 from reinforge.models.critics import Critics
 from reinforge.models.distributions import tanh_gaussian_log_prob
 from reinforge.models.squashed_gaussian import SquashedGaussian
 from reinforge.objectives.averages import follow
+from reinforge.objectives.errors import squared, weighted, weights
 from reinforge.objectives.options import SACOptions
 from reinforge.objectives.returns import in_turn, parts, settled, tensor
 from reinforge.schema.signature import Signature
@@ -35,8 +36,9 @@ class SACLearner(nn.Module):
         self.log_temperature.requires_grad_(options.adapt)
 
     def values(self, critics: Critics, observation: Batch, action: Tensor) -> Tensor:
-        """What the critics say of actions in learner space: (2, rows)."""
-        values: Tensor = critics(critics.see(self.model.perception, observation), action)
+        """What the critics say of actions in learner space: (2, rows), in the precision of those that learn."""
+        features = critics.see(self.model.perception, observation)
+        values: Tensor = critics(features, action, like=self.critics)
         return values
 
     def act(self, observation: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,12 +93,16 @@ class SAC:
 
     def steps(self, learner: nn.Module) -> Sequence[Step]:
         assert isinstance(learner, SACLearner)
+        simple = learner.model.traceable and learner.critics.traceable
+        critic = self._critic_by_hand if simple and not self.options.conservative else None
+        actor = self._actor_by_hand if simple else None
         steps = [
-            Step("critic", list(learner.critics.parameters()), self._critic),
-            Step("actor", list(learner.model.parameters()), self._actor),
+            Step("critic", list(learner.critics.parameters()), self._critic, by_hand=critic),
+            Step("actor", list(learner.model.parameters()), self._actor, by_hand=actor),
         ]
         if self.options.adapt:
-            steps.append(Step("temperature", [learner.log_temperature], self._temperature))
+            temperature = self._temperature_by_hand
+            steps.append(Step("temperature", [learner.log_temperature], self._temperature, by_hand=temperature))
         return steps
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -113,24 +119,16 @@ class SAC:
 
     def _critic(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, SACLearner)
-        observation, action = parts(batch, "observation"), tensor(batch, "action")
-        following = parts(batch, "next_observation")
         with torch.no_grad():
-            next_action, log_prob = learner.act(following, tensor(batch, "next_noise"))
-            values = learner.values(learner.targets, following, next_action).amin(0)
-            soft = values - learner.log_temperature.exp() * log_prob
-            goal = tensor(batch, "reward") + tensor(batch, "discount") * soft
-        taken = learner.values(learner.critics, observation, action)
-        errors = taken - goal
-        each = 0.5 * errors.square().sum(0)
-        weight = batch.get("weight")
-        if isinstance(weight, Tensor):
-            each = each * weight
-        terms = {"td": Term(each.sum()), "q": Term(goal.sum(), 0.0)}
+            drawn = learner.act(parts(batch, "next_observation"), tensor(batch, "next_noise"))
+            goal = self._goal(learner, batch, *drawn)
+        observation = parts(batch, "observation")
+        values = learner.values(learner.critics, observation, tensor(batch, "action"))
+        loss = squared(values - goal, goal, weights(batch), 0.5)
         if self.options.conservative:
-            surplus = self._any(learner, observation, batch) - taken
-            terms["conservative"] = Term(surplus.sum(), self.options.conservative)
-        return Loss(terms, {"td": errors.detach().abs().mean(0)})
+            surplus = self._any(learner, observation, batch) - values
+            loss.terms["conservative"] = Term(surplus.sum(), self.options.conservative)
+        return loss
 
     def _any(self, learner: SACLearner, observation: Batch, batch: Batch) -> Tensor:
         """log of the integral of exp Q(s, a) over all actions in (-1, 1), as each critic sees it: (2, rows).
@@ -149,27 +147,70 @@ class SAC:
         features = learner.critics.see(learner.model.perception, observation).repeat_interleave(2 * n, 0)
         values = learner.critics(features, actions).unflatten(1, (rows, 2 * n))
         uniform = density.new_full((rows, n), -size * math.log(2))
-        weighted: Tensor = values - torch.cat([uniform, density], 1)
-        return weighted.logsumexp(-1) - math.log(2 * n)
+        relative: Tensor = values - torch.cat([uniform, density], 1)
+        return relative.logsumexp(-1) - math.log(2 * n)
+
+    def _critic_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
+        assert isinstance(learner, SACLearner)
+        see = learner.model.perception
+        action, log_prob, _ = learner.model.trace(see(parts(batch, "next_observation")), tensor(batch, "next_noise"))
+        goal, features = self._goal(learner, batch, action, log_prob), see(parts(batch, "observation"))
+        values, pull = learner.critics.trace(features, tensor(batch, "action"))
+        errors, weight = values - goal, weights(batch)
+
+        def back(scales: Mapping[str, Tensor]) -> None:
+            pull(weighted(errors, weight) * scales["td"])
+
+        return squared(errors, goal, weight, 0.5), back
+
+    def _goal(self, learner: SACLearner, batch: Batch, action: Tensor, log_prob: Tensor) -> Tensor:
+        """What the values should be (rows,), by the next actions and their log-probs."""
+        values = learner.values(learner.targets, parts(batch, "next_observation"), action).amin(0)
+        soft = values - learner.log_temperature.exp() * log_prob
+        return tensor(batch, "reward") + tensor(batch, "discount") * soft
 
     def _actor(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, SACLearner)
         observation = parts(batch, "observation")
         action, log_prob = learner.act(observation, tensor(batch, "noise"))
         value = learner.values(learner.critics, observation, action).amin(0)
-        temperature = learner.log_temperature.detach().exp()
-        each = temperature * log_prob - value
-        weight = batch.get("weight")
-        if isinstance(weight, Tensor):
-            each = each * weight
-        drawn = log_prob.detach()
-        return Loss({"policy": Term(each.sum()), "entropy": Term(-drawn.sum(), 0.0)}, carry={"log_prob": drawn})
+        return _climbed(log_prob, value, learner.log_temperature.detach().exp(), weights(batch))
+
+    def _actor_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
+        assert isinstance(learner, SACLearner)
+        features = learner.model.perception(parts(batch, "observation"))
+        action, log_prob, pull = learner.model.trace(features, tensor(batch, "noise"))
+        values, climb = learner.critics.climb(features, action)
+        value, temperature, weight = values.amin(0), learner.log_temperature.exp(), weights(batch)
+
+        def back(scales: Mapping[str, Tensor]) -> None:
+            each = weighted(scales["policy"].expand(len(value)), weight)
+            # The slope of the least of them; equal ones share it.
+            least = (values == value).to(each.dtype)
+            pull(climb(least * (-each / least.sum(0))), temperature * each)
+
+        return _climbed(log_prob, value, temperature, weight), back
 
     def _temperature(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, SACLearner)
-        # Of the actions that the actor's step drew: a pass of the new policy would cost as much as a critic's.
-        surplus = -tensor(batch, "log_prob") - self.target_entropy
-        weight = batch.get("weight")
-        if isinstance(weight, Tensor):
-            surplus = surplus * weight
-        return Loss({"temperature": Term(learner.log_temperature * surplus.sum())})
+        return Loss({"temperature": Term(learner.log_temperature * self._surplus(batch))})
+
+    def _temperature_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
+        assert isinstance(learner, SACLearner)
+        surplus, into = self._surplus(batch), learner.log_temperature.grad
+
+        def back(scales: Mapping[str, Tensor]) -> None:
+            if into is not None:
+                into.add_(scales["temperature"] * surplus)
+
+        return Loss({"temperature": Term(learner.log_temperature * surplus)}), back
+
+    def _surplus(self, batch: Batch) -> Tensor:
+        """By how much less than the target the actions' entropy was, summed, of those that the actor's step drew: a
+        pass of the new policy would cost as much as a critic's."""
+        return weighted(-tensor(batch, "log_prob") - self.target_entropy, weights(batch)).sum()
+
+
+def _climbed(log_prob: Tensor, value: Tensor, temperature: Tensor, weight: Tensor | None) -> Loss:
+    each, drawn = weighted(temperature * log_prob - value, weight), log_prob.detach()
+    return Loss({"policy": Term(each.sum()), "entropy": Term(-drawn.sum(), 0.0)}, carry={"log_prob": drawn})

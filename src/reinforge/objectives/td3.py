@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
-from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Term
+from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Pull, Step, Term
 from reinforge.errors import ComponentError
 from reinforge.models.critics import Critics
 from reinforge.models.deterministic import Deterministic
 from reinforge.objectives.averages import follow
+from reinforge.objectives.errors import squared, weighted, weights
 from reinforge.objectives.options import DDPGOptions, TD3Options
 from reinforge.objectives.returns import in_turn, parts, settled, tensor
 from reinforge.schema.signature import Signature
@@ -36,8 +37,10 @@ class TD3Learner(nn.Module):
         self.targets = self.critics.target(model.perception)
 
     def values(self, critics: Critics, observation: Batch, action: Tensor, first: int | None = None) -> Tensor:
-        """What the critics, or the `first` of them, say of actions in learner space: (critics, rows)."""
-        values: Tensor = critics(critics.see(self.model.perception, observation), action, first)
+        """What the critics, or the `first` of them, say of actions in learner space: (critics, rows), in the precision
+        of those that learn."""
+        features = critics.see(self.model.perception, observation)
+        values: Tensor = critics(features, action, first, like=self.critics)
         return values
 
 
@@ -84,9 +87,11 @@ class TD3:
 
     def steps(self, learner: nn.Module) -> Sequence[Step]:
         assert isinstance(learner, TD3Learner)
+        simple = learner.model.traceable and learner.critics.traceable
+        critic, actor = (self._critic_by_hand, self._actor_by_hand) if simple else (None, None)
         return [
-            Step("critic", list(learner.critics.parameters()), self._critic),
-            Step("actor", list(learner.model.parameters()), self._actor, every=self.delay),
+            Step("critic", list(learner.critics.parameters()), self._critic, by_hand=critic),
+            Step("actor", list(learner.model.parameters()), self._actor, every=self.delay, by_hand=actor),
         ]
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -103,27 +108,49 @@ class TD3:
 
     def _critic(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, TD3Learner)
-        following, noise, weight = parts(batch, "next_observation"), batch.get("noise"), batch.get("weight")
-        with torch.no_grad():
-            action = learner.target(following)[0]["mean"]
-            if isinstance(noise, Tensor):
-                action = (action + noise).clamp(-1, 1)
-            values = learner.values(learner.targets, following, action).amin(0)
-            goal = tensor(batch, "reward") + tensor(batch, "discount") * values
-        errors = learner.values(learner.critics, parts(batch, "observation"), tensor(batch, "action")) - goal
-        each = errors.square().sum(0)
-        if isinstance(weight, Tensor):
-            each = each * weight
-        return Loss({"td": Term(each.sum()), "q": Term(goal.sum(), 0.0)}, {"td": errors.detach().abs().mean(0)})
+        goal = self._goal(learner, batch)
+        values = learner.values(learner.critics, parts(batch, "observation"), tensor(batch, "action"))
+        return squared(values - goal, goal, weights(batch))
+
+    def _critic_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
+        assert isinstance(learner, TD3Learner)
+        goal = self._goal(learner, batch)
+        features = learner.model.perception(parts(batch, "observation"))
+        values, pull = learner.critics.trace(features, tensor(batch, "action"))
+        errors, weight = values - goal, weights(batch)
+
+        def back(scales: Mapping[str, Tensor]) -> None:
+            pull(weighted(errors, weight) * (2 * scales["td"]))
+
+        return squared(errors, goal, weight), back
+
+    @torch.no_grad()
+    def _goal(self, learner: TD3Learner, batch: Batch) -> Tensor:
+        following, noise = parts(batch, "next_observation"), batch.get("noise")
+        action = learner.target(following)[0]["mean"]
+        if isinstance(noise, Tensor):
+            action = (action + noise).clamp(-1, 1)
+        values = learner.values(learner.targets, following, action).amin(0)
+        return tensor(batch, "reward") + tensor(batch, "discount") * values
 
     def _actor(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, TD3Learner)
-        observation, weight = parts(batch, "observation"), batch.get("weight")
+        observation = parts(batch, "observation")
         action = learner.model(observation)[0]["mean"]
         each = -learner.values(learner.critics, observation, action, first=1)[0]
-        if isinstance(weight, Tensor):
-            each = each * weight
-        return Loss({"policy": Term(each.sum())})
+        return Loss({"policy": Term(weighted(each, weights(batch)).sum())})
+
+    def _actor_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
+        assert isinstance(learner, TD3Learner)
+        features = learner.model.perception(parts(batch, "observation"))
+        action, pull = learner.model.trace(features)
+        values, climb = learner.critics.climb(features, action, first=1)
+        weight = weights(batch)
+
+        def back(scales: Mapping[str, Tensor]) -> None:
+            pull(climb(weighted(-scales["policy"].expand_as(values), weight)))
+
+        return Loss({"policy": Term(-weighted(values[0], weight).sum())}), back
 
 
 class DDPG(TD3):

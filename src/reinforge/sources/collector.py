@@ -21,6 +21,7 @@ from reinforge.environments.rewards import RewardScaling
 from reinforge.environments.vector import Environments, Transition
 from reinforge.errors import EnvironmentFault
 from reinforge.models.policy import Policy
+from reinforge.models.quick import Quick
 from reinforge.sources.options import EpsilonOptions
 
 _RECENT = 100
@@ -79,12 +80,15 @@ class Collector:
             np.copyto(action, best, where=~chosen)
         return action
 
-    @torch.no_grad()
-    def sample(self, policy: Policy, noise: Tensor | None = None) -> Array:
-        """Actions in learner space, drawn from the policy, with noise (n, size) where it was drawn before."""
+    def sample(self, policy: Policy, noise: Tensor | None = None, quick: Quick | None = None) -> Array:
+        """Actions in learner space, drawn from the policy, with noise (n, size) where it was drawn before; or by what
+        `policy.quick` gave since its weights last changed."""
         if noise is None:
             noise = policy.noise(self.generator, self.count)
-        action: Array = policy.sample(self.outputs(policy), noise).cpu().numpy()
+        if quick is not None:
+            return quick(self.observation, noise.numpy())
+        with torch.no_grad():
+            action: Array = policy.sample(self.outputs(policy), noise).cpu().numpy()
         return action
 
     def uniform(self, policy: Policy) -> Array:
@@ -142,11 +146,11 @@ class Collector:
                 raise
         return self._arrived
 
-    @torch.no_grad()
     def _scaled(self, policy: Policy, action: Array) -> Array:
         if not policy.continuous:
             return action
-        scaled: Array = policy.scale(torch.from_numpy(action).to(policy.low)).cpu().numpy()
+        with torch.no_grad():
+            scaled: Array = policy.scale(torch.from_numpy(action).to(policy.low)).cpu().numpy()
         return scaled
 
     def _take(self, transition: Transition) -> Transition:

@@ -59,12 +59,13 @@ class RolloutSource:
         before, columns = collector.steps, _columns(collector, steps)
         memory = {name: value.clone() for name, value in collector.memory.items()}
         noise = policy.noise(collector.generator, steps, collector.count) if policy.stochastic else None
+        quick = policy.quick(collector.count)
         for time in range(steps):
             now = (slice(None), time)
             put(columns["observation"], now, collector.observation)
             columns["start"][:, time] = collector.start
             if noise is not None:
-                action = collector.sample(policy, noise[time])
+                action = collector.sample(policy, noise[time], quick)
             else:
                 action = collector.greedy(policy, epsilon_at(self.options.epsilon, collector.steps))
             transition = collector.step(policy, action)
