@@ -206,3 +206,34 @@ def test_policies_refuse_the_wrong_kind_of_action() -> None:
         QNetwork(QNetworkOptions(), CONTINUOUS)
     with pytest.raises(ReinforgeError, match="continuous"):
         SquashedGaussian(SquashedGaussianOptions(), DISCRETE)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("found", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
+def test_quick_actions_are_those_of_sample(normalise: bool, found: Signature) -> None:
+    """Acting in NumPy draws what torch draws from the same noise; and follows the weights when it is asked anew."""
+    torch.manual_seed(0)
+    policy = REGISTRY.build("model", ActorCriticOptions(sizes=(16, 8), normalise=normalise), found)
+    if normalise:
+        policy.observe({"observation": moments(np.random.default_rng(1).normal(0.5, 2, (9, 4)))})
+    generator = np.random.default_rng(0)
+    for _ in range(2):
+        for parameter in policy.parameters():
+            parameter.data.add_(0.3 * torch.randn_like(parameter))
+        seen = generator.standard_normal((50, 4), np.float32)
+        noise, quick = policy.noise(generator, 50), policy.quick(50)
+        assert quick is not None
+        with torch.no_grad():
+            wanted = policy.sample(policy.act({"observation": torch.from_numpy(seen)})[0], noise)
+        np.testing.assert_allclose(quick({"observation": seen}, noise.numpy()), wanted.numpy(), atol=1e-5)
+
+
+def test_what_has_a_memory_or_is_large_does_not_act_quickly() -> None:
+
+    memory = REGISTRY.build("model", ActorCriticOptions(memory=MemoryOptions(size=4)), DISCRETE)
+    assert memory.quick(1) is None
+    large = REGISTRY.build("model", ActorCriticOptions(sizes=(256, 256)), DISCRETE)
+    assert large.quick(1) is not None
+    assert large.quick(64) is None
+    gelu = REGISTRY.build("model", ActorCriticOptions(activation="gelu"), DISCRETE)
+    assert gelu.quick(1) is None

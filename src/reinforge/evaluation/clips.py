@@ -83,6 +83,9 @@ def fitted(frame: Frame, most: int) -> Frame:
     if scale >= 1:
         return np.ascontiguousarray(frame[..., :3])
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if most * 2 == max(height, width) and height % 2 == width % 2 == 0:
+        # The same means of four, in a fifth of the time.
+        return np.asarray(Image.fromarray(frame[..., :3]).reduce(2))
     return np.asarray(Image.fromarray(frame[..., :3]).resize(size, Image.Resampling.BOX))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -109,11 +110,17 @@ class ActorCritic(Policy):
         if run is None:
             return None
         perception, std = self.perception, None if self.log_std is None else self.log_std.detach().exp().numpy()
+        only = perception.only
 
-        @torch.no_grad()
+        def features(observation: Mapping[str, Array]) -> Array:
+            if only is not None and observation[only].dtype == np.float32:
+                return observation[only]
+            with torch.no_grad():
+                seen = perception({name: torch.from_numpy(array) for name, array in observation.items()})
+            return seen.float().numpy()
+
         def act(observation: Mapping[str, Array], noise: Array) -> Array:
-            seen = perception({name: torch.from_numpy(array) for name, array in observation.items()})
-            scores = run(seen.numpy())
+            scores = run(features(observation))
             # As `Policy.sample` has it.
             action: Array = (scores + noise).argmax(-1) if std is None else scores + std * noise
             return action

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
+from reinforge.models.encoders import Flatten
 from reinforge.models.frames import Frames, merged, stacked
 from reinforge.models.normaliser import Normaliser
 from reinforge.models.policy_options import PolicyOptions
@@ -45,6 +46,13 @@ class Perception(nn.Module):
         self.features = sum(int(cast(int, encoder.features)) for encoder in encoders.values())
         # Whether anything in it learns: what several networks look through can be shared only where nothing does.
         self.learns = any(parameter.requires_grad for parameter in self.parameters())
+
+    @property
+    def only(self) -> str | None:
+        """The one part whose numbers are its features as they are, where that is all it does."""
+        (name, block), *more = self.blocks.items()
+        simple = block.form == "box" and len(block.shape) == 1 and isinstance(self.encoders[key(name)], Flatten)
+        return name if simple and not more and not self.normalisers and self.frames is None else None
 
     def forward(self, inputs: Batch) -> Tensor:
         """Parts (..., *shape) with the same leading dimensions, one or more, to (..., features)."""
