@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reinforge.core.batch import Batch
 from reinforge.models.activations import ACTIVATIONS
 from reinforge.models.perception import Perception
-from reinforge.models.perceptron import TRACEABLE, slope
+from reinforge.models.perceptron import TRACEABLE, active, slope
 
 Pull = Callable[[Tensor], None]
 Climb = Callable[[Tensor], Tensor]
@@ -144,9 +144,7 @@ class Critics(nn.Module):
         kind = (like._layers() if like else layers)[0][0].dtype
         before = [x := x.to(kind)]
         for weight, bias in layers[:-1]:
-            x = torch.addmm(bias[critic, 0].to(kind), x, weight[critic].to(kind))
-            x = x.relu_() if self.activation == "relu" else ACTIVATIONS[self.activation](x)
-            before.append(x)
+            before.append(x := active(x, weight[critic].to(kind), bias[critic, 0].to(kind), self.activation))
         weight, bias = layers[-1]
         return torch.addmv(bias[critic, 0].float(), x.float(), weight[critic, :, 0].float()), before
 

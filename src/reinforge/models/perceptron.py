@@ -22,6 +22,7 @@ Pull = Callable[[Tensor], Tensor | None]
 # Activations whose derivative follows from what they gave.
 TRACEABLE = ("relu", "tanh")
 _FEW = 16
+_RELU, _TANH = torch.ops.aten.threshold_backward.grad_input, torch.ops.aten.tanh_backward.grad_input
 
 
 class Network(nn.Module):
@@ -60,8 +61,7 @@ class Network(nn.Module):
         kind, last = layers[0][0].dtype, len(layers) - 1
         values = [x := x.to(kind)]
         for index, (weight, bias) in enumerate(layers):
-            active = index < last or self.last_active
-            x = _active(weight, bias, x, self.activation) if active else torch.addmm(bias, x, weight.t())
+            x = active(x, weight.t(), bias, self.activation if index < last or self.last_active else None)
             values.append(x)
 
         def pull(gradient: Tensor) -> Tensor | None:
@@ -81,17 +81,17 @@ class Network(nn.Module):
         return x if self.last_active else x.float(), pull
 
 
-def _active(weight: Tensor, bias: Tensor, x: Tensor, name: str) -> Tensor:
-    """A layer and its activation."""
-    x = torch.addmm(bias, x, weight.t())
+def active(x: Tensor, weight: Tensor, bias: Tensor, name: str | None) -> Tensor:
+    """activation(x weight + bias) for x (rows, i) and weight (i, o)."""
+    x = torch.addmm(bias, x, weight)
     if name == "relu":
         return x.relu_()
-    if x.device.type != "cpu" or x.dtype != torch.float32:
-        return x.tanh_()
-    # On a CPU torch's takes ten times as long.
-    array = x.numpy()
-    np.tanh(array, out=array)
-    return x
+    if name == "tanh" and x.device.type == "cpu" and x.dtype == torch.float32:
+        # Torch's takes ten times as long on a CPU.
+        array = x.numpy()
+        np.tanh(array, out=array)
+        return x
+    return x if name is None else ACTIVATIONS[name](x)
 
 
 def _add_product(into: Tensor, gradient: Tensor, x: Tensor) -> None:
@@ -103,10 +103,11 @@ def _add_product(into: Tensor, gradient: Tensor, x: Tensor) -> None:
 
 
 def slope(gradient: Tensor, after: Tensor, name: str) -> Tensor:
-    """The gradient before an activation, from that after it and what it gave."""
+    """The gradient before an activation, from that after it and what it gave: in the place of what it was, which is
+    still in the cache."""
     if name == "relu":
-        return cast(Tensor, torch.ops.aten.threshold_backward(gradient, after, 0))
-    return cast(Tensor, torch.ops.aten.tanh_backward(gradient, after))
+        return cast(Tensor, _RELU(gradient, after, 0, grad_input=gradient))
+    return cast(Tensor, _TANH(gradient, after, grad_input=gradient))
 
 
 def traceable(networks: Sequence[Network | None]) -> bool:

@@ -67,7 +67,8 @@ class PPO:
             stretch = slice(begin, begin + length) if memory is not None else slice(None)
             if state is not None:
                 memories.append({name: tensor(state, name).unsqueeze(1) for name in state})
-            outputs, state = model({**at(observation, stretch), "start": start[:, stretch]}, state)
+            seen = {**at(observation, stretch), "start": start[:, stretch]}
+            outputs, state = (_traced(model, observation), None) if model.traceable else model(seen, state)
             value.append(outputs["value"])
             log_prob.append(model.log_prob(outputs, tensor(rollout, "action")[:, stretch]))
         values = torch.cat(value, 1)
@@ -243,6 +244,14 @@ def _steps(column: Leaf) -> Leaf:
     """(rows, time, ...) as (n, ...)."""
     assert isinstance(column, Tensor)
     return column.flatten(0, 1)
+
+
+def _traced(model: ActorCritic, observation: Batch) -> dict[str, Tensor]:
+    """What the model says of observations (n, time, ...), as the updates by hand compute it."""
+    leading = next(iter(batches.leaves(observation)))
+    assert isinstance(leading, Tensor)
+    outputs, _ = model.trace(model.perception(batches.apply(observation, _steps)))
+    return {name: value.unflatten(0, leading.shape[:2]) for name, value in outputs.items()}
 
 
 def _next_values(model: ActorCritic, rollout: Batch, values: Tensor, memory: Batch | None) -> Tensor:
