@@ -97,8 +97,8 @@ class Step:
     """One optimiser step of an update: gradients of `loss` for `parameters` alone, taken every `every` updates.
 
     Steps of one objective own disjoint parameters and run in order, each seeing the weights the one before left.
-    `by_hand` gives the same loss, without recording it, and its gradients by hand, for networks that are so small that
-    autograd costs more than they do; the engine takes it where it neither compiles nor rounds.
+    `by_hand` gives the same loss, without recording it, and its gradients by hand, for networks whose arithmetic costs
+    less than autograd around it; the engine takes it on a CPU, where it does not compile and scales no loss.
     """
 
     name: str

@@ -114,7 +114,7 @@ class Updater:
         self.phase = 0
         self._sparse = sparse_parameters(learner) & learning
         self._compiled = self._may_compile(compiled)
-        # Whether steps that can take their gradients by hand do so.
+        # Whether steps that can take their gradients by hand do so; fp16 scales its losses for autograd.
         self.by_hand = not self._compiled and learn.precision != "fp16" and self.waits
         self.steps: list[_Step] = []
         for step in steps:

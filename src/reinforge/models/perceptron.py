@@ -53,7 +53,8 @@ class Network(nn.Module):
         return x if self.last_active else x.float()
 
     def trace(self, x: Tensor, *, inward: bool = False) -> tuple[Tensor, Pull]:
-        """`forward` for x (rows, sizes[0]), and what adds to the .grad of its weights from the output's gradient.
+        """`forward` for x (rows, sizes[0]), and what adds to the .grad of its weights from the output's gradient, which
+        it may overwrite.
 
         That returns the gradient of x where `inward`, otherwise None. Weights without .grad are left out.
         """
