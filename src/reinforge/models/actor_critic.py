@@ -117,7 +117,8 @@ class ActorCritic(Policy):
                 return observation[only]
             with torch.no_grad():
                 seen = perception({name: torch.from_numpy(array) for name, array in observation.items()})
-            return seen.float().numpy()
+            found: Array = seen.float().numpy()
+            return found
 
         def act(observation: Mapping[str, Array], noise: Array) -> Array:
             scores = run(features(observation))

@@ -251,7 +251,7 @@ def _traced(model: ActorCritic, observation: Batch) -> dict[str, Tensor]:
     leading = next(iter(batches.leaves(observation)))
     assert isinstance(leading, Tensor)
     outputs, _ = model.trace(model.perception(batches.apply(observation, _steps)))
-    return {name: value.unflatten(0, leading.shape[:2]) for name, value in outputs.items()}
+    return {name: value.reshape(*leading.shape[:2], *value.shape[1:]) for name, value in outputs.items()}
 
 
 def _next_values(model: ActorCritic, rollout: Batch, values: Tensor, memory: Batch | None) -> Tensor:
