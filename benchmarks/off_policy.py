@@ -1,14 +1,13 @@
 """SAC and TD3 on HalfCheetah-v5, environment steps per second with equal networks: ours beside Stable-Baselines3, one
 thread.
 
-Networks of 256-256, batches of 256, one update per environment step, after the same random steps. Two runs of each, of
-different length, are subtracted: what begins and ends a run is in neither figure. Ours steps 4 copies together and does
-their 4 updates after (the same updates per step); the peer steps one, as its preset does.
+Networks of 256-256, batches of 256, one update per environment step, after the same random steps. Both take turns of a
+few updates in one process, so that they meet the same machine; what begins and ends a run is in neither figure. Ours
+steps 4 copies together and does their 4 updates after (the same updates per step); the peer steps one, as its preset
+does. In bf16, ours has bf16 weights beside fp32 masters. Medians over the turns, of wall time and of CPU time, which
+neighbours on the machine disturb less.
 
-    python -m benchmarks.off_policy [--steps 2000] [--rounds 3] [--precision fp32 bf16] [--compile off]
-
-Ours is measured in each precision: bf16 has bf16 weights beside fp32 masters. Beside wall time it states the CPU's,
-which neighbours on the machine disturb less.
+    python -m benchmarks.off_policy [--turns 40] [--precision fp32 bf16] [--kinds sac td3]
 """
 
 from __future__ import annotations
@@ -18,27 +17,18 @@ import json
 import platform
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
+import warnings
 from importlib.metadata import version
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-import reinforge
+from benchmarks.parts import REPLAY, engine
+from reinforge.core.contracts import Clock
 
-START, SHORT = 500, 700
-EVERY = {
-    "source.learning_starts": START, "source.capacity": 100_000, "evaluate.every": 10**6, "evaluate.episodes": 1,
-    "evaluate.clip": "false", "learn.threads": 1,
-}  # fmt: skip
-OURS = {
-    "sac": ["objective={kind: sac, critic_sizes: [256, 256]}", "model={kind: squashed-gaussian, sizes: [256, 256]}"],
-    "td3": ["objective={kind: td3, critic_sizes: [256, 256]}", "model={kind: deterministic, sizes: [256, 256]}"],
-}
+# Updates, and so environment steps, of a turn; turns that are not counted.
+TURN, WARM = 8, 4
 
 
 class Spent(NamedTuple):
@@ -52,75 +42,76 @@ def _now() -> Spent:
     return Spent(time.perf_counter(), time.process_time())
 
 
-def ours(kind: str, precision: str, compiled: str, steps: int) -> Spent:
-    """What a run of so many environment steps takes."""
-    with tempfile.TemporaryDirectory() as folder:
-        began = _now()
-        overrides = [f"{key}={value}" for key, value in EVERY.items()]
-        overrides += [f"learn.stop.steps={steps}", f"learn.precision={precision}", f"learn.compile={compiled}"]
-        reinforge.train("halfcheetah-sac", [*OURS[kind], *overrides], output=Path(folder) / "run")
-        return _since(began)
-
-
 def _since(began: Spent) -> Spent:
     now = _now()
     return Spent(now.wall - began.wall, now.cpu - began.cpu)
 
 
-def peer(kind: str, steps: int) -> Spent:
-    """The same of the peer."""
-    import stable_baselines3 as sb3
+class Peer:
+    """The peer in the middle of its training."""
 
-    began = _now()
-    make = {"sac": sb3.SAC, "td3": sb3.TD3}[kind]
-    more = {"policy_kwargs": {"net_arch": [256, 256]}, "batch_size": 256, "train_freq": 1, "gradient_steps": 1}
-    model = make("MlpPolicy", "HalfCheetah-v5", learning_starts=START, buffer_size=100_000, device="cpu", **more)
-    model.learn(steps)
-    return _since(began)
+    def __init__(self, kind: str) -> None:
+        import stable_baselines3 as sb3
+
+        self._model = {"sac": sb3.SAC, "td3": sb3.TD3}[kind](
+            "MlpPolicy", "HalfCheetah-v5", learning_starts=REPLAY.learning_starts, buffer_size=100_000, device="cpu",
+            policy_kwargs={"net_arch": [256, 256]}, batch_size=256, train_freq=1, gradient_steps=1,
+        )  # fmt: skip
+        self._model.learn(REPLAY.learning_starts)
+
+    def turn(self) -> Spent:
+        """So many steps, with an update after each."""
+        began = _now()
+        with torch.enable_grad():
+            self._model.learn(TURN, reset_num_timesteps=False)
+        return _since(began)
 
 
-def rate(run: Callable[[int], Spent], steps: int) -> Spent:
-    """Environment steps per second, of wall time and of CPU, between two lengths of a run."""
-    short, whole = run(SHORT), run(SHORT + steps)
-    return Spent(steps / (whole.wall - short.wall), steps / (whole.cpu - short.cpu))
+def turns(kind: str, precision: str, count: int) -> tuple[list[Spent], list[Spent]]:
+    """What each turn took, ours and the peer's."""
+    ours: list[Spent] = []
+    theirs: list[Spent] = []
+    other, made = Peer(kind), engine(kind, precision, TURN * (count + WARM))
+    after, began = made.objective.after_update, _now()
+
+    def watched(learner: Any, clock: Clock) -> None:
+        nonlocal began
+        after(learner, clock)
+        if clock.updates % TURN == 0:
+            ours.append(_since(began))
+            theirs.append(other.turn())
+            began = _now()
+
+    made.objective.after_update = watched  # type: ignore[method-assign]
+    made.run()
+    return ours[WARM:], theirs[WARM:]
+
+
+def _rate(spent: list[Spent]) -> Spent:
+    """Environment steps per second."""
+    return Spent(TURN / statistics.median(s.wall for s in spent), TURN / statistics.median(s.cpu for s in spent))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16"))
     parser.add_argument("--kinds", nargs="+", default=["sac", "td3"], choices=("sac", "td3"))
-    parser.add_argument("--compile", default="off", choices=("off", "on"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
     rows = []
     for kind in arguments.kinds:
-        trials: dict[str, Callable[[int], Spent]] = {
-            precision: partial(ours, kind, precision, arguments.compile) for precision in arguments.precision
-        }
-        trials["peer"] = partial(peer, kind)
-        found: dict[str, list[Spent]] = {name: [] for name in trials}
-        for _ in range(arguments.rounds):
-            # Interleaved, so that all meet the same machine.
-            for name, run in trials.items():
-                found[name].append(rate(run, arguments.steps))
-        medians = {
-            name: Spent(statistics.median(t.wall for t in values), statistics.median(t.cpu for t in values))
-            for name, values in found.items()
-        }
-        theirs = medians["peer"]
         for precision in arguments.precision:
-            mine = medians[precision]
-            ratio = round(mine.wall / theirs.wall, 2)
+            mine, theirs = (_rate(spent) for spent in turns(kind, precision, arguments.turns))
+            ratio, by_cpu = round(mine.wall / theirs.wall, 2), round(mine.cpu / theirs.cpu, 2)
             print(
-                f"{kind} in {precision}: ours {mine.wall:.0f} steps/s, peer {theirs.wall:.0f} steps/s: {ratio}x; "
-                f"per second of CPU {mine.cpu:.0f} and {theirs.cpu:.0f}: {mine.cpu / theirs.cpu:.2f}x",
+                f"{kind} in {precision}: ours {mine.wall:.0f} steps/s, peer {theirs.wall:.0f}: {ratio}x; per second of "
+                f"CPU {mine.cpu:.0f} and {theirs.cpu:.0f}: {by_cpu}x",
                 flush=True,
             )
-            row = {"name": f"off-policy/{kind}/{precision}", "ratio": ratio, "unit": "steps/s", "bar": 2.0}
-            row |= {"ratio_cpu": round(mine.cpu / theirs.cpu, 2)}
-            rows.append({**row, "ours": round(mine.wall, 1), "peer": round(theirs.wall, 1)})
+            row = {"name": f"off-policy/{kind}/{precision}", "ratio": ratio, "ratio_cpu": by_cpu, "unit": "steps/s"}
+            rows.append({**row, "ours": round(mine.wall, 1), "peer": round(theirs.wall, 1), "bar": 2.0})
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "gymnasium", "stable-baselines3", "mujoco"))
     print(f"{versions}, python {platform.python_version()} | 1 thread | {platform.processor()}")
     print("python -m benchmarks.off_policy " + " ".join(sys.argv[1:]))
