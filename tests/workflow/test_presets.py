@@ -51,7 +51,7 @@ def test_it_is_named_and_seeded_as_its_file_says(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "steps", "least"),
-    [("cartpole-dqn", 30_000, 475.0), ("frozenlake-q", 100_000, 0.65)],
+    [("cartpole-dqn", 30_000, 475.0), ("frozenlake-q", 100_000, 0.6)],
 )
 def test_the_quick_ones_learn(name: str, steps: int, least: float, tmp_path: Path) -> None:
     run = train(name, ["seed=9", f"learn.stop.steps={steps}", "evaluate.clip=false"], output=tmp_path / "run")
