@@ -1,6 +1,6 @@
 """The recipe arithmetic-grpo, measured: what rewards add to imitation, on numbers that no stage has seen.
 
-    python -m benchmarks.arithmetic [--seeds N] [--folder FOLDER]
+    python -m benchmarks.arithmetic [--seeds N] [--first N] [--folder FOLDER]
 
 For each seed: the recipe; then, from the bundle of its second stage, imitation for as long again as rewards took.
 Greedy
@@ -40,16 +40,17 @@ def accuracy(path: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp())
     rows = []
-    for seed in range(arguments.seeds):
-        began = time.perf_counter()
+    for seed in range(arguments.first, arguments.first + arguments.seeds):
+        began, processor_began = time.perf_counter(), time.process_time()
         recipe = load_recipe("arithmetic-grpo")
         stages = [stage.model_copy(update={"seed": seed}) for stage in recipe.stages]
         run = train(recipe.model_copy(update={"seed": seed, "stages": tuple(stages)}), output=folder / f"seed-{seed}")
-        took = time.perf_counter() - began
+        took, processor = time.perf_counter() - began, time.process_time() - processor_began
         _read, imitated, rewarded = run.stages
         seconds = float(rewarded.status["clock"]["seconds"])
         longer = stages[1].model_copy(update={"name": "longer"})
@@ -61,6 +62,7 @@ def main() -> None:
         found = {
             "seed": seed, "imitated": accuracy(imitated.bundle_path), "rewarded": accuracy(rewarded.bundle_path),
             "longer": accuracy(again.bundle_path), "seconds": round(took), "of rewards": round(seconds),
+            "processor": round(processor),
         }  # fmt: skip
         print("  ".join(f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
                         for name, value in found.items()), flush=True)  # fmt: skip

@@ -13,8 +13,8 @@ from reinforge.models.decoder import Decoder
 from reinforge.models.options import DecoderOptions
 from reinforge.objectives.language import LanguageLearner
 from reinforge.sources.completions import CompletionSource, task_pipeline
-from reinforge.sources.options import CompletionOptions, CopyOptions, SumOptions
-from reinforge.sources.tasks import CopyTask, SumTask
+from reinforge.sources.options import CompletionOptions, CopyOptions, ReasoningGymOptions, SumOptions
+from reinforge.sources.tasks import CopyTask, ReasoningGymTask, SumTask
 
 
 def test_tasks_reward_what_is_right() -> None:
@@ -71,3 +71,33 @@ def test_rows_are_prompt_and_completion_group_after_group() -> None:
         assert len(log_probs.row(i)) == len(completion) <= 5
     assert experience.samples == 12
     assert experience.tokens == len(log_probs.values)
+
+
+def test_generators_of_reasoning_gym() -> None:
+    """The right answer gets the full reward, with or without marks around it, and a wrong one does not."""
+    pytest.importorskip("reasoning_gym")
+    task = ReasoningGymTask(ReasoningGymOptions(name="chain_sum", size=20, settings={"max_terms": 3}))
+    draws = torch.Generator().manual_seed(0)
+    prompts = [task.draw(draws) for _number in range(5)]
+    assert [task.reward(prompt, prompt.answer) for prompt in prompts] == [1.0] * 5
+    assert task.reward(prompts[0], f"So <answer> {prompts[0].answer} </answer>.") == 1.0
+    assert task.reward(prompts[0], "no idea") < 1.0
+    with pytest.raises(ComponentError, match=r"no generator 'chain_sums'.*\n?.*chain_sum"):
+        ReasoningGymTask(ReasoningGymOptions(name="chain_sums"))
+
+
+def test_groups_without_spread_are_drawn_anew() -> None:
+    """With enough tries, all groups of a task whose rewards vary have spread."""
+    torch.manual_seed(0)
+    signature = task_pipeline(CopyTask(CopyOptions())).signature
+    model = Decoder(DecoderOptions(layers=1, width=32, heads=2, context=16), signature)
+
+    def spread(redraw: int) -> int:
+        options = CompletionOptions(task=CopyOptions(digits=1), prompts=6, group=2, max_tokens=2, redraw=redraw)
+        source = CompletionSource(options, seed=2)
+        source.publish(LanguageLearner(model), Clock())
+        reward = source.next(Clock()).batch["reward"].view(6, 2)  # type: ignore[union-attr]
+        return int((reward[:, 0] != reward[:, 1]).sum())
+
+    assert spread(0) < 6
+    assert spread(60) == 6
