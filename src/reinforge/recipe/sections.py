@@ -156,6 +156,11 @@ class Start(Options):
         description="Add what the data have and the bundle lacks: new labels of its fields, and the recipe's new "
         "targets. What it knows keeps its place, its statistics and its weights.",
     )
+    take: dict[str, str] = Field(
+        {},
+        description="Parts of the bundle's model alone, by the name of a module here that of one there: a policy sees "
+        "with an encoder that learned from labels. Schema and pipeline are then this recipe's own.",
+    )
     renew: tuple[str, ...] = Field(
         (), description="Patterns of weights that begin anew, because the bundle lacks them or has another shape."
     )
@@ -164,6 +169,12 @@ class Start(Options):
     )
     freeze: tuple[str, ...] = Field((), description="Patterns of the model's weights that do not learn.")
     unfreeze: tuple[Unfreeze, ...] = Field((), description="Frozen weights that learn later, one after another.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Start:
+        if self.take and (self.renew or self.extend):
+            raise ValueError("`take` goes with neither `renew` nor `extend`")
+        return self
 
 
 class Checkpoint(Options):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import re
 import shlex
 import time
@@ -17,14 +15,12 @@ from torch import nn
 from reinforge import recipe as recipes
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.folders import bundle_folder
-from reinforge.bundle.importing import import_model, is_model_folder
-from reinforge.bundle.loading import load
+from reinforge.bundle.importing import is_model_folder
 from reinforge.core import seeds
 from reinforge.engine.checkpoint import CheckpointStore
 from reinforge.engine.distributed import World, device_of
 from reinforge.engine.loop import Engine, Finished
 from reinforge.errors import (
-    ComponentError,
     DataError,
     EnvironmentFault,
     PathError,
@@ -33,7 +29,6 @@ from reinforge.errors import (
     TrainingDiverged,
 )
 from reinforge.messages import _
-from reinforge.models.grow import grow
 from reinforge.recipe.recipe import Recipe
 from reinforge.recipe.user_code import load_user_code
 from reinforge.registry import REGISTRY
@@ -47,6 +42,7 @@ from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.report import report
 from reinforge.workflow.rescue import rescued
 from reinforge.workflow.run import Run, forget
+from reinforge.workflow.starting import parent_of, take, transfer
 from reinforge.workflow.tasks.assemble import assemble
 from reinforge.workflow.tasks.task import Given, Task
 from reinforge.workflow.watching import logbook as watched
@@ -142,16 +138,20 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
     try:
         parent = parent_of(recipe, run.folder, world)
         seeds.seed_everything(recipe.seed, "model")
-        task = assemble(recipe, parent, given)
+        start = recipe.start
+        # What takes parts alone has data of its own.
+        task = assemble(recipe, None if start.take else parent, given)
         if task.fit is not None:
             if world.main:
                 fit_once(run, recipe, task, task.fit, progress, began)
             world.barrier()
             return run
-        if parent is not None:
-            transfer(parent, task.model, recipe.start.renew, extend=recipe.start.extend)
-        if recipe.start.adapter is not None:
-            REGISTRY.build("adapter", recipe.start.adapter, task.model)
+        if parent is not None and start.take:
+            take(parent, task.model, start.take)
+        elif parent is not None:
+            transfer(parent, task.model, start.renew, extend=start.extend)
+        if start.adapter is not None:
+            REGISTRY.build("adapter", start.adapter, task.model)
         set_threads(recipe.learn.threads, task.model)
         recipe = with_defaults(recipe, task)
         store = CheckpointStore(run.folder / "checkpoints", recipe.checkpoint.keep)
@@ -197,73 +197,6 @@ def _refuse_other_data(run: Run, task: Task) -> None:
             _("the data are not those that the run began with"), where=str(run.folder),
             remedy=_("Put them back, or train anew: --from its bundle goes on from another run's weights."),
         )  # fmt: skip
-
-
-def parent_of(recipe: Recipe, folder: Path, world: World | None = None) -> Bundle | None:
-    """The bundle to begin with. A folder of transformers becomes one first, in `folder`. Raises as both do."""
-    given = recipe.start.bundle
-    if given is None:
-        return None
-    if not is_model_folder(given):
-        return load(given)
-    imported = folder / "start"
-    if not imported.exists() and (world is None or world.main):
-        import_model(given, imported)
-    if world is not None:
-        world.barrier()
-    return load(imported)
-
-
-def transfer(parent: Bundle, model: nn.Module, renew: Sequence[str], *, extend: bool = False) -> None:
-    """Copy a bundle's weights into a model. Weights that match a pattern in `renew` stay new; with `extend` so do rows
-    of new labels and heads of new targets.
-
-    Raises RecipeError for a pattern that matches none, and ComponentError that lists every other weight that is
-    missing, left over or of another shape.
-    """
-    if extend:
-        if renew:
-            raise RecipeError(
-                _("a model that is extended keeps all its weights"), where="start.renew",
-                remedy=_("Leave out one of the two: {keys}.").format(keys="start.renew, start.extend"),
-            )  # fmt: skip
-        grow(model, parent.model)
-        return
-    theirs, ours = parent.model.state_dict(), model.state_dict()
-    for pattern in renew:
-        if not fnmatch.filter({*theirs, *ours}, pattern):
-            raise _matches_nothing(pattern, sorted({*theirs, *ours}))
-    wrong = []
-    for name in sorted({*theirs, *ours}):
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in renew):
-            continue
-        if name not in ours:
-            wrong.append(f"{name}: only in the bundle")
-        elif name not in theirs:
-            wrong.append(f"{name}: not in the bundle")
-        elif ours[name].shape != theirs[name].shape:
-            wrong.append(f"{name}: {tuple(theirs[name].shape)} in the bundle, {tuple(ours[name].shape)} here")
-        else:
-            with torch.no_grad():
-                ours[name].copy_(theirs[name])
-    if wrong:
-        listing = "; ".join([*wrong[:5], *([_("and {n} more").format(n=len(wrong) - 5)] if len(wrong) > 5 else [])])
-        raise ComponentError(
-            _("the bundle's weights don't fit the model ({listing})").format(listing=listing), where=str(parent.path),
-            remedy=_("Use the bundle's own model, or name what begins anew: {key}").format(
-                key="start.renew=['PATTERN']"
-            ),
-        )  # fmt: skip
-
-
-def _matches_nothing(pattern: str, names: Sequence[str]) -> RecipeError:
-    near = difflib.get_close_matches(pattern, names, 3, cutoff=0.4)
-    remedy = _("Did you mean {name!r}?").format(name=near[0]) if len(near) == 1 else ""
-    known = _("Near are: {names}.") if near else _("Known: {names}.")
-    return RecipeError(
-        _("the pattern {pattern!r} matches no weight").format(pattern=pattern), where="start.renew",
-        remedy=remedy or known.format(names=", ".join(near or names[:8])),
-    )  # fmt: skip
 
 
 def with_defaults(recipe: Recipe, task: Task) -> Recipe:
