@@ -20,7 +20,7 @@ from reinforge.bundle import load
 from reinforge.core.contracts import Clock
 from reinforge.data.language_options import QuestionsOptions
 from reinforge.data.made_sums import questions, tests
-from reinforge.data.questions import prepare_questions
+from reinforge.data.questions import QuestionTask, prepare_questions
 from reinforge.evaluation.questions import QuestionEvaluator
 from reinforge.objectives.language import LanguageLearner
 from reinforge.recipe import load as load_recipe
@@ -33,7 +33,7 @@ def accuracy(path: Path) -> float:
     model, pipeline = writer_of(load(path, verify="digest"))
     data = prepare_questions(QuestionsOptions(validation=0.01), pipeline, data=[*tests(), questions()[0]])
     asked = [each for each in (*data.training, *data.validation) if each.text != questions()[0]["prompt"]]
-    evaluator = QuestionEvaluator(asked, data.reward, pipeline, tokens=8)
+    evaluator = QuestionEvaluator(asked, QuestionTask((), data.reward).reward, pipeline, tokens=8)
     return evaluator.evaluate(LanguageLearner(model), Clock())["accuracy"]
 
 

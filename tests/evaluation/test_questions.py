@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reinforge.core.contracts import Clock
-from reinforge.data.questions import Prompt
+from reinforge.data.questions import Prompt, QuestionTask
 from reinforge.data.reward_options import ExactOptions
 from reinforge.data.rewards import exact
 from reinforge.evaluation.questions import QuestionEvaluator, pass_at, wilson
@@ -38,16 +38,27 @@ def test_greedy_answers_and_their_rewards() -> None:
     pipeline = made.chat_pipeline()
     model = Decoder(DecoderOptions(layers=1, width=32, heads=2, context=64), pipeline.signature)
     prompts = [Prompt("why", "a"), Prompt("how", "b"), Prompt("who", "c")]
-    evaluator = QuestionEvaluator(prompts, exact(ExactOptions()), pipeline, tokens=6)
+    evaluator = QuestionEvaluator(prompts, QuestionTask((), exact(ExactOptions())).reward, pipeline, tokens=6)
     evaluator.evaluate(LanguageLearner(model), Clock())
     known = [Prompt(each.prompt, each.written) for each in evaluator.answered]
     half = [known[0], known[1]._replace(answer="?"), known[2]]
-    metrics = QuestionEvaluator(half, exact(ExactOptions()), pipeline, tokens=6).evaluate(
+    metrics = QuestionEvaluator(half, QuestionTask((), exact(ExactOptions())).reward, pipeline, tokens=6).evaluate(
         LanguageLearner(model), Clock()
     )
     assert metrics["accuracy"] == pytest.approx(2 / 3)
     assert (metrics["low"], metrics["high"]) == wilson(2, 3)
-    several = QuestionEvaluator(known, exact(ExactOptions()), pipeline, tokens=6, samples=4)
+    several = QuestionEvaluator(known, QuestionTask((), exact(ExactOptions())).reward, pipeline, tokens=6, samples=4)
     found = several.evaluate(LanguageLearner(model), Clock())
     assert found["pass@1"] <= found["pass@2"] <= found["pass@4"]
     assert len(several.answered) == 12
+
+
+def test_each_question_is_rewarded_by_itself() -> None:
+    """Two with one answer are two: a puzzle's check may look at more than its answer."""
+    torch.manual_seed(0)
+    pipeline = made.chat_pipeline()
+    model = Decoder(DecoderOptions(layers=1, width=32, heads=2, context=64), pipeline.signature)
+    prompts = [Prompt("why", "a"), Prompt("how", "a")]
+    evaluator = QuestionEvaluator(prompts, lambda prompt, _written: float(prompt.text == "how"), pipeline, tokens=4)
+    assert evaluator.evaluate(LanguageLearner(model), Clock())["accuracy"] == 0.5
+    assert [each.reward for each in evaluator.answered] == [0.0, 1.0]

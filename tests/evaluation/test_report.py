@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from reinforge import recipe as recipes
+from reinforge.evaluation.answers import Answered, Answers, Group
 from reinforge.evaluation.findings import Example
 from reinforge.evaluation.report import Page, render
 from reinforge.evaluation.report_curves import MOST_POINTS, charts, draw, summary
@@ -247,3 +248,41 @@ def test_a_chinese_text_that_is_wider_than_a_line_has_lines_of_its_own() -> None
     ):
         example = Example(row=0, said="pos", truth="neg", cost=1.0, inputs={"text": value})
         assert ("class=long" in _example(example)) == long
+
+
+def rewarded(n: int = 20) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for i in range(1, n + 1):
+        step = {"reward": i / n, "flat": 0.5, "truncated": 0.0, "clipped": 0.0, "mismatch": 1e-7, "length": 3 + i / n}
+        found.append({"updates": i, "loss": 1 / i, **{f"model/{name}": value for name, value in step.items()}})
+        if i % 5 == 0:
+            held = {"accuracy": i / n, "low": i / n - 0.1, "high": i / n + 0.1, "reward": i / n, "tokens": 3.0}
+            found.append({"updates": i, **{f"evaluation/{name}": value for name, value in held.items()}})
+    return found
+
+
+def test_rewards_are_drawn_beside_those_of_held_out_questions() -> None:
+    found = {chart.title: chart for chart in charts(rewarded())}
+    assert next(iter(found)) == "Reward"
+    assert [len(curve.points) for curve in found["Reward"].curves] == [20, 4]
+    assert found["Accuracy"].curves[0].band[0] == (5, 0.15, 0.35)
+    assert [curve.points[0][1] for curve in found["Length of a completion"].curves] == [3.05, 3.0]
+    assert not {"Terms of model", "Low", "High", "Length of an episode"} & set(found)
+    assert "Held back by the clipping of ratios" not in found, "nothing was"
+    without = [{k: v for k, v in row.items() if k != "model/reward"} for row in rewarded()]
+    assert "Reward" not in [chart.title for chart in charts(without) if len(chart.curves) > 1]
+
+
+def test_what_a_model_wrote_is_shown_with_its_rewards() -> None:
+    held = (Answered("47+38=", "85", "75", 0.0, True), Answered(HOSTILE, HOSTILE, HOSTILE, 1.0, True))
+    group = Group("12+19=", "31", (("21", 0.0), ("31", 1.0), ("31", 1.0), (HOSTILE, 0.0)))
+    many = Group("?", "!", tuple((str(i), i / 10) for i in range(10)))
+    html = render(page(answers=Answers(held, (group, many))))
+    found = parsed(html)
+    assert not [tag for tag, _attributes in found.tags if tag == "script"]
+    assert "47+38=8575" in found.text
+    cards = found.text[found.text.index("12+19=") :]
+    assert cards.index("2 × 31") < cards.index("1 × 21"), "the best rewarded first"
+    assert "mean reward 0.500 of 4" in cards
+    assert "and 2 more completions" in cards
+    assert "What it writes" not in render(page(answers=Answers()))

@@ -41,7 +41,10 @@ def test_source_resumes_exactly() -> None:
     other.load_state_dict(source.state_dict())
     one, two = source.next(Clock()).batch["tokens"], other.next(Clock()).batch["tokens"]
     assert one.values.equal(two.values)  # type: ignore[union-attr]
-    assert len(source.samples) == 2
+    assert [len(completions) for _prompt, completions in source.samples] == [3, 3]
+    text, last = source.pipeline.tokenizer.decode(two.row(5)), source.samples[1]  # type: ignore[union-attr]
+    assert text == other.samples[1][0].text + other.samples[1][1][2][0]
+    assert last[1][2][1] == source.task.reward(last[0], last[1][2][0])
     with pytest.raises(ComponentError, match="no model was published"):
         CompletionSource(options).next(Clock())
 

@@ -8,6 +8,7 @@ import pytest
 
 import reinforge
 from reinforge.errors import RecipeError
+from reinforge.workflow.measured import read_answers
 from tests.bundle import made
 
 RECIPE = {
@@ -20,7 +21,8 @@ RECIPE = {
     "evaluate": {"every": 6, "unit": "updates"},
     "log": {"updates": 1},
 }
-ROWS = [{"prompt": prompt, "answer": "a"} for prompt in ("why", "how", "who", "what", "when", "where")]
+ASKED = ("why", "how", "who", "what", "when", "where")
+ROWS = [{"prompt": prompt, "answer": "a"} for prompt in ASKED]
 
 
 def test_rewards_raise_what_they_pay_for(tmp_path: Path) -> None:
@@ -33,7 +35,13 @@ def test_rewards_raise_what_they_pay_for(tmp_path: Path) -> None:
     )
     log = [row["model/reward"] for row in run.log() if "model/reward" in row]
     assert log[-1] > log[0] + 0.2
-    assert any("reward" in note for note in run.status["notes"])
+    answers = read_answers(run.folder)
+    assert answers is not None
+    assert {each.prompt for each in answers.held} | {group.prompt for group in answers.groups} <= set(ASKED)
+    assert [len(group.completions) for group in answers.groups] == [8] * 4
+    shown = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "What it writes" in shown
+    assert f"{answers.groups[0].prompt}</b>" in shown
     assert run.bundle.form.pipeline.template.name == "chatml"
     with pytest.raises(RecipeError, match="none to begin with"):
         reinforge.train(RECIPE, data=ROWS, output=tmp_path / "none")

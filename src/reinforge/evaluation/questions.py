@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -13,8 +12,8 @@ from torch import nn
 from reinforge.core import seeds
 from reinforge.core.contracts import Clock
 from reinforge.data.questions import Prompt
-from reinforge.data.rewards import Reward
 from reinforge.data.text import TextPipeline
+from reinforge.evaluation.answers import Answered
 from reinforge.inference.engine import GenerationEngine
 from reinforge.inference.requests import Request
 from reinforge.inference.sampling import Sampling
@@ -23,28 +22,17 @@ from reinforge.models.decoder import Decoder
 SLOTS = 64
 
 
-@dataclass(frozen=True)
-class Answered:
-    """One question, what was written, and its reward."""
-
-    prompt: str
-    answer: str
-    written: str
-    reward: float
-    stopped: bool
-
-
 class QuestionEvaluator:
     """Asks questions and takes the likeliest answer of each, greedily; with `samples`, so many drawn at temperature 1.
 
     `evaluate` returns "accuracy" (part of the questions with the full reward), its Wilson interval of 95% as "low" and
-    "high", "reward", "length" (tokens) and "truncated"; of several samples "pass@k" as well (arXiv:2107.03374).
+    "high", "reward", "tokens" (of an answer) and "truncated"; of several samples "pass@k" as well (arXiv:2107.03374).
     `answered` holds all of it.
     """
 
     def __init__(
-        self, questions: Sequence[Prompt], reward: Reward, pipeline: TextPipeline, *, tokens: int, samples: int = 1,
-        full: float = 1.0, seed: int = 0,
+        self, questions: Sequence[Prompt], reward: Callable[[Prompt, str], float], pipeline: TextPipeline, *,
+        tokens: int, samples: int = 1, full: float = 1.0, seed: int = 0,
     ) -> None:  # fmt: skip
         self.questions, self.reward, self.pipeline = tuple(questions), reward, pipeline
         self.tokens, self.samples, self.full, self.seed = tokens, samples, full, seed
@@ -68,14 +56,14 @@ class QuestionEvaluator:
         for number, completion in enumerate(found):
             prompt = self.questions[number // self.samples]
             written = self.pipeline.tokenizer.decode(completion.tokens)
-            reward = float(self.reward(prompt.answer, written))
+            reward = float(self.reward(prompt, written))
             self.answered.append(Answered(prompt.text, prompt.answer, written, reward, completion.reason == "stop"))
         right = np.array([each.reward >= self.full for each in self.answered]).reshape(-1, self.samples)
         lengths = [len(completion.tokens) for completion in found]
         low, high = wilson(int(right.sum()), right.size)
         metrics = {
             "accuracy": float(right.mean()), "low": low, "high": high,
-            "reward": float(np.mean([each.reward for each in self.answered])), "length": float(np.mean(lengths)),
+            "reward": float(np.mean([each.reward for each in self.answered])), "tokens": float(np.mean(lengths)),
             "truncated": float(np.mean([not each.stopped for each in self.answered])),
         }  # fmt: skip
         for k in (k for k in (1, 2, 4, 8, 16, 32, 64) if 1 < self.samples >= k):

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from reinforge.evaluation.answers import Answers
 from reinforge.evaluation.data_card import DataCard, embedded
 from reinforge.evaluation.data_card_charts import FRESH
 from reinforge.evaluation.explanation import Explanation
 from reinforge.evaluation.findings import Findings
 from reinforge.evaluation.folds import spread
+from reinforge.evaluation.report_answers import written
 from reinforge.evaluation.report_curves import EVALUATION, Chart, Row, charts, draw, summary
 from reinforge.evaluation.report_explained import explained
 from reinforge.evaluation.report_html import (
@@ -67,6 +69,8 @@ REASONS = {
     "folds": mark("all its folds were done"),
     "seeds": mark("all its seeds were trained"),
 }
+# Of an interval: no metrics of their own.
+ENDS = ("low", "high")
 # Which of many metrics stand on top, where the recipe monitors none.
 FIRST = ("accuracy", "return", "bits_per_character", "r2", "rmse", "f1", "log-loss", "mae", "loss")
 # What a run records of itself, in words; what has none here goes by its key.
@@ -93,7 +97,7 @@ class Page:
     `status` is its run.json, `text` its resolved recipe, `rows` its log; `stages` are its child runs in order.
     `findings` are about held-out rows, where there were any; `card` is about the data, where they are a table;
     `explanation` is what a classic model goes by; `use` are commands that use the model, with what they do; `clip` is
-    an animated WebP of a policy at work.
+    an animated WebP of a policy at work; `answers` are what a rewarded model wrote.
     """
 
     recipe: Recipe
@@ -107,6 +111,7 @@ class Page:
     explanation: Explanation | None = None
     use: Sequence[tuple[str, str]] = ()
     clip: bytes | None = None
+    answers: Answers | None = None
 
 
 def render(page: Page) -> str:
@@ -127,6 +132,7 @@ def render(page: Page) -> str:
         _folds(page),
         _stages(page),
         _curves(page),
+        written(page.answers) if page.answers else "",
     ]
     parts += [_data(page), _facts(page), _notes(page)]
     parts += [_use(page), _evaluations(page), _recipe(page)]
@@ -198,7 +204,7 @@ def _chief(page: Page, most: int) -> list[tuple[str, object]]:
     prefix = f"{split}/" if split else ""
     short = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
     wanted = (page.recipe.evaluate.monitor, *FIRST, *(f"test/{name}" for name in FIRST), *short)
-    names = list(dict.fromkeys(name for name in wanted if name in short))[:most]
+    names = list(dict.fromkeys(name for name in wanted if name in short and name not in ENDS))[:most]
     place = f" ({side(split)})" if split else ""
     return [(metric(name) + place, short[name]) for name in names]
 
@@ -361,7 +367,8 @@ def _stages(page: Page) -> str:
         found = stage.findings
         parts = [verdict(found), results(found)] if found else []
         parts += [explained(stage.explanation)] if stage.explanation else []
-        parts += [warnings(stage.rows), _metrics(stage), _notes(stage), _curves(stage), _recipe(stage)]
+        parts += [warnings(stage.rows), _metrics(stage), _notes(stage), _curves(stage)]
+        parts += [written(stage.answers) if stage.answers else "", _recipe(stage)]
         name = f'<h3 class="stage">{escape(stage.recipe.name)}</h3>'
         inner += _folded_away(stage.recipe.name, name + "".join(part for part in parts if part))
     name = _("Folds, one by one") if _folded(page) else _("Seeds, one by one") if _seeded(page) else _("Stages")

@@ -18,6 +18,8 @@ Points = tuple[tuple[float, float], ...]
 
 CLOCK = ("updates", "samples", "tokens", "steps", "experiences", "epochs", "seconds")
 EVALUATION, TRAINING = "evaluation/", "training/"
+# What is measured of completions beside the objective's terms.
+REWARDED = ("reward", "flat", "truncated", "clipped", "mismatch", "length")
 # More points than a screen has pixels only make the page heavy.
 MOST_POINTS = 1200
 # From here on a curve is drawn thin, with its moving mean.
@@ -84,6 +86,7 @@ def charts(rows: Iterable[Row]) -> list[Chart]:
             result.append(Chart(title, curves, axis, **more))
 
     _add_episodes(rows, axis, known, add)
+    rewarded = _add_rewards(rows, axis, known, add)
     held_out = replace(known[EVALUATION + "loss"], name=_("held out")) if EVALUATION + "loss" in known else None
     if "loss" in known:
         known["loss"] = replace(known["loss"], name=_("training"))
@@ -91,6 +94,7 @@ def charts(rows: Iterable[Row]) -> list[Chart]:
         known[EVALUATION + "loss"] = held_out
     add(_("Loss"), ["loss", EVALUATION + "loss"], wide=True)
     covered = ["loss", "return", "return_min", "return_max", "return_std", "return_iqm", "length", "episodes"]
+    covered += rewarded
     covered += ["log-loss"] if held_out and _same(known.get(EVALUATION + "log-loss"), held_out) else []
     for name in known:
         if name.startswith(EVALUATION) and name.removeprefix(EVALUATION) not in covered:
@@ -106,7 +110,7 @@ def charts(rows: Iterable[Row]) -> list[Chart]:
         (_("Variance of returns explained by the values"), "/explained", _("cut off below -1")),
     ):  # fmt: skip
         add(told, [name for name in known if name.endswith(ending) and not name.startswith(EVALUATION)], unit=unit)
-    steps = _terms(known)
+    steps = _terms(known, REWARDED if rewarded else ())
     for step, terms in steps.items():
         # A single term of a single step is the loss itself.
         if len(steps) > 1 or len(terms) > 1:
@@ -143,6 +147,37 @@ def _add_episodes(rows: Sequence[Row], axis: str, known: dict[str, Curve], add: 
     returns, lengths = (known.get(EVALUATION + name) for name in ("return", "length"))
     if returns is None or lengths is None or not _same(returns, lengths):
         add(_("Length of an episode"), [side + "length" for side in bands], unit=_("steps"))
+
+
+def _add_rewards(rows: Sequence[Row], axis: str, known: dict[str, Curve], add: Callable[..., None]) -> list[str]:
+    """Rewards of completions, while training and of held-out questions, and what tells whether they teach anything.
+    Returns which evaluations are drawn with that."""
+    step = next(
+        (name.removesuffix("reward") for name in known if _of_training(name) and name.endswith("/reward")), None
+    )
+    if step is None:
+        return []
+    names = {step: _("while training, drawn at random"), EVALUATION: _("held out, the likeliest")}
+    for side, called in names.items():
+        for name in ("reward", "length", "tokens", "truncated"):
+            if side + name in known:
+                known[side + name] = replace(known[side + name], name=called)
+    if EVALUATION + "accuracy" in known:
+        band = _band(rows, axis, EVALUATION + "low", EVALUATION + "high")
+        known[EVALUATION + "accuracy"] = replace(known[EVALUATION + "accuracy"], band=band)
+    add(_("Reward"), [side + "reward" for side in names], unit=_("mean of completions"))
+    add(_("Accuracy"), [EVALUATION + "accuracy"], unit=_("held out, with its 95% interval"))
+    add(_("Length of a completion"), [step + "length", EVALUATION + "tokens"], unit=_("tokens"))
+    add(_("Groups of equal rewards, which teach nothing"), [step + "flat"], unit=_("part of completions"))
+    apart = [side + "truncated" for side in names]
+    add(_("Cut off before their end"), apart, group="running", unit=_("part of completions"))
+    add(_("Held back by the clipping of ratios"), [step + "clipped"], group="running", unit=_("part of tokens"))
+    add(_("Sampler away from the model"), [step + "mismatch"], group="running", unit=_("nats"), wide=True)
+    return ["reward", "accuracy", "low", "high", "tokens", "truncated"]
+
+
+def _of_training(name: str) -> bool:
+    return not name.startswith((EVALUATION, TRAINING))
 
 
 def draw(chart: Chart) -> str:
@@ -188,12 +223,12 @@ def _label(name: str) -> str:
     return name.rpartition("/")[2].replace("_", " ")
 
 
-def _terms(known: Mapping[str, Curve]) -> dict[str, list[str]]:
+def _terms(known: Mapping[str, Curve], also: Sequence[str]) -> dict[str, list[str]]:
     steps: dict[str, list[str]] = {}
     for name in known:
         step, slash, term = name.partition("/")
-        apart = ("grad_norm", "lr", "q", "entropy", "kl", "explained")
-        if slash and not name.startswith((EVALUATION, TRAINING)) and term not in apart:
+        apart = ("grad_norm", "lr", "q", "entropy", "kl", "explained", *also)
+        if slash and _of_training(name) and term not in apart:
             steps.setdefault(step, []).append(name)
     return steps
 

@@ -47,6 +47,11 @@ METRICS = {
     "bits_per_character": mark("bits per character"),
     "bits_per_token": mark("bits per token"),
     "perplexity": mark("perplexity"),
+    "reward": mark("reward"),
+    "tokens": mark("tokens of an answer"),
+    "truncated": mark("cut off before their end"),
+    "low": mark("95% interval, from"),
+    "high": mark("95% interval, to"),
 }
 SIDES = {
     "train": mark("train"), "validation": mark("validation"), "test": mark("test"), "final": mark("final"),

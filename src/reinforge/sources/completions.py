@@ -30,7 +30,7 @@ class CompletionSource:
     Rows, group after group: "tokens" (prompt and completion, Ragged int64), "prompt" (n,) int64 tokens of the prompt,
     "group" (n,) int64, "reward" (n,) float32, "truncated" (n,) bool, "sampled_log_probs" (Ragged float32, completions
     alone).
-    `samples` holds one decoded (prompt, completion, reward) of each group of the last experience.
+    `samples` are the decoded groups of the last experience.
     """
 
     sharded = False
@@ -47,7 +47,7 @@ class CompletionSource:
         self.sampling = Sampling(options.max_tokens, options.temperature, stop=stop)
         self.engine: GenerationEngine | None = None
         self.drawn = 0
-        self.samples: list[tuple[str, str, float]] = []
+        self._last: list[tuple[Prompt, list[Completion], list[float]]] = []
 
     def next(self, clock: Clock) -> Experience:
         """The next experience, a function of (seed, its number, weights)."""
@@ -71,11 +71,17 @@ class CompletionSource:
             if len(kept) == self.options.prompts:
                 break
         self.drawn += 1
-        self.samples = [
-            (prompt.text, self.pipeline.tokenizer.decode(members[0].tokens), rewards[0])
-            for prompt, members, rewards in kept
-        ]
+        self._last = kept
         return self._experience(kept, written)
+
+    @property
+    def samples(self) -> list[tuple[Prompt, list[tuple[str, float]]]]:
+        """Each prompt of the last experience with its completions, decoded, and their rewards."""
+        decode = self.pipeline.tokenizer.decode
+        return [
+            (prompt, [(decode(member.tokens), reward) for member, reward in zip(members, rewards)])
+            for prompt, members, rewards in self._last
+        ]
 
     def _written(self, prompts: list[Prompt], attempt: int) -> list[Completion]:
         assert self.engine is not None

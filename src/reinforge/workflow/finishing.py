@@ -21,7 +21,7 @@ from reinforge.models.classic.classic import Classic
 from reinforge.recipe.recipe import Recipe
 from reinforge.storage.files import replacing
 from reinforge.workflow.machine import peak_memory
-from reinforge.workflow.measured import CLIP, write_card, write_explanation, write_measured
+from reinforge.workflow.measured import CLIP, write_answers, write_card, write_explanation, write_measured
 from reinforge.workflow.run import Run
 from reinforge.workflow.tasks.task import Task
 
@@ -39,6 +39,8 @@ def finish(
     write_measured(run.folder, metrics, tested.findings)
     if tested.explanation is not None:
         write_explanation(run.folder, tested.explanation)
+    if tested.answers is not None:
+        write_answers(run.folder, tested.answers)
     if task.card is not None:
         write_card(run.folder, task.card())
     training: Mapping[str, Tensor] | None = None

@@ -1,5 +1,5 @@
-"""What a run found: findings.json and explanation.json about its model and data-card.json about its data, which the
-report draws, and metrics.json, for people and scripts."""
+"""What a run found: findings.json, explanation.json and answers.json about its model and data-card.json about its data,
+which the report draws, and metrics.json, for people and scripts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from reinforge.errors import IntegrityError
+from reinforge.evaluation.answers import Answers
 from reinforge.evaluation.data_card import DataCard
 from reinforge.evaluation.explanation import Explanation
 from reinforge.evaluation.findings import Findings, Measure
@@ -17,7 +18,7 @@ from reinforge.storage import strict_json
 from reinforge.storage.files import write_atomic
 
 FINDINGS, METRICS, CARD = "findings.json", "metrics.json", "data-card.json"
-EXPLANATION, CLIP = "explanation.json", "clip.webp"
+EXPLANATION, ANSWERS, CLIP = "explanation.json", "answers.json", "clip.webp"
 _LIMIT = 64 << 20
 Read = TypeVar("Read")
 
@@ -39,6 +40,16 @@ def write_card(folder: Path, card: DataCard) -> None:
 def write_explanation(folder: Path, explanation: Explanation) -> None:
     """Write explanation.json into a run's folder."""
     write_atomic(folder / EXPLANATION, strict_json.pretty(explanation.model_dump(mode="json")))
+
+
+def write_answers(folder: Path, answers: Answers) -> None:
+    """Write answers.json into a run's folder."""
+    write_atomic(folder / ANSWERS, strict_json.pretty(TypeAdapter(Answers).dump_python(answers, mode="json")))
+
+
+def read_answers(folder: Path) -> Answers | None:
+    """What a run's model wrote; None where nothing was kept. Raises IntegrityError for a file that is none of ours."""
+    return _read(folder / ANSWERS, Answers)
 
 
 def read_explanation(folder: Path) -> Explanation | None:

@@ -11,7 +11,7 @@ from reinforge.evaluation.report import Page, render
 from reinforge.messages import _
 from reinforge.recipe import dump
 from reinforge.storage.files import write_atomic
-from reinforge.workflow.measured import CLIP, FINDINGS, read_card, read_explanation, read_findings
+from reinforge.workflow.measured import CLIP, FINDINGS, read_answers, read_card, read_explanation, read_findings
 from reinforge.workflow.run import Run
 
 NAME = "report.html"
@@ -36,7 +36,7 @@ def _page(run: Run) -> Page:
     return Page(
         recipe, dump(recipe), run.status, tuple(run.log()), stages, __version__, read_findings(run.folder),
         read_card(run.folder), read_explanation(run.folder), _use(run),
-        _clip(run),
+        _clip(run), read_answers(run.folder),
     )  # fmt: skip
 
 

@@ -13,8 +13,8 @@ from reinforge.core import seeds
 from reinforge.core.contracts import Clock
 from reinforge.data.language_options import QuestionsOptions
 from reinforge.data.questions import Prompt, QuestionTask, prepare_questions
-from reinforge.data.rewards import Reward
 from reinforge.errors import RecipeError
+from reinforge.evaluation.answers import Answers, Group
 from reinforge.evaluation.questions import QuestionEvaluator
 from reinforge.messages import _
 from reinforge.recipe.recipe import Recipe
@@ -24,6 +24,9 @@ from reinforge.sources.options import CompletionOptions
 from reinforge.sources.tasks import Task as Asking
 from reinforge.workflow.tasks.language import decoder_options
 from reinforge.workflow.tasks.task import Given, Task, Tested, source_options, unfit
+
+# As many are kept for the report.
+MOST_QUESTIONS, MOST_GROUPS = 16, 16
 
 
 def question_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
@@ -48,19 +51,16 @@ def question_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
         raise RecipeError(_("questions go with the source completions"), where="source")
     task: Asking
     held: Sequence[Prompt]
-    reward: Reward
     examples: Sequence[Mapping[str, Any]]
     notes: tuple[str, ...]
     if options.task is not None:
         task = REGISTRY.build("task", options.task)
         draws = seeds.generator(recipe.seed, "questions held back")
         held = [task.draw(draws) for _number in range(options.asked)]
-        by_answer = {prompt.answer: prompt for prompt in held}
-        reward = lambda answer, written: task.reward(by_answer[answer], written)  # noqa: E731
         examples, digest, notes = [{"text": prompt.text} for prompt in held[:4]], "", ()
     else:
         data = prepare_questions(options, pipeline, seed=recipe.seed, data=given.data)
-        task, held, reward = QuestionTask(data.training, data.reward), data.validation[: options.asked], data.reward
+        task, held = QuestionTask(data.training, data.reward), data.validation[: options.asked]
         examples, digest = data.examples, data.digest
         notes = (
             _("{n} questions from {origin}, {held} held back").format(
@@ -69,23 +69,18 @@ def question_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
             *data.notes,
         )  # fmt: skip
     source = CompletionSource(named, seed=recipe.seed, task=task, pipeline=pipeline)
-    evaluator = QuestionEvaluator(held, reward, pipeline, tokens=options.tokens, seed=recipe.seed)
+    evaluator = QuestionEvaluator(held, task.reward, pipeline, tokens=options.tokens, seed=recipe.seed)
 
     def test(learner: nn.Module) -> Tested:
         found = evaluator.evaluate(learner, Clock())
-        told = [
-            _("{prompt!r} was answered {written!r}, reward {reward:g}").format(
-                prompt=each.prompt, written=each.written, reward=each.reward
-            )
-            for each in evaluator.answered[:8]
-        ]
-        groups = [
-            _("in the last experience, {prompt!r}: {written!r}, reward {reward:g}").format(
-                prompt=prompt, written=written, reward=value
-            )
-            for prompt, written, value in source.samples[:8]
-        ]
-        return Tested({f"validation/{name}": value for name, value in found.items()}, notes=(*told, *groups))
+        answers = Answers(
+            tuple(evaluator.answered[:MOST_QUESTIONS]),
+            tuple(
+                Group(prompt.text, prompt.answer, tuple(completions))
+                for prompt, completions in source.samples[:MOST_GROUPS]
+            ),
+        )
+        return Tested({f"validation/{name}": value for name, value in found.items()}, answers=answers)
 
     return Task(
         signature=signature, model=model, model_options=chosen, objective=objective, source=source,

@@ -14,6 +14,7 @@ from reinforge.bundle.network import Factory
 from reinforge.bundle.task import Reading
 from reinforge.core.contracts import Evaluator, Objective, Source
 from reinforge.errors import RecipeError
+from reinforge.evaluation.answers import Answers
 from reinforge.evaluation.data_card import DataCard
 from reinforge.evaluation.explanation import Explanation
 from reinforge.evaluation.findings import Findings
@@ -29,13 +30,14 @@ from reinforge.storage.strict_json import Json
 class Tested:
     """What the end of a training found: metrics by "split/name", how outputs are read from now on, and all the rest.
 
-    `explanation`: what a classic model goes by."""
+    `explanation`: what a classic model goes by. `answers`: what a rewarded model wrote."""
 
     metrics: Mapping[str, float]
     readings: Mapping[str, Reading] = field(default_factory=dict)
     findings: Findings | None = None
     notes: Sequence[str] = ()
     explanation: Explanation | None = None
+    answers: Answers | None = None
 
 
 # From the finished learner to what it is worth.
