@@ -3,8 +3,8 @@
     python -m benchmarks.arithmetic [--seeds N] [--first N] [--folder FOLDER]
 
 For each seed: the recipe; then, from the bundle of its second stage, imitation for as long again as rewards took.
-Greedy
-exact match on the 500 problems of made:sums-held. The last line is JSON.
+Greedy exact match on the 500 problems of made:sums-held, and seconds of the wall clock and the processor. The last line
+is JSON.
 """
 
 from __future__ import annotations
