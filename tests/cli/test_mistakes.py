@@ -44,6 +44,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 MISTAKES = [
     ("train linaer-regression", "there is no recipe called 'linaer-regression'", "Did you mean 'linear-regression'?"),
+    ("train data.path=t.csv", "'data.path=t.csv' stands where the recipe should", "Name the recipe first"),
     ("train linear.yml", "linear.yml: there is no such file", "Check the path; shipped recipes"),
     ("train broken.yaml", "broken.yaml:4: this is no YAML", ""),
     ("train some", "some: it is a folder, not a recipe", ""),

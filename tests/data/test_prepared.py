@@ -202,6 +202,8 @@ def test_several_targets_one_often_missing():
         (list(range(7, 47)), None, "numbers the rows"),
         ([str(i) for i in range(40)], None, "numbers the rows"),
         ([0, 1, *range(1, 39)], None, "numbers the rows"),
+        ([*range(38), 3, 7], None, "numbers the rows"),  # copies at the end
+        ([*range(39), 50], "number", None),
         ([*range(20), *range(20)], "number", None),
         (sorted([*range(20), *range(20)]), "number", None),
         ([f"{i % 12 + 1:02}/03/2024" for i in range(40)], None, "may be %d/%m/%Y or %m/%d/%Y"),
@@ -228,13 +230,19 @@ def test_the_hour_of_a_date_is_worth_knowing_where_it_has_one(clock, hours):
     assert notes == ()
 
 
-@pytest.mark.parametrize("name", ["id", "ID", "customer_id", "row id", "uuid", "Index", "record_no"])
+@pytest.mark.parametrize("name", ["id", "ID", "customer_id", "row id", "uuid", "Index", "record_no", "CustomerID", "passengerId", "客户编号"])
 def test_identifiers_by_name(name):
     schema, notes = inferred({name: [i * i for i in range(40)], "x": [0.5, 1.5] * 20, "y": [0.5, 2.5] * 20})
     assert name not in kinds(schema)
     assert "numbers the rows" in notes[0]
     schema, _ = inferred({"x": [0.5, 1.5], name: [4, 1], "y": [0.5, 2]}, inputs=["x", name])
     assert kinds(schema)[name] == "number"  # the recipe overrules
+
+
+@pytest.mark.parametrize("name", ["covid", "paid", "PAID", "编号数量", "Humid"])
+def test_no_identifiers_by_name(name):
+    schema, _notes = inferred({name: [i * i for i in range(40)], "y": [0.5, 2.5] * 20})
+    assert kinds(schema)[name] == "number"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from reinforge.bundle.bundle import Bundle
 from reinforge.core import batch as batches
@@ -15,7 +16,10 @@ from reinforge.data.pipeline import Pipeline
 from reinforge.data.prepared import Prepared, prepare_table
 from reinforge.data.streaming import stream
 from reinforge.data.text import fit_characters
-from reinforge.errors import RecipeError
+from reinforge.errors import DataError, RecipeError
+from reinforge.serving.asked import asked
+from reinforge.serving.description import describe, row_schema
+from reinforge.workflow.run import Run
 from reinforge.workflow.train import train
 
 LETTERS = {"kind": "text", "column": "text", "length": 9, "tokenizer": {"kind": "character"}}
@@ -64,15 +68,55 @@ def test_a_reading_of_nothing_and_of_no_text(tmp_path: Path) -> None:
         prepare_table(options(tmp_path, fields={"letters": {"kind": "number", "column": "text"}}))
 
 
-def test_it_trains_and_serves(tmp_path: Path) -> None:
-    asked = options(tmp_path).model_dump(mode="json", exclude_unset=True)
+def test_no_reading_of_a_target(tmp_path: Path) -> None:
+    """It would give the answer away, and a request could not have it."""
+    with pytest.raises(ValidationError, match="reads 'y', which is a target"):
+        options(tmp_path, fields={"letters": {**LETTERS, "column": "y"}})
+    with pytest.raises(ValidationError, match="reads 'y', which is a target"):
+        options(tmp_path, fields={"tags": {"kind": "labels", "columns": ["text", "y"]}})
+    with pytest.raises(ValidationError, match="reads 'b', which is a target"):
+        options(tmp_path, targets={"place": {"kind": "vector", "columns": ["a", "b"]}},
+                fields={"letters": {**LETTERS, "column": "b"}})  # fmt: skip
+
+
+def test_no_reading_under_the_name_of_another_column(tmp_path: Path) -> None:
+    asked = options(tmp_path, fields={"other": LETTERS})
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    (tmp_path / "t.csv").write_text("\n".join([f"other,{lines[0]}", *(f"x,{line}" for line in lines[1:])]) + "\n")
+    with pytest.raises(RecipeError, match="'other' of their own"):
+        prepare_table(asked)
+
+
+def trained(folder: Path, **more: object) -> Run:
+    said = options(folder, **more).model_dump(mode="json", exclude_unset=True)
     recipe = {
-        "name": "two", "seed": 0, "data": {"kind": "table", **asked}, "objective": "supervised",
+        "name": "two", "seed": 0, "data": {"kind": "table", **said}, "objective": "supervised",
         "model": {"kind": "composed", "encoders": {"letters": {"kind": "bag", "ngrams": 2, "buckets": 50}}},
         "source": {"kind": "loader", "alike": 2}, "learn": {"batch": 4, "stop": {"epochs": 1}},
     }  # fmt: skip
-    run = train(recipe, output=tmp_path / "run")
-    bundle = run.bundle
+    return train(recipe, output=folder / "run")
+
+
+def test_it_trains_and_a_request_holds_the_text_once(tmp_path: Path) -> None:
+    """Served, described and asked for under its column's name, by the strictest of its readings."""
+    fields = {"text": {"kind": "text"}, "letters": {**LETTERS, "missing": "error"}}
+    bundle = trained(tmp_path, fields=fields).bundle
     assert isinstance(bundle, Bundle)
     (found,) = bundle.predict([{"text": "red of bees"}])
     assert found["y"]["label"] in "pq"
+    with pytest.raises(DataError, match="'text' is missing"):
+        bundle.predict([{"letters": "red of bees"}])
+    schema = row_schema(bundle)
+    assert schema["properties"] == {"text": {"type": ["string"]}}
+    assert schema["required"] == ["text"]
+    assert [(one["name"], one["optional"]) for one in asked(bundle)] == [("text", False)]
+    assert describe("two", bundle)["inputs"] == ["text"]
+    with pytest.raises(DataError, match="must not be missing"):
+        bundle.predict([{"text": None}])
+
+
+def test_the_report_shows_the_text_of_the_worst_rows(tmp_path: Path) -> None:
+    """Though no field bears its column's name."""
+    run = trained(tmp_path, inputs=["letters"], fields={"letters": LETTERS})
+    page = (run.folder / "report.html").read_text().partition("worst mistakes")[2]
+    assert any(text in page.partition("</section>")[0] for text in TEXTS)

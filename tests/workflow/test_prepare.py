@@ -134,6 +134,7 @@ def test_columns_are_aligned_as_a_terminal_shows_them() -> None:
     assert aligned([("企鹅", "1"), ("ab", "22")], indent="") == ["企鹅  1", "ab    22"]
     assert aligned([]) == []
     assert np.char.str_len(aligned([("a", "b"), ("long", "c", "d")])).max() == len("    long  c  d")
+    assert aligned([("a\nb", "c"), ("d\t", "e\r\n")], "") == [r"a\nb  c", r"d\t   e\r\n"]
 
 
 def test_a_table_in_pieces_is_prepared_to_a_folder_and_learned_from(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from reinforge.data.pipeline import Pipeline
 from reinforge.data.values import Origin
 from reinforge.errors import DataError, IntegrityError
 from reinforge.models.heads import build_head
-from reinforge.schema.fields import Category, Field, Labels, Number, Span, Vector, sources
+from reinforge.schema.fields import Category, Field, Labels, Number, Span, Vector, columns_read
 from reinforge.schema.schema import Schema
 from reinforge.schema.signature import Signature
 from reinforge.storage.strict_json import Json
@@ -92,7 +92,7 @@ class TableForm:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline, self.schema = pipeline, pipeline.schema
-        self._names = [name for field in self.schema.inputs for name in sources(field)]
+        self._names = columns_read(self.schema.inputs)
         self._texts = tuple(dict.fromkeys(f.of for f in self.schema.targets if isinstance(f, Span)))
 
     def save(self) -> tuple[Json, dict[str, Tensor]]:

@@ -21,7 +21,9 @@ from reinforge.schema.fields import Category, Date, Field, Image, Labels, Number
 from reinforge.schema.schema import Schema
 
 IDENTIFIER = re.compile(
-    r"(?:.*[_\s-])?(?:id|uuid|guid|key)|(?:row|record)[_\s-]?(?:id|number|no|nr)|index", re.IGNORECASE
+    r"(?:.*[_\s-])?(?:id|uuid|guid|key)|(?:row|record)[_\s-]?(?:id|number|no|nr)|index"
+    r"|(?-i:.*[a-z]I[Dd])|.*(?:编号|序号|行号|单号|流水号|学号|工号|主键|标识)",
+    re.IGNORECASE,
 )
 FEW = 20  # whole numbers of a target with at most so many distinct values are classes
 LEAST = 20  # fewer rows say nothing about whether a column identifies them
@@ -55,6 +57,13 @@ def infer(table: Table, options: TableOptions, helpers: tuple[str, ...] = ()) ->
                 _("the data have no column {name!r}").format(name=name),
                 where=f"data ({table.origin.at()})",
                 remedy=_("Columns: {names}.").format(names=", ".join(table.columns)),
+            )
+    for name, read in again.items():
+        if name != read and name in table.columns:
+            raise RecipeError(
+                _("the data have a column {name!r} of their own").format(name=name),
+                where=f"data.fields.{name}.column",
+                remedy=_("Give the field that reads {read!r} a name that no column has.").format(read=read),
             )
     nulls = Nulls.of(options.nulls)
     notes: list[str] = []
@@ -207,9 +216,10 @@ def _look(series: pl.Series, nulls: Nulls) -> tuple[pl.Series, bool]:
 def _identifies(name: str, values: pl.Series) -> bool:
     """Whether numbers (n,), none missing, only tell rows apart; a few rows may be copies."""
     numbers = values.to_numpy()
-    if values.n_unique() < DIFFERENT * len(values):
+    first = values.unique(maintain_order=True).to_numpy()  # wherever the copies stand
+    if len(first) < DIFFERENT * len(values):
         return False
-    if len(numbers) >= LEAST and bool(np.isin(np.diff(numbers), (0, 1)).all()):
+    if len(numbers) >= LEAST and bool((np.diff(first) == 1).all()):
         return True
     return IDENTIFIER.fullmatch(name) is not None and bool((numbers == np.floor(numbers)).all())
 

@@ -242,6 +242,10 @@ class TableOptions(Options):
         for name in self.targets:
             if name in self.drop or name in (self.inputs or ()) or name in self.fields:
                 raise ValueError(f"{name!r} is a target, so it can't stand in inputs, fields or drop as well")
+        for name, field in self.fields.items():
+            for read in (*((field.column,) if field.column else ()), *(field.columns or ())):
+                if read in self.targets or any(read in (target.columns or ()) for target in self.targets.values()):
+                    raise ValueError(f"fields.{name} reads {read!r}, which is a target: it would give the answer away")
         both = sorted(set(self.drop) & (set(self.inputs or ()) | set(self.fields)))
         if both:
             raise ValueError(f"{both[0]!r} stands in drop, and in inputs or fields as well")

@@ -23,7 +23,7 @@ from reinforge.evaluation.findings import Example, Measure, Slice
 from reinforge.evaluation.intervals import interval
 from reinforge.evaluation.metrics.metric import Metric
 from reinforge.evaluation.supervised import Judged, decide, read
-from reinforge.schema.fields import Category, Image, Number, Vector
+from reinforge.schema.fields import Category, Image, Number, Text, Vector, sources
 from reinforge.schema.schema import Schema
 
 Array = np.ndarray[Any, Any]
@@ -56,7 +56,9 @@ def worst(
     )
     inputs = batches.section(batch, "inputs")
     pictures = [f.name for f in schema.inputs if isinstance(f, Image)]
-    texts = [f.name for f in schema.inputs if not isinstance(f, (Image, Vector)) and f.name in table.columns]
+    legible = [f for f in schema.inputs if not isinstance(f, (Image, Vector))]
+    read = [sources(f)[0] if isinstance(f, Text) else f.name for f in legible]
+    texts = [name for name in dict.fromkeys(read) if name in table.columns]
     numeric = {f.name for f in schema.inputs if isinstance(f, Number)}
     found = []
     for index in order:

@@ -117,6 +117,11 @@ def _find(source: str | FilePath) -> FilePath:
         return path
     if path.is_dir():
         raise RecipeError(_("it is a folder, not a recipe"), where=str(path))
+    if "=" in str(source):
+        raise RecipeError(
+            _("{text!r} stands where the recipe should").format(text=str(source)),
+            remedy=_("Name the recipe first, then what is to be changed in it: wine learn.lr=3e-4."),
+        )
     near = difflib.get_close_matches(path.stem, names, 1, cutoff=0.75)
     known = _("Known: {names}.").format(names=", ".join(names) or _("none"))
     remedy = _("Did you mean {name!r}?").format(name=near[0]) if near else known

@@ -392,9 +392,23 @@ def sources(field: Field) -> tuple[str, ...]:
     return getattr(field, "columns", ()) or (getattr(field, "column", None) or field.name,)
 
 
+def readers_of(fields: Iterable[Field]) -> dict[str, list[Field]]:
+    """The columns that these fields read, each with its fields."""
+    found: dict[str, list[Field]] = {}
+    for field in fields:
+        for name in sources(field):
+            found.setdefault(name, []).append(field)
+    return found
+
+
+def may_be_missing(field: Field) -> bool:
+    """Whether its policy lets a value be missing."""
+    return getattr(field, "missing", "error") != "error"
+
+
 def columns_read(fields: Iterable[Field]) -> list[str]:
     """The columns that these fields read, each once."""
-    return list(dict.fromkeys(name for field in fields for name in sources(field)))
+    return list(readers_of(fields))
 
 
 def _policy_fits_role(

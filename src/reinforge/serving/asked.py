@@ -7,7 +7,7 @@ import math
 from datetime import UTC, datetime, timedelta
 
 from reinforge.bundle.bundle import Bundle
-from reinforge.schema.fields import Box, Category, Date, Field, Image, Labels, Number, Text, sources
+from reinforge.schema.fields import Box, Category, Date, Field, Image, Labels, Number, Text, may_be_missing, readers_of
 from reinforge.storage.strict_json import Json
 
 _MEDIAN, _LOW, _HIGH = 10, 0, 20
@@ -21,11 +21,10 @@ def asked(bundle: Bundle) -> list[Json]:
     sketches = reference.get("fields", {})
     optional = bundle.schema.absent == "null"
     found: list[Json] = []
-    for field in bundle.schema.inputs:
-        may_miss = optional or getattr(field, "missing", "error") != "error"
-        for name in sources(field):
-            sketch = sketches.get(name, {}) if isinstance(sketches, dict) else {}
-            found.append({"name": name, "optional": may_miss, **_asked(field, sketch)})
+    for name, readers in readers_of(bundle.schema.inputs).items():
+        may_miss = optional or all(may_be_missing(field) for field in readers)
+        sketch = sketches.get(name, {}) if isinstance(sketches, dict) else {}
+        found.append({"name": name, "optional": may_miss, **_asked(readers[0], sketch)})
     return found
 
 

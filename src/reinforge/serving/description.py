@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.observation_form import MEMORY
@@ -22,7 +22,9 @@ from reinforge.schema.fields import (
     Span,
     Text,
     Vector,
-    sources,
+    columns_read,
+    may_be_missing,
+    readers_of,
 )
 from reinforge.storage.strict_json import Json
 
@@ -33,7 +35,7 @@ def describe(name: str, bundle: Bundle, whole: bool = False) -> Json:
     """A model in short; `whole` adds schema, parents and metrics."""
     targets = [field.name for field in bundle.schema.targets] or list(bundle.signature.outputs)
     told: dict[str, Json] = {"name": name, "digest": bundle.digest, "kind": bundle.form.kind}
-    told |= {"inputs": [field.name for field in bundle.schema.inputs], "outputs": targets}
+    told |= {"inputs": columns_read(bundle.schema.inputs), "outputs": targets}
     if whole:
         stated = bundle.provenance if isinstance(bundle.provenance, dict) else {}
         told |= {"schema": bundle.schema.to_json(), "parents": list(bundle.parents)}
@@ -89,8 +91,8 @@ def row_schema(bundle: Bundle) -> Json:
     memory = {MEMORY: {"type": ["object", "null"], "description": _MEMORY}} if _remembers(bundle) else {}
     return {
         "type": "object",
-        "properties": {**{name: _input(field) for field in inputs for name in sources(field)}, **memory},
-        "required": [] if optional else list(dict.fromkeys(name for field in inputs for name in sources(field))),
+        "properties": {**{name: _column(readers) for name, readers in readers_of(inputs).items()}, **memory},
+        "required": [] if optional else columns_read(inputs),
     }
 
 
@@ -107,8 +109,13 @@ def _remembers(bundle: Bundle) -> bool:
     return isinstance(bundle.model, Policy) and bundle.model.initial_state(1) is not None
 
 
+def _column(readers: Sequence[Field]) -> Json:
+    """The strictest of the fields that read the column, so that what it allows is refused by none."""
+    return _input(next((field for field in readers if not may_be_missing(field)), readers[0]))
+
+
 def _input(field: Field) -> Json:
-    null = [] if getattr(field, "missing", "error") == "error" else ["null"]
+    null = ["null"] if may_be_missing(field) else []
     match field:
         case Number():
             bounds = {"minimum": field.low, "maximum": field.high}
