@@ -230,7 +230,10 @@ def test_the_hour_of_a_date_is_worth_knowing_where_it_has_one(clock, hours):
     assert notes == ()
 
 
-@pytest.mark.parametrize("name", ["id", "ID", "customer_id", "row id", "uuid", "Index", "record_no", "CustomerID", "passengerId", "客户编号"])
+@pytest.mark.parametrize(
+    "name",
+    ["id", "ID", "customer_id", "row id", "uuid", "Index", "record_no", "CustomerID", "passengerId", "客户编号"],
+)
 def test_identifiers_by_name(name):
     schema, notes = inferred({name: [i * i for i in range(40)], "x": [0.5, 1.5] * 20, "y": [0.5, 2.5] * 20})
     assert name not in kinds(schema)
