@@ -43,7 +43,7 @@ def test_labels_are_the_folders_on_top(tmp_path: Path) -> None:
     assert lists(table) == {
         "image": [str(tmp_path / name) for name in names], "label": [None, "cat", "cat", "dog"]
     }  # fmt: skip
-    assert table.notes == ("1 of 5 files are no images and are passed over",)
+    assert table.notes == ("1 of 5 files are no images that are known, and are passed over: .txt",)
     assert table.origin.at(1) == f"{tmp_path}, image 2"
 
 

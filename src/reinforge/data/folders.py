@@ -36,7 +36,7 @@ def read_image_folder(folder: Path, name: str | None = None) -> Table:
     Images that lie in no folder have no label; where none lies in one, there is no column `label`. Where the folders on
     top are called train, validation (or val, valid) and test, they are the column `split`, and the folders in them the
     labels. Hidden files and folders are passed over; so are files of other kinds, with a note. The digest covers names
-    and content. Raises DataError where there is no image.
+    and content; what can't be read has none. Raises DataError where there is no image.
     """
     name = name or str(folder)
     files = sorted(_files(folder), key=lambda path: path.relative_to(folder).as_posix())
@@ -49,9 +49,12 @@ def read_image_folder(folder: Path, name: str | None = None) -> Table:
         )
     notes = []
     if len(found) < len(files):
+        kinds = sorted({path.suffix.lower() or path.name for path in files} - set(SUFFIXES))
         notes.append(
-            _("{value} of {n} files are no images and are passed over").format(
-                value=len(files) - len(found), n=len(files)
+            _("{value} of {n} files are no images that are known, and are passed over: {names}").format(
+                value=len(files) - len(found),
+                n=len(files),
+                names=", ".join([*kinds[:8], *(["..."] * (len(kinds) > 8))]),
             )
         )
     places = [path.relative_to(folder).parts[:-1] for path in found]
@@ -83,9 +86,8 @@ def _digest(files: list[Path], folder: Path) -> str:
         try:
             with path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").digest()
-        except OSError as error:
-            text = _("it can't be read: {reason}").format(reason=error.strerror)
-            raise DataError(text, where=str(path)) from error
+        except OSError:
+            return b""  # such as a broken link; who decodes it says so, or leaves it out
 
     total = hashlib.sha256()
     with ThreadPoolExecutor(usable_cores()) as pool:

@@ -94,6 +94,18 @@ def test_files_that_are_not_there_are_such_too(tmp_path: Path) -> None:
     assert len(found.rows.train) + len(found.rows.validation) + len(found.rows.test) == 41
 
 
+def test_a_broken_link_is_such_a_file(tmp_path: Path) -> None:
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            Image.new("RGB", (6, 6), (number, 0, ord(label))).save(tmp_path / label / f"{number}.png")
+    (tmp_path / "a/link.png").symlink_to("nowhere.png")
+    with pytest.raises(DataError, match=r"link\.png.*there is no such file"):
+        prepare_table(options(tmp_path))
+    found = prepare_table(options(tmp_path, clean={"images": "drop"}))
+    assert [change.dropped for change in found.changes if change.policy == "images"] == [1]
+
+
 def test_a_folder_of_pictures_is_not_read_in_pieces(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="read whole"):
         stream(options(pictures(tmp_path / "pictures"), stream=7), tmp_path / "out")
