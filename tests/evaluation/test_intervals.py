@@ -7,11 +7,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from scipy.stats import bootstrap
+from scipy.stats import binomtest, bootstrap
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import Tensor
 
-from reinforge.evaluation.intervals import MOST_ROWS, difference, interval
+from reinforge.evaluation.intervals import LEVEL, MOST_ROWS, difference, interval
 from reinforge.evaluation.metrics.metric import metrics_for
 
 
@@ -129,6 +129,22 @@ def test_what_is_hard_for_both_cancels(name: str) -> None:
     assert gap.high - gap.low < 0.8 * (alone.high - alone.low)
     assert gap == difference(metric, first, second, target)
     assert gap != difference(metric, first, second, target, seed=1)
+
+
+@pytest.mark.parametrize("apart", [1, 4, 5, 6, 8])
+@pytest.mark.parametrize("name", ["accuracy", "f1"])
+def test_so_few_rows_that_differ_prove_nothing(name: str, apart: int) -> None:
+    """All of them for the first model: it is better beyond doubt where a sign test says so, and never before."""
+    target = torch.arange(60) % 2
+    right = torch.nn.functional.one_hot(target, 2).double()
+    second = right.clone()
+    second[10 : 10 + apart] = 1 - second[10 : 10 + apart]
+    gap = difference(metrics_for("category")[name], right, second, target)
+    assert gap is not None
+    assert (gap.low > 0) == (binomtest(apart, apart).pvalue < 1 - LEVEL)
+    back = difference(metrics_for("category")[name], second, right, target)
+    assert back is not None
+    assert (back.high < 0) == (gap.low > 0)
 
 
 def test_of_many_rows_a_difference_shrinks_too() -> None:

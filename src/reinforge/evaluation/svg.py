@@ -231,5 +231,7 @@ def _widened(ends: Point, logarithmic: bool) -> Point:
         return low, high
     if logarithmic:
         return low / 2, low * 2
-    room = abs(low) / 10 or 1.0
+    if low in (0, 1):  # ends of what a part can be: nothing lies beyond
+        return (0.0, 1.0) if low == 0 else (0.9, 1.0)
+    room = abs(low) / 10
     return low - room, low + room
