@@ -12,8 +12,8 @@ from torch.nn import functional
 from reinforge.core.contracts import Clock
 from reinforge.errors import ComponentError
 from reinforge.models.composed import Composed
-from reinforge.models.images import CNN
-from reinforge.models.options import CNNOptions, ComposedOptions
+from reinforge.models.images import CNN, NatureCNN
+from reinforge.models.options import CNNOptions, ComposedOptions, NatureCNNOptions
 from reinforge.objectives.options import SupervisedOptions
 from reinforge.objectives.supervised import Supervised
 from reinforge.schema.signature import Input, Output, Signature
@@ -131,3 +131,18 @@ def test_batch_normalisation_is_declared() -> None:
 def test_only_images_are_taken() -> None:
     with pytest.raises(ComponentError, match="not numbers of shape"):
         CNN(CNNOptions(), Input(form="numbers", shape=(5,)))
+
+
+def test_the_network_for_frames_by_hand() -> None:
+    """Mnih et al. (2015), "Model architecture": 8x8 by 4, 4x4 by 2, 3x3 by 1, of 84 x 84 frames to 7 x 7 x 64."""
+    model = NatureCNN(NatureCNNOptions(size=5), Input(form="image", shape=(4, 84, 84)))
+    frames = torch.randint(0, 256, (2, 4, 84, 84), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    (last,) = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    maps = frames.float() / 255
+    for layer, shape, stride in zip(convolutions, [(32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3)], (4, 2, 1)):
+        assert layer.weight.shape == shape
+        maps = functional.conv2d(maps, layer.weight, layer.bias, stride).clamp(min=0)
+    assert maps.shape == (2, 64, 7, 7)
+    torch.testing.assert_close(model(frames), (maps.flatten(1) @ last.weight.T + last.bias).clamp(min=0))
+    torch.testing.assert_close(model(frames.float() / 255), model(frames))
