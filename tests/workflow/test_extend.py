@@ -87,6 +87,25 @@ def test_a_target_that_the_data_lack_is_masked(parent: Path, tmp_path: Path) -> 
     assert any("'y' is not in these data" in note for note in run.status["notes"])
 
 
+@pytest.mark.parametrize(
+    ("extend", "targets", "said"),
+    [
+        (False, ["k", "z"], "the bundle has no target 'z'\n  It has: k, y. To add it: start.extend=true"),
+        (False, ["c"], "'c' is an input of the bundle"),
+        (True, ["k", "c"], "'c' is an input of the bundle"),
+        (True, {"y": {"kind": "category"}}, "the bundle's target 'y' is a number"),
+    ],
+)
+def test_targets_that_the_bundle_can_not_have_are_refused(
+    extend: bool, targets: Any, said: str, parent: Path, tmp_path: Path
+) -> None:
+    """Else something would be learned that nobody asked for."""
+    recipe = {**RECIPE, "start": {"extend": extend}, "data": RECIPE["data"] | {"targets": targets}}
+    with pytest.raises(RecipeError) as caught:
+        train(recipe, data={**table(OLD), "z": ["u", "v"] * 60}, start=parent, output=tmp_path / "run")
+    assert said in str(caught.value)
+
+
 def test_without_extend_new_classes_are_refused(parent: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'D' is none of the known labels"):
         train(RECIPE, data=table(NEW), start=parent, output=tmp_path / "run")

@@ -13,10 +13,37 @@ from reinforge.data.operations.labels import LabelSet, found_labels
 from reinforge.data.options import TableOptions
 from reinforge.data.table import Table
 from reinforge.data.values import Column, Nulls, Vocabulary
-from reinforge.errors import DataError
+from reinforge.errors import DataError, RecipeError
 from reinforge.messages import _
 from reinforge.schema.fields import Category, Field, Labels, Role, sources
 from reinforge.schema.schema import Schema
+
+
+def check_targets(schema: Schema, options: TableOptions, extend: bool) -> None:
+    """Raise RecipeError where the recipe's targets are none of the fitted schema's, and can't be added to it."""
+    known = {f.name: f for f in schema.fields}
+    for name, overrule in options.targets.items():
+        where, field = f"data.targets.{name}", known.get(name)
+        if field is None and not extend:
+            raise RecipeError(
+                _("the bundle has no target {name!r}").format(name=name),
+                where=where,
+                remedy=_("It has: {names}. To add it: start.extend=true.").format(
+                    names=", ".join(f.name for f in schema.targets)
+                ),
+            )
+        if field is not None and field.role != "target":
+            raise RecipeError(
+                _("{name!r} is an input of the bundle, so it can't become a target").format(name=name),
+                where=where,
+                remedy=_("Train anew, without the bundle."),
+            )
+        if field is not None and overrule.kind not in (None, field.kind):
+            raise RecipeError(
+                _("the bundle's target {name!r} is a {kind}").format(name=name, kind=field.kind),
+                where=f"{where}.kind",
+                remedy=_("Leave the kind out; or train anew, without the bundle."),
+            )
 
 
 def with_targets(schema: Schema, table: Table, options: TableOptions, notes: list[str]) -> Schema:

@@ -18,7 +18,7 @@ from reinforge.data.cleaning.clean import Cleaned, clean, mend_words, outlying
 from reinforge.data.cleaning.images import mend_images, refused
 from reinforge.data.cleaning.options import CleanOptions
 from reinforge.data.cleaning.report import Change
-from reinforge.data.extension import filled, with_labels, with_targets
+from reinforge.data.extension import check_targets, filled, with_labels, with_targets
 from reinforge.data.images import UnreadableImage, animations
 from reinforge.data.infer import infer
 from reinforge.data.options import GivenSplit, TableOptions, TimeSplit
@@ -135,6 +135,7 @@ def prepare_table(
         notes += found
         schema = spelt(schema, options)
     else:
+        check_targets(pipeline.schema, options, extend)
         schema = with_targets(pipeline.schema, table, options, notes) if extend else pipeline.schema
         notes += extra(table, schema, (*options.drop, *helpers))
     cleaned = _cleaned(table, schema, options.clean)
