@@ -188,7 +188,17 @@ def test_metrics_of_all_replicas_are_added_up(served, bearer):
     assert answered() == before + 12
 
 
-@pytest.mark.parametrize("options", [["--tls-cert", "x"], ["--workers", "0"], ["--threads", "-1"], ["--port", "70000"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--tls-cert", "x"],
+        ["--workers", "0"],
+        ["--threads", "-1"],
+        ["--port", "70000"],
+        ["--tls-cert", "/none", "--tls-key", "/none"],
+        ["--access-log", "/none/x"],
+    ],
+)
 def test_options_that_make_no_sense(folder, options):
     found = subprocess.run(
         [sys.executable, "-m", "reinforge", "serve", str(folder / "table"), *options],

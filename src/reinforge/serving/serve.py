@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import ssl
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from reinforge.bundle.folders import bundle_folder, name_of, stated_name
 from reinforge.errors import MissingExtra, ReinforgeError
 from reinforge.messages import _
+from reinforge.storage.files import storage_errors
 
 if TYPE_CHECKING:
     from reinforge.bundle.bundle import Bundle
@@ -64,6 +66,7 @@ def serve(
     if alone and replicas > 1:
         remedy = _("Write the bundle to a folder first, or leave `replicas` at 1.")
         raise ReinforgeError(_("only folders are served by several processes"), remedy=remedy)
+    _check_files(access)
     listener = listen(access.host, port)
     url = url_of(listener, secure=access.certificate is not None)
 
@@ -83,6 +86,20 @@ def serve(
         task = Task(folders, tuple(map(str, use)), threads, replicas, access, limits)
         Supervisor(task, listener).run(announce)
     return Served(url, tuple(named))
+
+
+def _check_files(access: Access) -> None:
+    """Raise ReinforgeError or StorageError for a certificate or a log that a replica could not open either."""
+    if access.certificate is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(access.certificate, access.key)
+        except (OSError, ssl.SSLError) as error:
+            problem = _("they are no certificate and its key: {reason}").format(reason=error.strerror or error)
+            where = f"{access.certificate}, {access.key}"
+            raise ReinforgeError(problem, where=where, remedy=_("Give both as PEM files.")) from None
+    if access.log not in (None, "-"):
+        with storage_errors(Path(access.log or "")), open(access.log or "", "a", encoding="utf-8"):
+            pass
 
 
 def _named(

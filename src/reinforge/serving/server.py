@@ -70,6 +70,8 @@ class Server:
             ssl_certfile=self.access.certificate,
             ssl_keyfile=self.access.key,
         )
+        # What can't be served ends here, before anybody is told that it is.
+        config.load()
         self._server = _Quiet(config)
 
     @property
