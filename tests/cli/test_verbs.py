@@ -106,12 +106,26 @@ CALLS: list[tuple[str, str, Call]] = [
     (
         "evaluate b --data f.csv",
         "evaluate",
-        ((Path("b"),), {"data": "f.csv", "episodes": None, "seed": None, "stochastic": False, "use": ()}),
+        (
+            (Path("b"),),
+            {
+                "data": "f.csv",
+                "episodes": None,
+                "seed": None,
+                "stochastic": False,
+                "asking": None,
+                "output": None,
+                "use": (),
+            },
+        ),
     ),
     (
         "evaluate b --episodes 7 --seed 3 --stochastic",
         "evaluate",
-        ((Path("b"),), {"data": None, "episodes": 7, "seed": 3, "stochastic": True, "use": ()}),
+        (
+            (Path("b"),),
+            {"data": None, "episodes": 7, "seed": 3, "stochastic": True, "asking": None, "output": None, "use": ()},
+        ),
     ),
     (
         "serve b --host ::1 --port 0 --workers 2 --threads 3 --allow-host * --access-log -",

@@ -149,7 +149,7 @@ def test_what_is_learned() -> None:
         told_of[learn] = data.pipeline.tokenizer.decode(tokens.values[first][learned[first]])
         if learn == "answers":
             texts = [m["content"] for row in rows for m in row["messages"] if m["role"] == "assistant"]
-            assert data.training.bytes + data.validation.bytes == sum(map(len, texts))
+            assert sum(data.training.sizes) + sum(data.validation.sizes) == sum(map(len, texts))
     assert told_of["answers"] == "5five"
     assert told_of["last"] == "five"
     assert told_of["all"].count("2 + 3") == 2
@@ -178,7 +178,7 @@ def test_documents_stand_between_their_marks(tmp_path) -> None:
         assert (row[0], row[-1], row.count(bos), row.count(eos)) == (bos, eos, 1, 1)
     assert "床前明月光" in tokenizer.decode(data.training.tokens.row(0))
     assert data.training.learned is None
-    assert data.validation.bytes == len("poem 0 床前明月光".encode())
+    assert data.validation.sizes == (len("poem 0 床前明月光".encode()),)
 
 
 def test_preferences_learn_the_last_answers_alone() -> None:

@@ -11,7 +11,8 @@ from reinforge.core.contracts import Clock
 from reinforge.data.questions import Prompt, QuestionTask
 from reinforge.data.reward_options import ExactOptions
 from reinforge.data.rewards import exact
-from reinforge.evaluation.questions import QuestionEvaluator, pass_at, wilson
+from reinforge.evaluation.questions import QuestionEvaluator, pass_at
+from reinforge.evaluation.resampling import wilson
 from reinforge.models.decoder import Decoder
 from reinforge.models.options import DecoderOptions
 from reinforge.objectives.language import LanguageLearner

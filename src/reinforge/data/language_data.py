@@ -43,11 +43,11 @@ Item = TypeVar("Item")
 @dataclass(frozen=True)
 class Documents:
     """`tokens`: Ragged int32, one row a document. `learned`: which of its values count as targets (bool); all where
-    None. `bytes`: of the UTF-8 text that is learned."""
+    None. `sizes`: bytes in UTF-8 of each document's text that is learned."""
 
     tokens: Ragged
     learned: Tensor | None
-    bytes: int
+    sizes: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -102,11 +102,10 @@ def prepare_documents(
         template = by_name(options.template or "chatml")
         pipeline = _fitted(options, template, [text for text, side in zip(texts, rows.sides) if not side])
     _refuse_marks(texts, pipeline, rows)
-    sides = []
-    for side in (False, True):
-        chosen = [text for text, each in zip(texts, rows.sides) if each == side]
-        tokens = Ragged.from_rows([pipeline.document(text) for text in chosen])
-        sides.append(Documents(tokens, None, sum(len(text.encode("utf-8", "replace")) for text in chosen)))
+    sides = [
+        encoded_documents([text for text, each in zip(texts, rows.sides) if each == side], pipeline)
+        for side in (False, True)
+    ]
     held = [text for text, side in zip(texts, rows.sides) if side]
     examples = tuple({"text": text[:EXAMPLE]} for text in held if len(text) > 1)[:EXAMPLES]
     return LanguageData(sides[0], sides[1], pipeline, rows.digest, rows.name, examples, (*rows.notes, *told(pipeline)))
@@ -127,19 +126,34 @@ def prepare_chats(
     if pipeline is None:
         pipeline = _fitted(options, template, _texts(rendered, rows.sides))
     _refuse_rendered(chats, rows)
-    found: list[tuple[list[Tensor], list[Tensor], int]] = [([], [], 0), ([], [], 0)]
-    for chat, parts, side in zip(chats, rendered, rows.sides):
-        ids, own, turns = pipeline.parts(parts)
-        learned = _learned(options, chat, own, turns)
-        size = sum(len(part.text.encode("utf-8", "replace")) for part in parts if part.learned and not part.special)
-        found[side][0].append(ids)
-        found[side][1].append(learned)
-        found[side] = (found[side][0], found[side][1], found[side][2] + size)
-    sides = [Documents(Ragged.from_rows(ids), torch.cat(learned), size) for ids, learned, size in found]
+    sides = [
+        encoded_chats(
+            [pair for pair, each in zip(zip(chats, rendered), rows.sides) if each == side], pipeline, options.learn
+        )
+        for side in (False, True)
+    ]
     held = [chat for chat, side in zip(chats, rows.sides) if side]
     return LanguageData(
         sides[0], sides[1], pipeline, rows.digest, rows.name, _asked(held), (*rows.notes, *told(pipeline))
     )
+
+
+def encoded_documents(texts: Sequence[str], pipeline: TextPipeline) -> Documents:
+    """Texts between their marks."""
+    sizes = tuple(len(text.encode("utf-8", "replace")) for text in texts)
+    return Documents(Ragged.from_rows([pipeline.document(text) for text in texts]), None, sizes)
+
+
+def encoded_chats(chats: Sequence[tuple[Chat, Sequence[Part]]], pipeline: TextPipeline, learn: str) -> Documents:
+    """Chats with the parts that they were rendered to; `learn` as `ChatsOptions` has it."""
+    ids, learned, sizes = [], [], []
+    for chat, parts in chats:
+        tokens, own, turns = pipeline.parts(parts)
+        ids.append(tokens)
+        learned.append(_learned(learn, chat, own, turns))
+        own_parts = (part for part in parts if part.learned and not part.special)
+        sizes.append(sum(len(part.text.encode("utf-8", "replace")) for part in own_parts))
+    return Documents(Ragged.from_rows(ids), torch.cat(learned), tuple(sizes))
 
 
 def prepare_preferences(
@@ -178,7 +192,7 @@ def prepare_preferences(
         for (ids, own, turns), prompt in zip(encoded, prompts):
             # The assistant's earlier turns belong to the prompt.
             learned = own & (turns >= len(prompt.messages))
-            short, cut_here = _shortened(ids, learned, options.length)
+            short, cut_here = shortened(ids, learned, options.length)
             cut += cut_here
             kept.append(short)
         for side in (0, 1):
@@ -324,10 +338,10 @@ def _with_system(chat: Chat, system: str | None) -> Chat:
     return replace(chat, messages=(Message("system", system), *chat.messages))
 
 
-def _learned(options: ChatsOptions, chat: Chat, own: Tensor, turns: Tensor) -> Tensor:
-    if options.learn == "all":
+def _learned(learn: str, chat: Chat, own: Tensor, turns: Tensor) -> Tensor:
+    if learn == "all":
         return torch.ones_like(own)
-    if options.learn == "last":
+    if learn == "last":
         last = max(n for n, message in enumerate(chat.messages) if message.role == "assistant")
         return own & (turns == last)
     return own
@@ -340,7 +354,7 @@ def _answers(
     return rows.each_of(whole, template.render)
 
 
-def _shortened(ids: Tensor, learned: Tensor, length: int | None) -> tuple[tuple[Tensor, Tensor], bool]:
+def shortened(ids: Tensor, learned: Tensor, length: int | None) -> tuple[tuple[Tensor, Tensor], bool]:
     """At most `length` tokens: the prompt's beginning goes first, but for its first token; then the answer's end."""
     if length is None or len(ids) <= length:
         return (ids, learned), False

@@ -281,11 +281,13 @@ class TextPipeline:
 @dataclass(frozen=True)
 class TextData:
     """A text, read, split and tokenized: `training` and `validation` (tokens,) int32; `digest` is the SHA-256 of the
-    whole text in UTF-8; `validation_characters` is what the validation tokens stand for."""
+    whole text in UTF-8; `validation_characters` and `validation_bytes` (in UTF-8) are what the validation tokens
+    stand for."""
 
     training: Tensor
     validation: Tensor
     validation_characters: int
+    validation_bytes: int
     pipeline: TextPipeline
     digest: str
     origin: str
@@ -309,7 +311,8 @@ def prepare_text(options: TextOptions, pipeline: TextPipeline | None = None) -> 
         pipeline = TextPipeline(REGISTRY.build("tokenizer", options.tokenizer, [training]))
     digest = "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     encode = pipeline.tokenizer.encode
-    return TextData(encode(training), encode(validation), len(validation), pipeline, digest, origin)
+    size = len(validation.encode("utf-8", "surrogatepass"))
+    return TextData(encode(training), encode(validation), len(validation), size, pipeline, digest, origin)
 
 
 def read_text(options: TextOptions) -> tuple[str, str]:

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.forms import TableForm
 from reinforge.bundle.observation_form import ObservationForm
 from reinforge.bundle.text_form import TextForm
 from reinforge.core.batch import Batch
-from reinforge.core.contracts import Clock
-from reinforge.data.options import TextOptions
 from reinforge.data.pipeline import Pipeline, complete
 from reinforge.data.prepared import prepare
 from reinforge.data.readers import read
-from reinforge.data.text import prepare_text, read_text
 from reinforge.data.values import take
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import BundleError, DataError
 from reinforge.evaluation.episodes import EpisodeEvaluator
 from reinforge.evaluation.seeds import together
 from reinforge.evaluation.supervised import SupervisedEvaluator
-from reinforge.evaluation.text import TextEvaluator
 from reinforge.messages import _, mark
 from reinforge.models.policy import Policy
 from reinforge.recipe import load as load_recipe
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY
-from reinforge.sources.options import TokenOptions
+from reinforge.storage.files import storage_errors
+from reinforge.workflow.evaluate_language import Asking, evaluate_language
 from reinforge.workflow.opened import opened
 from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.run import Run
@@ -40,10 +38,11 @@ from reinforge.workflow.run import Run
 _EPISODES = 100
 # Rows that are tensors at once.
 _CHUNK = 65_536
+_ASKED = "--samples, --temperature, --tokens, --reward, --output"
 _LABELLED = mark("Give labelled data: --data FILE.")
-_TEXT = mark("Give text: --data FILE.")
+_TEXT = mark("Give text, documents, questions or choices: --data FILE.")
 # What is no metric, though a number.
-_GIVEN = ("seed", "episodes", "rows", "tokens")
+_GIVEN = ("seed", "episodes", "rows", "tokens", "documents", "questions", "drawn")
 
 
 def evaluate(
@@ -53,15 +52,18 @@ def evaluate(
     *,
     seed: int | None = None,
     stochastic: bool = False,
+    asking: Asking | None = None,
+    output: str | Path | None = None,
     use: Iterable[str | Path] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Metrics of a bundle by name, outputs read as its predictions are; of a table with their "intervals" [low, high].
 
     Tables: `data` (a file, a frame) with the targets, of which few rows are tensors at once; without, the test split of
-    the recipe's own data, which must still be the same. Text: a file, or the recipe's validation part. Policies:
-    `episodes` fresh episodes (100 by default) in the recipe's environment, given by `seed`; the best action each time,
-    or with `stochastic` one drawn from the policy.
+    the recipe's own data, which must still be the same. Language models: documents, chats, questions, choices or plain
+    text, or what the recipe held back; questions are asked as `asking` says; what was measured goes to `output`, a line
+    each, by default into the run's folder. Policies: `episodes` fresh episodes (100 by default) in the recipe's
+    environment, given by `seed`; the best action each time, or with `stochastic` one drawn from the policy.
 
     A run of several seeds: each one's bundle, on the same rows or episodes, and what they say together: "iqm" (the
     interquartile mean over seeds) with its "intervals", "mean", "deviation", and "each" by metric. Raises DataError and
@@ -69,20 +71,43 @@ def evaluate(
     """
     (progress or Silent()).update(0.0, None, _("evaluating"))
     if runs := _seeds(bundle):
-        found = [evaluate(run, data, episodes, seed=seed, stochastic=stochastic, use=use) for run in runs]
+        found = [
+            evaluate(run, data, episodes, seed=seed, stochastic=stochastic, asking=asking, use=use) for run in runs
+        ]
         return _together(found, [run.recipe.name for run in runs])
     made = bundle.bundle if isinstance(bundle, Run) else opened(bundle, use)
     if isinstance(made.form, TableForm):
         _refuse(episodes, "--episodes", made, _LABELLED)
         _refuse(stochastic or None, "--stochastic", made, _LABELLED)
+        _refuse(asking or output, _ASKED, made, _LABELLED)
         return _table(made, made.form, data)
     if isinstance(made.form, TextForm):
         _refuse(episodes, "--episodes", made, _TEXT)
         _refuse(stochastic or None, "--stochastic", made, _TEXT)
-        return _text(made, made.form, data)
+        recipe = recipe_of(made) if isinstance(made.provenance, Mapping) and "recipe" in made.provenance else None
+        how = asking or Asking()
+        how = how if seed is None else dataclasses.replace(how, seed=seed)
+        return evaluate_language(made, made.form, recipe, data, how, _beside(bundle, data, output))
     assert isinstance(made.form, ObservationForm)
+    _refuse(asking or output, _ASKED, made, mark("Give a number of episodes: --episodes N."))
     _refuse(data, "--data", made, mark("Give a number of episodes: --episodes N."))
     return _episodes(made, _EPISODES if episodes is None else episodes, seed, stochastic)
+
+
+def _beside(bundle: str | Path | Bundle | Run, data: object, output: str | Path | None) -> Path | None:
+    """Where a language model's answers are kept: where asked for, or in the run that the bundle belongs to."""
+    if output is not None:
+        return Path(output)
+    folder = bundle.folder if isinstance(bundle, Run) else Path(bundle) if isinstance(bundle, str | Path) else None
+    if folder is None:
+        return None
+    folder = folder.parent if folder.name == "bundle" else folder
+    if not (folder / "recipe.yaml").is_file():
+        return None
+    name = re.sub(r"\W+", "-", Path(data).name) if isinstance(data, str | Path) else "held" if data is None else "given"
+    with storage_errors(folder):
+        (folder / "evaluations").mkdir(exist_ok=True)
+    return folder / "evaluations" / f"{name}.jsonl"
 
 
 def _seeds(bundle: str | Path | Bundle | Run) -> list[Run]:
@@ -162,20 +187,6 @@ def _batches(pipeline: Pipeline, data: object) -> Iterator[Batch]:
             yield pipeline.transform(columns, origin=part.origin.take(kept))
 
 
-def _text(bundle: Bundle, form: TextForm, data: object) -> dict[str, Any]:
-    recipe = recipe_of(bundle)
-    block = recipe.source.block if isinstance(recipe.source, TokenOptions) else TokenOptions().block
-    if data is not None:
-        text, what = read_text(TextOptions(path=str(data)))
-        tokens, characters = form.pipeline.tokenizer.encode(text), len(text)
-    else:
-        assert isinstance(recipe.data, TextOptions)
-        found = prepare_text(recipe.data, form.pipeline)
-        tokens, characters, what = found.validation, found.validation_characters, "validation part"
-    evaluator = TextEvaluator(tokens, characters=characters, block=block)
-    return {"on": what, "tokens": len(tokens), **evaluator.evaluate(_Holder(bundle.model), Clock())}
-
-
 def _episodes(bundle: Bundle, episodes: int, seed: int | None, stochastic: bool) -> dict[str, Any]:
     recipe = recipe_of(bundle)
     environment = recipe.data
@@ -188,14 +199,6 @@ def _episodes(bundle: Bundle, episodes: int, seed: int | None, stochastic: bool)
     actions = "stochastic" if stochastic else "deterministic"
     told = {"on": environment.id, "seed": chosen, "actions": actions, **played.metrics()}
     return {**told, "intervals": played.intervals()}
-
-
-class _Holder(torch.nn.Module):
-    """A learner with nothing but the model."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
 
 
 def _refuse(value: object, option: str, bundle: Bundle, remedy: str) -> None:

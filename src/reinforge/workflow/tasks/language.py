@@ -108,7 +108,7 @@ def _documents(recipe: Recipe, data: LanguageData, named: Options, context: int)
         named, training.tokens, batch=recipe.learn.batch, seed=recipe.seed, name=data.pipeline.BLOCK,
         learned=training.learned,
     )  # fmt: skip
-    evaluator = DocumentEvaluator(held.tokens, held.learned, context=context, size=held.bytes)
+    evaluator = DocumentEvaluator(held.tokens, held.learned, context=context, sizes=held.sizes)
     notes = [
         _("{documents} documents of {tokens} tokens ({kinds} kinds) from {origin}").format(
             documents=len(training), tokens=len(training.tokens.values), kinds=data.pipeline.tokenizer.size,

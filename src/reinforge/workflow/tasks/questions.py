@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -13,6 +14,7 @@ from reinforge.core import seeds
 from reinforge.core.contracts import Clock
 from reinforge.data.language_options import QuestionsOptions
 from reinforge.data.questions import Prompt, QuestionTask, prepare_questions
+from reinforge.data.text import TextPipeline
 from reinforge.errors import RecipeError
 from reinforge.evaluation.answers import Answers, Group
 from reinforge.evaluation.questions import QuestionEvaluator
@@ -49,27 +51,9 @@ def question_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
     named = source_options(recipe.source, recipe.objective)
     if not isinstance(named, CompletionOptions):
         raise RecipeError(_("questions go with the source completions"), where="source")
-    task: Asking
-    held: Sequence[Prompt]
-    examples: Sequence[Mapping[str, Any]]
-    notes: tuple[str, ...]
-    if options.task is not None:
-        task = REGISTRY.build("task", options.task)
-        draws = seeds.generator(recipe.seed, "questions held back")
-        held = [task.draw(draws) for _number in range(options.asked)]
-        examples, digest, notes = [{"text": prompt.text} for prompt in held[:4]], "", ()
-    else:
-        data = prepare_questions(options, pipeline, seed=recipe.seed, data=given.data)
-        task, held = QuestionTask(data.training, data.reward), data.validation[: options.asked]
-        examples, digest = data.examples, data.digest
-        notes = (
-            _("{n} questions from {origin}, {held} held back").format(
-                n=len(data.training), origin=data.origin, held=len(data.validation)
-            ),
-            *data.notes,
-        )  # fmt: skip
-    source = CompletionSource(named, seed=recipe.seed, task=task, pipeline=pipeline)
-    evaluator = QuestionEvaluator(held, task.reward, pipeline, tokens=options.tokens, seed=recipe.seed)
+    asked = asking(options, pipeline, recipe.seed, given.data)
+    source = CompletionSource(named, seed=recipe.seed, task=asked.task, pipeline=pipeline)
+    evaluator = QuestionEvaluator(asked.held, asked.task.reward, pipeline, tokens=options.tokens, seed=recipe.seed)
 
     def test(learner: nn.Module) -> Tested:
         found = evaluator.evaluate(learner, Clock())
@@ -84,6 +68,32 @@ def question_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
 
     return Task(
         signature=signature, model=model, model_options=chosen, objective=objective, source=source,
-        form=TextForm(pipeline), examples=examples, test=test, evaluator=evaluator, monitor=("accuracy", "max"),
-        ships="last", digest=digest, notes=notes,
+        form=TextForm(pipeline), examples=asked.examples, test=test, evaluator=evaluator, monitor=("accuracy", "max"),
+        ships="last", digest=asked.digest, notes=asked.notes,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What asks to learn from, the questions held back, and raw rows of some for golden replay."""
+
+    task: Asking
+    held: Sequence[Prompt]
+    examples: Sequence[Mapping[str, Any]]
+    digest: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def asking(options: QuestionsOptions, pipeline: TextPipeline, seed: int, data: object = None) -> Asked:
+    """The recipe's questions: read, or drawn. Raises DataError."""
+    if options.task is not None:
+        task: Asking = REGISTRY.build("task", options.task)
+        draws = seeds.generator(seed, "questions held back")
+        held = [task.draw(draws) for _number in range(options.asked)]
+        return Asked(task, held, [{"text": prompt.text} for prompt in held[:4]])
+    found = prepare_questions(options, pipeline, seed=seed, data=data)
+    told = _("{n} questions from {origin}, {held} held back").format(
+        n=len(found.training), origin=found.origin, held=len(found.validation)
+    )
+    task, held = QuestionTask(found.training, found.reward), list(found.validation[: options.asked])
+    return Asked(task, held, found.examples, found.digest, (told, *found.notes))
