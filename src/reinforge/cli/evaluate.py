@@ -12,7 +12,6 @@ from reinforge.cli.output import Result
 from reinforge.cli.progress import progress
 from reinforge.errors import ReinforgeError
 from reinforge.messages import _, mark
-from reinforge.recipe.yaml_form import read_value
 
 
 def evaluate(
@@ -61,6 +60,7 @@ def evaluate(
             raise ReinforgeError(_("{option} must be at least 1, not {n}").format(option=name, n=number))
     asked = None
     if (samples, temperature, tokens, reward) != (None,) * 4:
+        from reinforge.recipe.yaml_form import read_value
         from reinforge.workflow.evaluate_language import Asking
 
         given = None if reward is None else read_value(reward, "--reward")
