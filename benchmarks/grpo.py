@@ -28,7 +28,7 @@ import trl
 
 from benchmarks.generate import VOCABULARY, ours, theirs
 from reinforge.core.contracts import Clock
-from reinforge.data.questions import Prompt
+from reinforge.data.prompts import Prompt
 from reinforge.data.text import TextPipeline
 from reinforge.engine.loop import Engine
 from reinforge.objectives.grpo import GRPO

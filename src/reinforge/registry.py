@@ -50,6 +50,7 @@ BUILTIN = (
     "reinforge.data.augmentation.options",
     "reinforge.models.options",
     "reinforge.models.policy_options",
+    "reinforge.models.scorer_options",
     "reinforge.models.classic.options",
     "reinforge.environments.options",
     "reinforge.sources.options",

@@ -31,6 +31,7 @@ from reinforge.models.policy_options import (
     QTableOptions,
     SquashedGaussianOptions,
 )
+from reinforge.models.scorer_options import ScorerOptions
 from reinforge.objectives.options import (
     A2COptions,
     DDPGOptions,
@@ -43,6 +44,7 @@ from reinforge.objectives.options import (
     ORPOOptions,
     PreferenceOptions,
     REINFORCEOptions,
+    RewardModelOptions,
     SARSAOptions,
     ShapedOptions,
     SimPOOptions,
@@ -231,6 +233,9 @@ MODELS: dict[str, ModelExample] = {
     "decoder": ModelExample(
         DecoderOptions(layers=1, width=8, heads=2, context=8), _signature({"tokens": "tokens"}, tokens="tokens")
     ),
+    "scorer": ModelExample(
+        ScorerOptions(layers=1, width=8, heads=2, context=8), _signature({"tokens": "tokens"}, y="number")
+    ),
     "q-table": ModelExample(QTableOptions(initial=0.5), _signature({"state": "categories"}, action="discrete")),
     "q-network": ModelExample(QNetworkOptions(sizes=(8,)), _signature({"observation": "box"}, action="discrete")),
     "actor-critic": ModelExample(ActorCriticOptions(sizes=(8,)), _signature({"observation": "box"}, action="discrete")),
@@ -303,7 +308,11 @@ def _preferences(options: PreferenceOptions) -> Callable[[int, int], Parts]:
         if options.judged:
             rows = {"answer": answers(), "wanted": torch.rand(24, generator=g) < 0.5}
         source = REGISTRY.build("source", LoaderOptions(), rows, batch=batch, seed=seed)
-        return REGISTRY.build("objective", options, signature), _decoder(signature, seed), source
+        model = _decoder(signature, seed)
+        if isinstance(options, RewardModelOptions):
+            spoken = _signature({"tokens": "tokens"}, y="number")
+            model = REGISTRY.build("model", ScorerOptions(layers=1, width=8, heads=2, context=12), spoken)
+        return REGISTRY.build("objective", options, signature), model, source
 
     return build
 
@@ -369,7 +378,7 @@ BUILDS: dict[str, Callable[[int, int], Parts]] = {
     },
     **{
         options.__name__: _preferences(options())
-        for options in (DPOOptions, IPOOptions, SimPOOptions, ORPOOptions, KTOOptions)
+        for options in (DPOOptions, IPOOptions, SimPOOptions, ORPOOptions, KTOOptions, RewardModelOptions)
     },
     **{"reinforce": _policy_gradient(REINFORCEOptions()), "a2c": _policy_gradient(A2COptions())},
 }

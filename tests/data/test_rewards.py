@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from reinforge.data.prompts import Prompt
 from reinforge.data.reward_options import (
     CodeOptions,
     ExactOptions,
@@ -15,7 +16,7 @@ from reinforge.data.reward_options import (
     RegexOptions,
     WeightedOptions,
 )
-from reinforge.data.rewards import Reward
+from reinforge.data.rewards import Reward, judged
 from reinforge.errors import RecipeError
 from reinforge.registry import REGISTRY, Options
 
@@ -61,8 +62,10 @@ def test_numbers_within_a_tolerance() -> None:
 
 
 def test_sums_of_rewards() -> None:
-    both = reward(WeightedOptions(of=(NumericOptions(), RegexOptions(pattern="<b>")), weights=(1.0, 0.25)))
-    assert [both("7", text) for text in ("7", "<b>7", "<b>8", "8")] == [1.0, 1.25, 0.25, 0.0]
+    both = REGISTRY.build(
+        "reward", WeightedOptions(of=(NumericOptions(), RegexOptions(pattern="<b>")), weights=(1.0, 0.25))
+    )
+    assert judged(both, [Prompt("?", "7")] * 4, ["7", "<b>7", "<b>8", "8"]) == [1.0, 1.25, 0.25, 0.0]
     with pytest.raises(RecipeError, match="weights"):
         reward(WeightedOptions(weights=(1.0, 2.0)))
 

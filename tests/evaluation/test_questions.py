@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from reinforge.core.contracts import Clock
-from reinforge.data.questions import Prompt, QuestionTask
+from reinforge.data.prompts import Prompt
+from reinforge.data.questions import QuestionTask
 from reinforge.data.reward_options import ExactOptions
 from reinforge.data.rewards import exact
 from reinforge.evaluation.questions import QuestionEvaluator, pass_at

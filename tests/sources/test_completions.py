@@ -7,7 +7,7 @@ import torch
 
 from reinforge.core.contracts import Clock
 from reinforge.core.ragged import Ragged
-from reinforge.data.questions import Prompt
+from reinforge.data.prompts import Prompt
 from reinforge.errors import ComponentError
 from reinforge.models.decoder import Decoder
 from reinforge.models.options import DecoderOptions

@@ -66,6 +66,7 @@ FORMS = {
     "table": "reinforge.bundle.forms:TableForm",
     "observation": "reinforge.bundle.observation_form:ObservationForm",
     "text": "reinforge.bundle.text_form:TextForm",
+    "score": "reinforge.bundle.score_form:ScoreForm",
     "tensor": "reinforge.bundle.tensor_form:TensorForm",
 }
 

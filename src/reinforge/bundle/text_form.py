@@ -34,6 +34,11 @@ class TextForm:
     def __init__(self, pipeline: TextPipeline) -> None:
         self.pipeline, self.schema = pipeline, pipeline.schema
 
+    @property
+    def signature(self) -> Signature:
+        """Tokens in, next tokens out."""
+        return self.pipeline.signature
+
     def save(self) -> tuple[Json, dict[str, Tensor]]:
         """The tokenizer."""
         return self.pipeline.to_json(), {}
@@ -42,9 +47,10 @@ class TextForm:
     def load(cls, schema: Schema, signature: Signature, description: Json, tensors: Mapping[str, Tensor]) -> TextForm:
         """Raises IntegrityError where the tokenizer does not fit the model."""
         pipeline = TextPipeline.load(schema, description, {name: tensor.numpy() for name, tensor in tensors.items()})
-        if pipeline.signature != signature:
+        form = cls(pipeline)
+        if form.signature != signature:
             raise IntegrityError("the tokenizer and the model do not fit each other", where="pipeline.json")
-        return cls(pipeline)
+        return form
 
     def inputs(self, rows: Sequence[Row], origin: Origin = ROWS) -> Batch:
         """{"tokens": Ragged}, of rows {"text"} to go on from or {"messages"} to answer."""

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from reinforge.data.chats import Chat, Message, Question, question_of
+from reinforge.data.chats import Message, Question, question_of
 from reinforge.data.language_data import Rows, told
 from reinforge.data.language_options import QuestionsOptions
+from reinforge.data.prompts import Prompt
 from reinforge.data.reading.objects import Row
-from reinforge.data.rewards import Reward
+from reinforge.data.rewards import AnyReward, judged
 from reinforge.data.text import TextPipeline
 from reinforge.errors import RecipeError
 from reinforge.messages import _
 from reinforge.registry import REGISTRY
-
-
-class Prompt(NamedTuple):
-    """What the model is asked, and the answer that would be right. `chat`: all turns, where it is more than a text."""
-
-    text: str
-    answer: str
-    chat: Chat | None = None
-
-    def ids(self, pipeline: TextPipeline) -> Tensor:
-        """The tokens that ask it: (n,) int64."""
-        if pipeline.template is None:
-            return pipeline.opened(self.text).long()
-        chat = self.chat or Chat((Message("user", self.text),))
-        return pipeline.chat(chat, answer=True)[0].long()
 
 
 @dataclass(frozen=True)
@@ -41,7 +25,7 @@ class QuestionData:
 
     training: tuple[Prompt, ...]
     validation: tuple[Prompt, ...]
-    reward: Reward
+    reward: AnyReward
     digest: str
     origin: str
     examples: tuple[Row, ...]
@@ -53,7 +37,7 @@ class QuestionTask:
 
     alphabet = ""
 
-    def __init__(self, questions: Sequence[Prompt], reward: Reward) -> None:
+    def __init__(self, questions: Sequence[Prompt], reward: AnyReward) -> None:
         self.questions, self._reward = tuple(questions), reward
 
     def draw(self, generator: torch.Generator) -> Prompt:
@@ -61,8 +45,12 @@ class QuestionTask:
         return self.questions[int(torch.randint(len(self.questions), (), generator=generator))]
 
     def reward(self, prompt: Prompt, completion: str) -> float:
-        """By the answer."""
-        return self._reward(prompt.answer, completion)
+        """By the answer, or what else the reward looks at."""
+        return judged(self._reward, [prompt], [completion])[0]
+
+    def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
+        """The same of many at once."""
+        return judged(self._reward, prompts, completions)
 
 
 def prepare_questions(

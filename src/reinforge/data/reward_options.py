@@ -47,7 +47,18 @@ class CodeOptions(Options):
     megabytes: PositiveInt = Field(512, description="Memory of one program, at most.")
 
 
-@register("reward", "reinforge.data.rewards:weighted")
+@register("reward", "reinforge.bundle.reward:ModelReward")
+class ModelOptions(Options):
+    """The score that a reward model gives prompt and completion: of a bundle that was trained on preferences."""
+
+    kind: Literal["model"] = "model"
+    bundle: str = Field("", description="The reward model: a bundle, or a run.")
+    scale: PositiveFloat = Field(1.0, description="Factor of what lies above the shift.")
+    shift: float = Field(0.0, description="What is taken from a score first.")
+    device: str = Field("auto", description="Where it is computed: auto, cpu, cuda, ...")
+
+
+@register("reward", "reinforge.data.rewards:Weighted")
 class WeightedOptions(Options):
     """A sum of others, each with its weight."""
 

@@ -2,7 +2,8 @@
 
     reward(answer, completion) -> number
 
-One's own is registered in the same way and comes by --use.
+One's own is registered in the same way and comes by --use. A reward that looks at prompts too, or is cheaper for many
+at once, has `of(prompts, completions) -> numbers` in place of that.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
+from reinforge.data.prompts import Prompt
 from reinforge.data.reward_options import (
     CodeOptions,
     ExactOptions,
@@ -30,6 +33,24 @@ from reinforge.registry import REGISTRY
 
 # The right answer, and what was written.
 Reward = Callable[[str, str], float]
+
+
+class Rewards(Protocol):
+    """A reward of many completions at once, by their prompts."""
+
+    def of(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]: ...
+
+
+AnyReward = Reward | Rewards
+
+
+def judged(reward: AnyReward, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
+    """What each completion of its prompt gets."""
+    if callable(reward):
+        return [float(reward(prompt.answer, text)) for prompt, text in zip(prompts, completions)]
+    return reward.of(prompts, completions)
+
+
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
 
 
@@ -130,16 +151,21 @@ def unfenced(text: str) -> str:
     return str(found[-1]) if found else text
 
 
-def weighted(options: WeightedOptions) -> Reward:
+class Weighted:
     """A weighted sum. Raises RecipeError where there are more weights than rewards, or fewer."""
-    if len(options.of) != len(options.weights):
-        raise RecipeError(
-            _("{weights} weights do not go with {rewards} rewards").format(
-                weights=len(options.weights), rewards=len(options.of)
-            ),
-            where="reward.weights",
-        )
-    parts: list[tuple[float, Reward]] = [
-        (weight, REGISTRY.build("reward", each)) for weight, each in zip(options.weights, options.of)
-    ]
-    return lambda answer, completion: sum(weight * each(answer, completion) for weight, each in parts)
+
+    def __init__(self, options: WeightedOptions) -> None:
+        if len(options.of) != len(options.weights):
+            raise RecipeError(
+                _("{weights} weights do not go with {rewards} rewards").format(
+                    weights=len(options.weights), rewards=len(options.of)
+                ),
+                where="reward.weights",
+            )
+        self.weights = options.weights
+        self.parts: list[AnyReward] = [REGISTRY.build("reward", each) for each in options.of]
+
+    def of(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
+        """Of each."""
+        found = [judged(part, prompts, completions) for part in self.parts]
+        return [sum(weight * value for weight, value in zip(self.weights, values)) for values in zip(*found)]

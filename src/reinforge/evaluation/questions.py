@@ -12,7 +12,7 @@ from torch import nn
 
 from reinforge.core import seeds
 from reinforge.core.contracts import Clock
-from reinforge.data.questions import Prompt
+from reinforge.data.prompts import Prompt
 from reinforge.data.text import TextPipeline
 from reinforge.evaluation.answers import Answered
 from reinforge.evaluation.resampling import Bounds, proportion_interval, ratio_interval

@@ -122,6 +122,17 @@ class KTOOptions(PreferenceOptions):
     unwanted: PositiveFloat = Field(1.0, description="Weight of unwanted answers.")
 
 
+@register("objective", "reinforge.objectives.reward_model:RewardModel")
+class RewardModelOptions(PreferenceOptions):
+    """A reward model from pairs of answers: the chosen one's score shall be the higher (Bradley and Terry, 1952)."""
+
+    reference: ClassVar[bool] = False
+    kind: Literal["reward-model"] = "reward-model"
+    centre: NonNegativeFloat = Field(
+        0.01, description="Weight of the squared sum of both scores, which keeps scores near 0 (arXiv:2312.09244)."
+    )
+
+
 class DiscountedOptions(Options):
     """What objectives share that add up rewards."""
 

@@ -9,7 +9,8 @@ from reinforge.core.batch import Leaf
 from reinforge.core.contracts import Clock, Experience, Outcome, State
 from reinforge.core.ragged import Ragged
 from reinforge.core.seeds import derive, generator
-from reinforge.data.questions import Prompt
+from reinforge.data.prompts import Prompt
+from reinforge.data.questions import QuestionTask
 from reinforge.data.text import CharacterTokenizer, TextPipeline
 from reinforge.errors import ComponentError
 from reinforge.inference.engine import GenerationEngine
@@ -65,7 +66,7 @@ class CompletionSource:
             last = attempt == self.options.redraw
             for number, prompt in enumerate(prompts):
                 members = found[number * group : (number + 1) * group]
-                rewards = [self._reward(prompt, member) for member in members]
+                rewards = self._rewards(prompt, members)
                 if last or len(set(rewards)) > 1:
                     kept.append((prompt, members, rewards))
             if len(kept) == self.options.prompts:
@@ -93,8 +94,11 @@ class CompletionSource:
                 requests.append(Request(ids, self.sampling, seed))
         return self.engine.run(requests)
 
-    def _reward(self, prompt: Prompt, completion: Completion) -> float:
-        return float(self.task.reward(prompt, self.pipeline.tokenizer.decode(completion.tokens)))
+    def _rewards(self, prompt: Prompt, members: list[Completion]) -> list[float]:
+        texts = [self.pipeline.tokenizer.decode(member.tokens) for member in members]
+        if isinstance(self.task, QuestionTask):
+            return self.task.rewards([prompt] * len(texts), texts)
+        return [float(self.task.reward(prompt, text)) for text in texts]
 
     def _experience(self, kept: list[tuple[Prompt, list[Completion], list[float]]], written: int) -> Experience:
         members = [(prompt.ids(self.pipeline), member) for prompt, each, _rewards in kept for member in each]

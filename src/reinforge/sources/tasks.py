@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from reinforge.data.questions import Prompt
+from reinforge.data.prompts import Prompt
 from reinforge.errors import ComponentError
 from reinforge.messages import _
 from reinforge.sources.options import CopyOptions, ReasoningGymOptions, SumOptions

@@ -13,6 +13,7 @@ import numpy as np
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.forms import TableForm
 from reinforge.bundle.observation_form import ObservationForm
+from reinforge.bundle.score_form import ScoreForm
 from reinforge.bundle.text_form import TextForm
 from reinforge.core.batch import Batch
 from reinforge.data.pipeline import Pipeline, complete
@@ -31,6 +32,7 @@ from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY
 from reinforge.storage.files import storage_errors
 from reinforge.workflow.evaluate_language import Asking, evaluate_language
+from reinforge.workflow.evaluate_scores import evaluate_scores
 from reinforge.workflow.opened import opened
 from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.run import Run
@@ -41,8 +43,9 @@ _CHUNK = 65_536
 _ASKED = "--samples, --temperature, --tokens, --reward, --output"
 _LABELLED = mark("Give labelled data: --data FILE.")
 _TEXT = mark("Give text, documents, questions or choices: --data FILE.")
+_PAIRS = mark("Give pairs of answers: --data FILE.")
 # What is no metric, though a number.
-_GIVEN = ("seed", "episodes", "rows", "tokens", "documents", "questions", "drawn")
+_GIVEN = ("seed", "episodes", "rows", "tokens", "documents", "questions", "drawn", "pairs")
 
 
 def evaluate(
@@ -84,14 +87,23 @@ def evaluate(
     if isinstance(made.form, TextForm):
         _refuse(episodes, "--episodes", made, _TEXT)
         _refuse(stochastic or None, "--stochastic", made, _TEXT)
-        recipe = recipe_of(made) if isinstance(made.provenance, Mapping) and "recipe" in made.provenance else None
         how = asking or Asking()
         how = how if seed is None else dataclasses.replace(how, seed=seed)
-        return evaluate_language(made, made.form, recipe, data, how, _beside(bundle, data, output))
+        return evaluate_language(made, made.form, _recipe(made), data, how, _beside(bundle, data, output))
+    if isinstance(made.form, ScoreForm):
+        _refuse(episodes, "--episodes", made, _PAIRS)
+        _refuse(stochastic or None, "--stochastic", made, _PAIRS)
+        _refuse(asking, "--samples, --temperature, --tokens, --reward", made, _PAIRS)
+        return evaluate_scores(made, made.form, _recipe(made), data, _beside(bundle, data, output))
     assert isinstance(made.form, ObservationForm)
     _refuse(asking or output, _ASKED, made, mark("Give a number of episodes: --episodes N."))
     _refuse(data, "--data", made, mark("Give a number of episodes: --episodes N."))
     return _episodes(made, _EPISODES if episodes is None else episodes, seed, stochastic)
+
+
+def _recipe(bundle: Bundle) -> Recipe | None:
+    """The recipe that a bundle was trained by; a bundle from elsewhere has none."""
+    return recipe_of(bundle) if isinstance(bundle.provenance, Mapping) and "recipe" in bundle.provenance else None
 
 
 def _beside(bundle: str | Path | Bundle | Run, data: object, output: str | Path | None) -> Path | None:

@@ -24,9 +24,10 @@ from reinforge.data.language_options import (
     QuestionsOptions,
 )
 from reinforge.data.options import TextOptions
-from reinforge.data.questions import Prompt, prompt_of
+from reinforge.data.prompts import Prompt
+from reinforge.data.questions import prompt_of
 from reinforge.data.reading.objects import Objects, read_objects
-from reinforge.data.rewards import Reward
+from reinforge.data.rewards import AnyReward, judged
 from reinforge.data.text import TextPipeline, prepare_text, read_text
 from reinforge.errors import BundleError, DataError
 from reinforge.evaluation.choices import ChoiceEvaluator
@@ -96,10 +97,14 @@ def evaluate_language(
     told: dict[str, Any] = {"on": found.on, **found.counts, **found.metrics}
     told["intervals"] = {name: list(bounds) for name, bounds in found.intervals.items()}
     if output is not None:
-        lines = (strict_json.compact(dict(line)).decode() + "\n" for line in found.samples)
-        write_atomic(output, "".join(lines))
-        told["samples"] = str(output)
+        told["samples"] = write_lines(output, found.samples)
     return told
+
+
+def write_lines(output: Path, lines: Sequence[Mapping[str, Any]]) -> str:
+    """Where they were written."""
+    write_atomic(output, "".join(strict_json.compact(dict(line)).decode() + "\n" for line in lines))
+    return str(output)
 
 
 def _held(bundle: Bundle, pipeline: TextPipeline, recipe: Recipe, how: Asking) -> Found:
@@ -107,25 +112,25 @@ def _held(bundle: Bundle, pipeline: TextPipeline, recipe: Recipe, how: Asking) -
     options, on = recipe.data, "validation part"
     if isinstance(options, TextOptions):
         text = prepare_text(options, pipeline)
-        _same(bundle, text.digest)
+        same_data(bundle, text.digest)
         size = text.validation_bytes
         return _stream(bundle, recipe, text.validation, text.validation_characters, size, on, how)
     if isinstance(options, QuestionsOptions):
         asked = asking(options, pipeline, recipe.seed)
         if options.task is None:
-            _same(bundle, asked.digest)
+            same_data(bundle, asked.digest)
         reward = asked.task.reward if how.reward is None else by_answer(reward_of(how.reward))
         return _questions(bundle, pipeline, asked.held, reward, how, options.tokens, on)
     if isinstance(options, PreferencesOptions):
         if options.length is None:
             options = options.model_copy(update={"length": _context(bundle)})
-        _same(bundle, prepare_preferences(options, pipeline, seed=recipe.seed).digest)
+        same_data(bundle, prepare_preferences(options, pipeline, seed=recipe.seed).digest)
         rows = Rows.read(options, recipe.seed, None)
         held = [(row, place) for row, place, side in zip(rows.rows, rows.places, rows.sides) if side]
         return _choices(bundle, [choices_of(row, pipeline, _context(bundle), *place) for row, place in held], on)
     assert isinstance(options, LanguageDataOptions)
     prepared = REGISTRY.find("data", str(getattr(options, "kind", ""))).load()(options, pipeline, seed=recipe.seed)
-    _same(bundle, prepared.digest)
+    same_data(bundle, prepared.digest)
     return _documents(bundle, pipeline, prepared.validation, on, how)
 
 
@@ -161,19 +166,19 @@ def _given(bundle: Bundle, pipeline: TextPipeline, recipe: Recipe | None, data: 
     return _documents(bundle, pipeline, encoded_chats(rendered, pipeline, learn), on, how)
 
 
-def reward_of(given: object) -> Reward:
+def reward_of(given: object) -> AnyReward:
     """A reward by its kind or options, as a recipe has them. Raises RecipeError."""
     if not isinstance(given, Options):
         options = load_recipe({"data": {"kind": "questions", "path": "-", "reward": given}}).data
         assert isinstance(options, QuestionsOptions)
         given = options.reward
-    reward: Reward = REGISTRY.build("reward", given)
+    reward: AnyReward = REGISTRY.build("reward", given)
     return reward
 
 
-def by_answer(reward: Reward) -> Callable[[Prompt, str], float]:
-    """A reward of questions, which looks at their answers alone."""
-    return lambda prompt, written: reward(prompt.answer, written)
+def by_answer(reward: AnyReward) -> Callable[[Prompt, str], float]:
+    """A reward of one question and what was written."""
+    return lambda prompt, written: judged(reward, [prompt], [written])[0]
 
 
 def _stream(
@@ -239,7 +244,7 @@ def _choices(bundle: Bundle, questions: Sequence[Choices], on: str) -> Found:
     return Found(on, {"questions": len(questions)}, metrics, evaluator.intervals(), lines)
 
 
-def _same(bundle: Bundle, digest: str) -> None:
+def same_data(bundle: Bundle, digest: str) -> None:
     """Raise DataError where the recipe's data have changed since the training."""
     stated = bundle.provenance.get("data") if isinstance(bundle.provenance, Mapping) else None
     if digest != stated:

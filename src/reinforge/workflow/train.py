@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import shlex
 import time
@@ -149,9 +150,12 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
         if parent is not None and start.take:
             take(parent, task.model, start.take)
         elif parent is not None:
-            transfer(parent, task.model, start.renew, extend=start.extend)
+            transfer(parent, task.model, (*start.renew, *task.fresh), extend=start.extend)
         if start.adapter is not None:
             REGISTRY.build("adapter", start.adapter, task.model)
+            for name, parameter in task.model.named_parameters():
+                if any(fnmatch.fnmatchcase(name, pattern) for pattern in task.fresh):
+                    parameter.requires_grad_(True)
         set_threads(recipe.learn.threads, task.model)
         recipe = with_defaults(recipe, task)
         store = CheckpointStore(run.folder / "checkpoints", recipe.checkpoint.keep)

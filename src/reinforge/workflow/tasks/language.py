@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from reinforge.bundle.bundle import Bundle
+from reinforge.bundle.score_form import ScoreForm
 from reinforge.bundle.text_form import TextForm
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock, Evaluator, Source
@@ -19,6 +20,8 @@ from reinforge.evaluation.language import DocumentEvaluator
 from reinforge.evaluation.preferences import PreferenceEvaluator
 from reinforge.messages import _
 from reinforge.models.options import DecoderOptions
+from reinforge.models.scorer_options import ScorerOptions
+from reinforge.objectives.options import RewardModelOptions
 from reinforge.objectives.preferences import Preference
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY, Options
@@ -36,17 +39,21 @@ def language_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
     template."""
     options = recipe.data
     assert isinstance(options, LanguageDataOptions)
-    if start is not None and not isinstance(start.form, TextForm):
+    scores = isinstance(recipe.objective, RewardModelOptions)
+    if start is not None and not isinstance(start.form, (TextForm, ScoreForm) if scores else TextForm):
         raise unfit(start, "text")
-    pipeline = start.form.pipeline if start is not None and isinstance(start.form, TextForm) else None
+    pipeline = start.form.pipeline if start is not None and isinstance(start.form, TextForm | ScoreForm) else None
     chosen = decoder_options(recipe.model, start)
+    if scores and not isinstance(chosen, ScorerOptions):
+        chosen = ScorerOptions(**{**chosen.model_dump(), "kind": "scorer", "tied": True})
     context = chosen.context
     if isinstance(options, PreferencesOptions) and options.length is None:
         options = options.model_copy(update={"length": context})
     data: LanguageData | PreferenceData = REGISTRY.find("data", str(getattr(options, "kind", ""))).load()(
         options, pipeline, seed=recipe.seed, data=given.data
     )
-    signature = data.pipeline.signature
+    form = ScoreForm(data.pipeline) if scores else TextForm(data.pipeline)
+    signature = form.signature
     model: nn.Module = REGISTRY.build("model", chosen, signature)
     objective = REGISTRY.build("objective", recipe.objective, signature)
     named = source_options(recipe.source, recipe.objective)
@@ -60,8 +67,9 @@ def language_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
 
     return Task(
         signature=signature, model=model, model_options=chosen, objective=objective, source=source,
-        form=TextForm(data.pipeline), examples=_fitting(data.examples, TextForm(data.pipeline), context), test=test,
-        evaluator=evaluator, monitor=("loss", "min"), ships="best", digest=data.digest, notes=(*notes, *data.notes),
+        form=form, examples=_fitting(data.examples, form, context), test=test, evaluator=evaluator,
+        monitor=("loss", "min"), ships="best", digest=data.digest, notes=(*notes, *data.notes),
+        fresh=_fresh(start) if scores else (),
     )  # fmt: skip
 
 
@@ -133,7 +141,7 @@ def _preferences(
     if not isinstance(named, LoaderOptions):
         raise RecipeError(_("preferences come from the source loader"), where="source")
     if not isinstance(objective, Preference) or objective.options.judged != (data.wanted is not None):
-        fits = "kto" if data.wanted is not None else "dpo, ipo, simpo, orpo"
+        fits = "kto" if data.wanted is not None else "dpo, ipo, simpo, orpo, reward-model"
         raise RecipeError(
             _("the objective does not fit the data's preferences"), where="objective",
             remedy=_("For these rows there are: {names}.").format(names=fits),
@@ -153,6 +161,13 @@ def _batch(answers: Mapping[str, Answers], wanted: tuple[Tensor, Tensor] | None,
     return batch if wanted is None else {**batch, "wanted": wanted[side]}
 
 
-def _fitting(rows: Sequence[Mapping[str, Any]], form: TextForm, context: int) -> list[Mapping[str, Any]]:
+def _fresh(start: Bundle | None) -> tuple[str, ...]:
+    """Weights of a scorer that a decoder doesn't have, or has in vain."""
+    if start is None or isinstance(start.form, ScoreForm):
+        return ()
+    return ("score.*", "head.*") if "head.weight" in start.model.state_dict() else ("score.*",)
+
+
+def _fitting(rows: Sequence[Mapping[str, Any]], form: TextForm | ScoreForm, context: int) -> list[Mapping[str, Any]]:
     """Golden rows that the context has room for."""
     return [row for row in rows if 1 < len(cast(Ragged, form.inputs([row])[form.pipeline.BLOCK]).values) <= context]

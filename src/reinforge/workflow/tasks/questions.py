@@ -13,7 +13,9 @@ from reinforge.bundle.text_form import TextForm
 from reinforge.core import seeds
 from reinforge.core.contracts import Clock
 from reinforge.data.language_options import QuestionsOptions
-from reinforge.data.questions import Prompt, QuestionTask, prepare_questions
+from reinforge.data.prompts import Prompt
+from reinforge.data.questions import QuestionTask, prepare_questions
+from reinforge.data.reward_options import ModelOptions
 from reinforge.data.text import TextPipeline
 from reinforge.errors import RecipeError
 from reinforge.evaluation.answers import Answers, Group
@@ -68,7 +70,8 @@ def question_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
 
     return Task(
         signature=signature, model=model, model_options=chosen, objective=objective, source=source,
-        form=TextForm(pipeline), examples=asked.examples, test=test, evaluator=evaluator, monitor=("accuracy", "max"),
+        form=TextForm(pipeline), examples=asked.examples, test=test, evaluator=evaluator,
+        monitor=("reward" if isinstance(options.reward, ModelOptions) else "accuracy", "max"),
         ships="last", digest=asked.digest, notes=asked.notes,
     )  # fmt: skip
 

@@ -53,8 +53,9 @@ class Task:
     `model_options`: of the registered model, or the name of a user's own module, which `modules` builds. `ships`: which
     weights go into the bundle, the best on validation or the last. `examples`: raw rows for golden replay. `monitor`:
     the metric of `evaluator` that decides by default, and whether smaller is better; None where nothing is held back.
-    `card` describes the data, where they are a table. `fit` fits the model at once, where no engine trains it. `film`
-    shows the model at work, as an animated WebP.
+    `card` describes the data, where they are a table. `fit` fits the model at once, where no engine trains it. `fresh`:
+    patterns of weights that a bundle to begin with can't have; they learn beside adapters too. `film` shows the model
+    at work, as an animated WebP.
     """
 
     signature: Signature
@@ -72,6 +73,7 @@ class Task:
     digest: str = ""
     notes: Sequence[str] = ()
     modules: Mapping[str, Factory] = field(default_factory=dict)
+    fresh: Sequence[str] = ()
     card: Callable[[], DataCard] | None = None
     fit: Fit | None = None
     film: Callable[[nn.Module], bytes | None] | None = None
