@@ -17,7 +17,9 @@ from reinforge.data.chats import asked
 from reinforge.data.text import TextPipeline
 from reinforge.data.values import Origin
 from reinforge.errors import BundleError, DataError, IntegrityError
-from reinforge.inference.generation import generate
+from reinforge.inference.engine import GenerationEngine
+from reinforge.inference.generation import SLOTS
+from reinforge.inference.requests import Request
 from reinforge.inference.sampling import Sampling
 from reinforge.models.decoder import Decoder
 from reinforge.schema.schema import Schema
@@ -83,24 +85,25 @@ class TextForm:
     def values(
         self, inputs: Batch, forward: Forward, model: nn.Module, task: Task, origin: Origin = ROWS
     ) -> list[Prediction]:
-        """{"text": {"text": continuation, "stopped": whether it ended by itself}}.
+        """{"text": {"text": continuation, "stopped": whether it ended by itself}}."""
+        if not isinstance(model, Decoder):
+            raise BundleError("its model does not generate text", where="model.json")
+        requests = self.requests(inputs, task)
+        engine = GenerationEngine(model, slots=min(SLOTS, max(len(requests), 1)), origin=origin)
+        return [self.told(each.tokens, each.reason == "stop") for each in engine.run(requests)]
 
-        Each row draws by a seed of its own, made of its prompt: the same alone and in a batch.
-        """
+    def requests(self, inputs: Batch, task: Task) -> list[Request]:
+        """What the generation engine is to write for each row. Each draws by a seed of its own, made of its prompt: the
+        same alone and in a batch."""
         prompts = inputs[self.pipeline.BLOCK]
-        if not isinstance(model, Decoder) or not isinstance(prompts, Ragged):
+        if not isinstance(prompts, Ragged):
             raise BundleError("its model does not generate text", where="model.json")
         chosen = task.text or Continuation()
         sampling = Sampling(chosen.max_tokens, chosen.temperature, chosen.top_k, chosen.top_p, chosen.stop)
-        texts = [self.pipeline.tokenizer.decode(prompts.row(index)) for index in range(len(prompts))]
-        own = [seeds.derive(chosen.seed, "continue", text) for text in texts]
-        found = generate(model, prompts, sampling, own, origin)
-        return [
-            {
-                "text": {
-                    "text": self.pipeline.tokenizer.decode(found.tokens.row(index)),
-                    "stopped": bool(found.stopped[index]),
-                }
-            }
-            for index in range(len(prompts))
-        ]
+        rows = [tuple(prompts.row(index).tolist()) for index in range(len(prompts))]
+        texts = [self.pipeline.tokenizer.decode(row) for row in rows]
+        return [Request(row, sampling, seeds.derive(chosen.seed, "continue", text)) for row, text in zip(rows, texts)]
+
+    def told(self, tokens: Sequence[int], stopped: bool) -> Prediction:
+        """A prediction, of the tokens that were written."""
+        return {"text": {"text": self.pipeline.tokenizer.decode(tokens), "stopped": stopped}}

@@ -18,6 +18,7 @@ _ROLES = {role: role for role in ROLES} | {
     "gpt": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "developer": "system",
 }
 Row = Mapping[str, Any]
 

@@ -6,7 +6,7 @@ Continuous batching: a slot that falls free takes the next request while its nei
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,7 +16,7 @@ from reinforge.data.values import Origin
 from reinforge.errors import DataError
 from reinforge.inference.cache import KeyValueCache
 from reinforge.inference.packed import PackedDecoder, packable
-from reinforge.inference.requests import Completion, Reason, Request, Running, Token
+from reinforge.inference.requests import Completion, Likeliest, Reason, Request, Running, Token
 from reinforge.inference.sampling import Sampler
 from reinforge.messages import _
 from reinforge.models.decoder import Decoder
@@ -57,11 +57,7 @@ class GenerationEngine:
         """Its number. Raises DataError for an empty prompt, or one that leaves no room in the context."""
         length, context = len(request.prompt), self.model.options.context
         if not 0 < length <= context:
-            raise DataError(
-                _("a prompt of {n} tokens does not fit a context of {context}").format(n=length, context=context),
-                where=self.origin.at(self._next),
-                remedy=_("A prompt needs a token at least; shorten it, or train with a longer context."),
-            )
+            raise unfit(length, context, self.origin.at(self._next))
         # The last token that fits is drawn, and never fed back.
         limit = min(request.sampling.max_tokens, context - length + 1)
         self.waiting.append(Running(self._next, request, limit))
@@ -102,10 +98,18 @@ class GenerationEngine:
         for request in requests:
             self.add(request)
         while not self.idle:
-            with self._evaluating():
-                found = self._step()
-            for running, reason in found:
-                yield Token(running.number, running.tokens[-1], running.log_probs[-1], reason)
+            yield from self.step()
+
+    def step(self) -> list[Token]:
+        """One token more of each that is at work; those that wait take free slots before it. Requests may be added and
+        cancelled between steps."""
+        if self.idle:
+            return []
+        with self._evaluating():
+            found = self._step()
+        return [
+            Token(each.number, each.tokens[-1], each.log_probs[-1], reason, each.likeliest) for each, reason in found
+        ]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -133,10 +137,13 @@ class GenerationEngine:
             self._written = self._counted() if self._sampler.penalises else None
         uniform_n = torch.tensor([each.uniform() for each in self.running], dtype=torch.float64, device=device)
         logits_nv = self.network.logits(hidden_nd)
+        likeliest = self._likeliest(logits_nv)
         drawn_n, log_prob_n = self._sampler(logits_nv, uniform_n, self._allowed(logits_nv), self._written)
         if self._written is not None:
             for counts_nv in self._written:
                 counts_nv.scatter_add_(1, drawn_n[:, None], counts_nv.new_ones(rows, 1))
+        for slot, look in likeliest.items():
+            self.running[slot].likeliest = look(int(drawn_n[slot]))
         found = []
         ended = []
         for slot, (running, token, log_prob) in enumerate(zip(self.running, drawn_n.tolist(), log_prob_n.tolist())):
@@ -148,6 +155,22 @@ class GenerationEngine:
         if ended:
             self._release(ended)
         return found
+
+    def _likeliest(self, logits_nv: Tensor) -> dict[int, Callable[[int], Likeliest]]:
+        """By slot that wants it, what the model itself expects, of the token that is drawn and of the likeliest."""
+        wanted = [(slot, each.request.likeliest) for slot, each in enumerate(self.running)]
+        slots = [slot for slot, count in wanted if count is not None]
+        if not slots:
+            return {}
+        log_prob_mv = logits_nv[slots].log_softmax(-1)
+        most = max(count or 0 for _slot, count in wanted)
+        value_mk, index_mk = log_prob_mv.topk(min(most, logits_nv.shape[1]), -1)
+
+        def look(row: int, count: int) -> Callable[[int], Likeliest]:
+            pairs = tuple(zip(index_mk[row, :count].tolist(), value_mk[row, :count].tolist()))
+            return lambda token: Likeliest(float(log_prob_mv[row, token]), pairs)
+
+        return {slot: look(row, wanted[slot][1] or 0) for row, slot in enumerate(slots)}
 
     def _admit(self) -> None:
         """Fill free slots, several at a time where some are at work: reading one prompt costs nearly a step."""
@@ -208,6 +231,15 @@ class GenerationEngine:
         seen = counted([(*each.request.prompt, *each.tokens) for each in self.running])
         own = counted([each.tokens for each in self.running])
         return seen.to(device, torch.int32), own.to(device, torch.int32)
+
+
+def unfit(length: int, context: int, where: str | None = None) -> DataError:
+    """What to raise for an empty prompt, or one that leaves no room in the context."""
+    return DataError(
+        _("a prompt of {n} tokens does not fit a context of {context}").format(n=length, context=context),
+        where=where,
+        remedy=_("A prompt needs a token at least; shorten it, or train with a longer context."),
+    )
 
 
 def _mask(request: Request) -> Tensor | None:

@@ -33,7 +33,8 @@ class Constraint(Protocol):
 class Request:
     """A prompt (token ids, one at least) to go on from. `seed` alone decides its draws. `allowed`: a (vocabulary,) bool
     mask of what may be written; `constraint`, one that moves on. `watch` sees each token that is written, and ends the
-    completion by answering True (stop strings do so)."""
+    completion by answering True (stop strings do so). `likeliest`: how many of the likeliest tokens to tell with each
+    that is written; 0 tells its own log-probability alone, None nothing."""
 
     prompt: tuple[int, ...]
     sampling: Sampling
@@ -41,6 +42,7 @@ class Request:
     allowed: Tensor | None = None
     constraint: Constraint | None = None
     watch: Callable[[int], bool] | None = None
+    likeliest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,15 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class Likeliest:
+    """What the model itself expected where a token was written, whatever temperature, penalties or masks made of it:
+    the log-probability of that token, and (token, log-probability) of the likeliest, the likeliest first."""
+
+    log_prob: float
+    tokens: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
 class Token:
     """One token as it is written. `reason` with the last one of its request, whose number is `request`."""
 
@@ -61,6 +72,7 @@ class Token:
     token: int
     log_prob: float
     reason: Reason | None
+    likeliest: Likeliest | None = None
 
 
 @dataclass(eq=False)
@@ -72,6 +84,7 @@ class Running:
     limit: int
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
+    likeliest: Likeliest | None = None
 
     def __post_init__(self) -> None:
         self._draws = torch.Generator().manual_seed(seeds.derive(self.request.seed, "generation"))

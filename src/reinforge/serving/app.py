@@ -16,10 +16,13 @@ from reinforge.bundle.bundle import outputs_of
 from reinforge.errors import IntegrityError, ReinforgeError
 from reinforge.serving import page
 from reinforge.serving.asked import asked, example
-from reinforge.serving.bodies import ARROW, Rows, arrow_frame, form_rows, json_rows, kind_of, read_body
-from reinforge.serving.description import describe, openapi
+from reinforge.serving.bodies import ARROW, Rows, arrow_frame, form_rows, json_rows, kind_of, left, read_body
+from reinforge.serving.continuing import continued
+from reinforge.serving.description import describe, listing, openapi
 from reinforge.serving.gate import NOTED
 from reinforge.serving.models import Model, Models
+from reinforge.serving.openai.errors import PATHS, openai_failed, shape_at
+from reinforge.serving.openai.routes import add_routes
 from reinforge.serving.refusals import Refused, answer, refusal
 from reinforge.storage import strict_json
 from reinforge.storage.strict_json import Json
@@ -67,12 +70,17 @@ def create_app(models: Models, control: Control) -> FastAPI:
 
     @app.get("/v1/models")
     async def listed() -> Response:
-        return answer(200, {"models": [describe(name, model.bundle) for name, model in models.items()]})
+        told = [describe(name, model.bundle) for name, model in models.items()]
+        # "data" is what OpenAI's clients read.
+        return answer(200, {"object": "list", "data": [listing(name) for name in models], "models": told})
 
     @app.get("/v1/models/{name}")
     async def described(name: str) -> Response:
         bundle = models.named(name).bundle
-        return answer(200, {**describe(name, bundle, whole=True), "asked": asked(bundle), "example": example(bundle)})
+        return answer(
+            200,
+            {**listing(name), **describe(name, bundle, whole=True), "asked": asked(bundle), "example": example(bundle)},
+        )
 
     @app.post("/v1/models/{name}/predict")
     async def predict(name: str, request: Request) -> Response:
@@ -90,7 +98,8 @@ def create_app(models: Models, control: Control) -> FastAPI:
                 remedy = f"Send application/json, multipart/form-data or {ARROW}."
                 raise Refused(415, f"the media type {kind[:80]!r} is not read", where="Content-Type", remedy=remedy)
         noted["rows"] = len(rows.rows)
-        return answer(200, {"predictions": await _predictions(model, rows, request)})
+        predicted = _predictions if model.writer is None else continued
+        return answer(200, {"predictions": await predicted(model, rows, request)})
 
     @app.post("/admin/models/{name}")
     async def swap(name: str, request: Request) -> Response:
@@ -108,17 +117,21 @@ def create_app(models: Models, control: Control) -> FastAPI:
 
     @app.exception_handler(ReinforgeError)
     async def refused(request: Request, error: ReinforgeError) -> Response:
-        return refusal(error)
+        return refusal(error, shape_at(request.url.path))
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
         problem = {404: "there is nothing at this path", 405: "this path does not take that method"}
         text = problem.get(error.status_code, str(error.detail))
-        return refusal(Refused(error.status_code, text, where=request.url.path))
+        where = request.url.path
+        return refusal(Refused(error.status_code, text, where=where), shape_at(where))
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        return answer(500, {"error": {"type": "InternalError", "problem": "the server failed; its log says more"}})
+        ours = {"type": "InternalError", "problem": "the server failed; its log says more"}
+        return answer(500, {"error": openai_failed() if request.url.path in PATHS else ours})
+
+    add_routes(app, models)
 
     return app
 
@@ -129,7 +142,7 @@ async def _predictions(model: Model, rows: Rows, request: Request) -> list[Json]
     if not had_to_wait:
         return await future
     # Whoever hangs up while he waits frees his place.
-    leaving = asyncio.ensure_future(_left(request))
+    leaving = asyncio.ensure_future(left(request))
     either: tuple[asyncio.Future[Any], ...] = (future, leaving)
     try:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -139,11 +152,6 @@ async def _predictions(model: Model, rows: Rows, request: Request) -> list[Json]
         return future.result()
     finally:
         leaving.cancel()
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _arrow(model: Model, models: Models, body: bytes) -> Response:

@@ -52,6 +52,12 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return b"".join(parts)
 
 
+async def left(request: Request) -> None:
+    """Return when the client hangs up; its body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def json_rows(body: bytes, limits: Limits) -> Rows:
     """From {"rows": [...], "partial": false}. Raises Refused (400, 413)."""
     remedy = 'Send {"rows": [{...}, ...]}, and "partial": true where bad rows may fail alone.'

@@ -26,8 +26,10 @@ from reinforge.schema.fields import (
     may_be_missing,
     readers_of,
 )
+from reinforge.serving.openai import description as openai
 from reinforge.storage.strict_json import Json
 
+_STATUSES = ("400", "404", "408", "413", "415", "422", "429", "503")
 _MEMORY = "What came with the episode's action before; left out where an episode begins."
 
 
@@ -41,6 +43,11 @@ def describe(name: str, bundle: Bundle, whole: bool = False) -> Json:
         told |= {"schema": bundle.schema.to_json(), "parents": list(bundle.parents)}
         told |= {"metrics": stated.get("metrics", {}), "versions": stated.get("versions", {})}
     return told
+
+
+def listing(name: str) -> Json:
+    """A model as OpenAI's clients list it."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "reinforge"}
 
 
 def openapi(bundles: Mapping[str, Bundle], most_rows: int) -> Json:
@@ -70,9 +77,12 @@ def openapi(bundles: Mapping[str, Bundle], most_rows: int) -> Json:
             "post": {
                 "summary": f"Predict rows with {name}.",
                 "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-                "responses": {"200": predicted, **dict.fromkeys(("400", "404", "408", "413", "422"), error)},
+                "responses": {"200": predicted, **dict.fromkeys(_STATUSES, error)},
             }
         }
+    writers = [name for name, bundle in bundles.items() if bundle.form.kind == "text"]
+    if writers:
+        paths |= openai.paths(writers)
     text = {"type": ["string", "null"]}
     told = {"type": text, "problem": text, "where": text, "remedy": text, "row": {"type": "integer"}}
     schema = {"type": "object", "properties": {"error": {"type": "object", "properties": told}}}
@@ -80,7 +90,7 @@ def openapi(bundles: Mapping[str, Bundle], most_rows: int) -> Json:
         "openapi": "3.1.0",
         "info": {"title": "Reinforge", "version": "1"},
         "paths": paths,
-        "components": {"schemas": {"Error": schema}},
+        "components": {"schemas": {"Error": schema, "OpenAIError": openai.error_schema()}},
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reinforge.serving.metrics import Metrics
+from reinforge.serving.openai.errors import shape_at
 from reinforge.serving.refusals import Refused, refusal
 from reinforge.serving.tokens import Token, Tokens
 
@@ -74,7 +75,7 @@ class Gate:
 
         try:
             refused = self._refused(scope["path"], headers, noted)
-            app = self._app if refused is None else refusal(refused)
+            app = self._app if refused is None else refusal(refused, shape_at(scope["path"]))
             await app(scope, receive, watched)
         finally:
             seconds = time.perf_counter() - began
@@ -110,10 +111,11 @@ class Gate:
 
     def _note(self, scope: Scope, noted: MutableMapping[str, Any], status: int, size: int, seconds: float) -> None:
         assert self._log is not None
+        known = {key: noted[key] for key in ("model", "rows", "tokens", "token") if key in noted}
         line = {
             "time": time.time(), "id": noted["id"], "client": (scope.get("client") or [None])[0],
             "method": scope["method"], "path": scope["path"], "status": status, "bytes": size,
-            "ms": round(1000 * seconds, 3), **{key: noted[key] for key in ("model", "rows", "token") if key in noted},
+            "ms": round(1000 * seconds, 3), **known,
         }  # fmt: skip
         self._log.write(json.dumps(line, ensure_ascii=True) + "\n")
         self._log.flush()

@@ -32,12 +32,25 @@ class Metrics:
         self.waiting = Gauge(
             "reinforge_waiting_rows", "Rows that wait.", ("model",), multiprocess_mode="livesum", registry=kept
         )  # fmt: skip
+        self.tokens = Counter("reinforge_tokens", "Tokens written.", ("model",), registry=kept)
+        self.first = Histogram(
+            "reinforge_first_token_seconds", "Seconds that a text waits for its first token.", ("model",),
+            buckets=_SECONDS, registry=kept,
+        )  # fmt: skip
+        self.writing = Gauge(
+            "reinforge_texts", "Texts that wait, or are written.", ("model", "state"), multiprocess_mode="livesum",
+            registry=kept,
+        )  # fmt: skip
 
     def computed(self, model: str, rows: int, seconds: float) -> None:
         """One computation."""
         self.rows.labels(model).inc(rows)
         self.batch.labels(model).observe(rows)
         self.computing.labels(model).inc(seconds)
+
+    def began(self, model: str, seconds: float) -> None:
+        """The first token of a text."""
+        self.first.labels(model).observe(seconds)
 
     def answered(self, model: str, status: int, seconds: float) -> None:
         """One request."""

@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from functools import partial
 
 from reinforge.bundle.bundle import Bundle
+from reinforge.bundle.text_form import TextForm
+from reinforge.models.decoder import Decoder
 from reinforge.serving.batching import Batcher
 from reinforge.serving.limits import Limits
 from reinforge.serving.metrics import Metrics
 from reinforge.serving.refusals import Refused
+from reinforge.serving.writing import Writer
 
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle under its name, and what waits for it."""
+    """A bundle under its name, and what waits for it; `writer` where it writes text."""
 
     name: str
     bundle: Bundle
     batcher: Batcher
+    writer: Writer | None
 
 
 class Models(Mapping[str, Model]):
@@ -46,7 +50,10 @@ class Models(Mapping[str, Model]):
     def put(self, name: str, bundle: Bundle) -> None:
         """Serve this bundle under the name from the next request on; those before it are answered by the one before."""
         observe = partial(self.metrics.computed, name)
-        self._models[name] = Model(name, bundle, Batcher(bundle, self.limits, self.pool, observe))
+        writer = None
+        if isinstance(bundle.form, TextForm) and isinstance(bundle.model, Decoder):
+            writer = Writer(name, bundle.model, self.limits, self.pool, self.metrics)
+        self._models[name] = Model(name, bundle, Batcher(bundle, self.limits, self.pool, observe), writer)
 
     def named(self, name: str) -> Model:
         """The model of this name. Raises Refused (404) that names those there are."""
@@ -57,9 +64,13 @@ class Models(Mapping[str, Model]):
     @property
     def stuck(self) -> bool:
         """Whether a computation takes so long that it will hardly end."""
-        return any(model.batcher.stuck for model in self._models.values())
+        models = self._models.values()
+        return any(model.batcher.stuck or (model.writer is not None and model.writer.stuck) for model in models)
 
     def measure(self) -> None:
         """Bring the gauges up to date."""
         for name, model in self._models.items():
             self.metrics.waiting.labels(name).set(model.batcher.rows_waiting)
+            if model.writer is not None:
+                self.metrics.writing.labels(name, "waiting").set(model.writer.waiting)
+                self.metrics.writing.labels(name, "running").set(model.writer.running)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.responses import Response
 
@@ -49,8 +49,8 @@ def told(error: ReinforgeError) -> Json:
     return found
 
 
-def refusal(error: ReinforgeError) -> Response:
-    """The response that tells an error."""
+def refusal(error: ReinforgeError, shape: Callable[[ReinforgeError], Json] = told) -> Response:
+    """The response that tells an error; `shape` makes what stands under "error"."""
     status = status_of(error)
     headers = {}
     if isinstance(error, Refused) and error.after is not None:
@@ -60,7 +60,7 @@ def refusal(error: ReinforgeError) -> Response:
     if status in (408, 413):
         # What is left of a body that is too long, or too slow, is not waited for.
         headers["connection"] = "close"
-    return answer(status, {"error": told(error)}, headers)
+    return answer(status, {"error": shape(error)}, headers)
 
 
 def answer(status: int, value: Json, headers: Mapping[str, str] | None = None) -> Response:

@@ -82,10 +82,10 @@ def generate(
     writers: list[TextWriter] = []
     requests: list[tuple[str, Request]] = []
     for index, row in enumerate(rows):
-        shown_prompt, ids = _prompt(row, pipeline, origin, index)
+        shown_prompt, ids = prompt_of(row, pipeline, origin, index)
         for sample in range(samples):
             writer = TextWriter(pipeline.tokenizer.decode, drawn.stop)
-            seed = seeds.derive(drawn.seed, "generate", shown_prompt, sample)
+            seed = seed_of(drawn.seed, shown_prompt, sample)
             requests.append((shown_prompt, Request(ids, drawn.sampling(pipeline.stops), seed, watch=writer)))
             writers.append(writer)
     log_probs: dict[int, float] = {}
@@ -193,8 +193,13 @@ def _rows(prompts: Sequence[str | Mapping[str, Any]] | str | Path | None) -> tup
     return rows, Origin(unit="prompt")
 
 
-def _prompt(row: Any, pipeline: TextPipeline, origin: Origin, index: int) -> tuple[str, tuple[int, ...]]:
-    """A prompt as it is shown, and its tokens."""
+def seed_of(seed: int, prompt: str, sample: int) -> int:
+    """From which a text is drawn: whoever asks for the same with the same seed gets the same."""
+    return seeds.derive(seed, "generate", prompt, sample)
+
+
+def prompt_of(row: Any, pipeline: TextPipeline, origin: Origin, index: int) -> tuple[str, tuple[int, ...]]:
+    """A prompt as it is shown, and its tokens. Raises DataError that names the row."""
     if isinstance(row, str):
         row = {"text": row}
     if isinstance(row, Mapping) and isinstance(row.get("text"), str):

@@ -1,0 +1,1 @@
+"""Language bundles behind the interface that OpenAI's clients speak."""

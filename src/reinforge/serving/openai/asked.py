@@ -1,0 +1,283 @@
+"""What clients ask for, in OpenAI's terms, and as requests to the generation engine.
+
+Parameters that only OpenAI's own service can do anything with are passed over; those that would change an answer and
+are not known here are refused by name.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from reinforge.data.text import TextPipeline
+from reinforge.data.values import MEMORY
+from reinforge.errors import DataError, IntegrityError
+from reinforge.inference.requests import Request
+from reinforge.inference.sampling import Sampling
+from reinforge.inference.text import TextWriter
+from reinforge.serving.limits import Limits
+from reinforge.serving.openai.errors import BadParameter
+from reinforge.storage import strict_json
+from reinforge.workflow.generate import prompt_of, seed_of
+
+_MOST_CHOICES = 16
+_STOP = Annotated[str, Field(min_length=1, max_length=1000)]
+Kind = TypeVar("Kind", bound="Asked")
+# So many tokens the interface writes by default where it goes on from a text.
+_BY_DEFAULT = 16
+
+
+class StreamOptions(BaseModel):
+    """Of a stream."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    include_usage: bool = False
+
+
+class ResponseFormat(BaseModel):
+    """What shape an answer has."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    type: Literal["text"] = "text"
+
+
+class Asked(BaseModel):
+    """What both kinds of requests have. `top_k`, `min_p` and `repetition_penalty` go beyond OpenAI's own."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    # Known, and without meaning here.
+    PASSED: ClassVar[frozenset[str]] = frozenset({
+        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    })  # fmt: skip
+    # Known, and not done unless the value says that it shall not be.
+    NEUTRAL: ClassVar[Mapping[str, tuple[Any, ...]]] = {"logit_bias": ({},), "frequency_penalty": (0,)}
+
+    model: Annotated[str, Field(description="The bundle's name.")]
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = 1.0
+    n: Annotated[int, Field(ge=1, le=_MOST_CHOICES)] | None = 1
+    stop: _STOP | Annotated[list[_STOP], Field(max_length=16)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = 0.0
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        """Without what is passed over. Raises BadParameter for what would be done otherwise than asked."""
+        if not isinstance(value, dict):
+            raise BadParameter("the body must be a JSON object")
+        kept = {}
+        for name, given in value.items():
+            if name in cls.NEUTRAL:
+                if given is not None and given not in cls.NEUTRAL[name]:
+                    problem = f"this server does not know {name}"
+                    raise BadParameter(problem, param=name, code="unsupported_parameter", remedy="Leave it out.")
+            elif name not in cls.PASSED:
+                kept[name] = given
+        return kept
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many of the likeliest tokens to tell with each; None for no log-probabilities."""
+        raise NotImplementedError
+
+    @property
+    def most(self) -> int | None:
+        """The most tokens of a text, where it was said."""
+        return self.max_tokens
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts that end an answer."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    def sampling(self, pipeline: TextPipeline, most: int) -> Sampling:
+        """How its tokens are drawn."""
+        # A nucleus of nothing is the likeliest alone.
+        top_p = None if self.top_p is None or self.top_p == 1 else max(self.top_p, 1e-9)
+        return Sampling(
+            min(self.most or most, most), 1.0 if self.temperature is None else self.temperature, self.top_k, top_p,
+            pipeline.stops, self.min_p or 0.0, self.repetition_penalty or 1.0, self.presence_penalty or 0.0,
+        )  # fmt: skip
+
+
+class ChatAsked(Asked):
+    """The body of /v1/chat/completions."""
+
+    PASSED: ClassVar[frozenset[str]] = Asked.PASSED | {"parallel_tool_calls", "reasoning_effort", "verbosity"}
+    NEUTRAL: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **Asked.NEUTRAL, "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
+        "function_call": ("none", "auto"), "modalities": (["text"],), "audio": (), "prediction": (),
+        "web_search_options": (),
+    }  # fmt: skip
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_alone(cls, value: Any) -> Any:
+        form = value.get("response_format") if isinstance(value, dict) else None
+        if isinstance(form, dict) and form.get("type") in ("json_object", "json_schema"):
+            raise BadParameter(
+                "this server writes free text alone, and can't hold an answer to JSON or to a schema",
+                param="response_format", code="unsupported_parameter",
+                remedy='Leave it out, or send {"type": "text"}.',
+            )  # fmt: skip
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ChatAsked:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise BadParameter("top_logprobs needs logprobs: true", param="top_logprobs")
+        return self
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many of the likeliest tokens to tell with each; None for no log-probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def most(self) -> int | None:
+        """The most tokens of a text, where it was said."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+class CompletionAsked(Asked):
+    """The body of /v1/completions."""
+
+    NEUTRAL: ClassVar[Mapping[str, tuple[Any, ...]]] = {**Asked.NEUTRAL, "suffix": ("",), "best_of": (1,)}
+
+    prompt: str | Annotated[list[str] | list[int] | list[list[int]], Field(min_length=1)]
+    echo: bool | None = False
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CompletionAsked:
+        if self.echo and self.logprobs is not None:
+            raise BadParameter("log-probabilities of a prompt are not told", param="echo", remedy="Leave echo out.")
+        return self
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many of the likeliest tokens to tell with each; None for no log-probabilities."""
+        return self.logprobs
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """Requests to the engine in the order of the choices, what makes text of each one's tokens, and what stands before
+    each text where it is echoed."""
+
+    requests: tuple[Request, ...]
+    writers: tuple[TextWriter, ...]
+    before: tuple[str, ...]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompts, each counted once."""
+        return sum({id(each.prompt): len(each.prompt) for each in self.requests}.values())
+
+
+def parsed(body: bytes, limits: Limits, kind: type[Kind]) -> Kind:
+    """What a body asks for. Raises BadParameter that names the parameter."""
+    try:
+        return kind.model_validate(strict_json.parse(body, "body", limit=limits.body, depth=limits.depth))
+    except IntegrityError as error:
+        raise BadParameter(error.problem) from None
+    except ValidationError as error:
+        raise _told(error) from None
+
+
+def _told(error: ValidationError) -> BadParameter:
+    """The first fault, by the name of its parameter."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][:2]).lstrip(".")
+    name = str(first["loc"][0]) if first["loc"] else None
+    if first["type"] == "extra_forbidden":
+        return BadParameter(
+            f"this server does not know {place[:80]}", param=name, code="unknown_parameter", remedy="Leave it out."
+        )
+    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    return BadParameter(f"the parameter {place[:80]} can't be that: {first['msg']}", param=name, code=code)
+
+
+def chat_ordered(asked: ChatAsked, pipeline: TextPipeline, context: int) -> Ordered:
+    """One prompt, by the bundle's template. Raises BadParameter."""
+    if pipeline.template is None:
+        raise BadParameter(
+            "this model has no chat template", param="messages", code="unsupported_model",
+            remedy="Go on from a text: POST /v1/completions.",
+        )  # fmt: skip
+    try:
+        prompt = prompt_of({"messages": asked.messages}, pipeline, MEMORY, 0)
+    except DataError as error:
+        raise BadParameter(error.problem, param=_place(error.where) or "messages", remedy=error.remedy) from None
+    return _ordered(asked, pipeline, [prompt], context, context, "messages")
+
+
+def completion_ordered(asked: CompletionAsked, pipeline: TextPipeline, context: int) -> Ordered:
+    """Each prompt as often as choices are wanted. Raises BadParameter."""
+    given: Sequence[Any] = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+    if given and isinstance(given[0], int):
+        given = [given]
+    if len(given) * (asked.n or 1) > 8 * _MOST_CHOICES:
+        raise BadParameter(f"a request may have {8 * _MOST_CHOICES} texts at most", param="prompt")
+    prompts = [_prompt(one, pipeline, place) for place, one in enumerate(given)]
+    before = [text if asked.echo else "" for text, _ids in prompts]
+    return _ordered(asked, pipeline, prompts, context, _BY_DEFAULT, "prompt", before)
+
+
+def _prompt(one: Any, pipeline: TextPipeline, place: int) -> tuple[str, tuple[int, ...]]:
+    if isinstance(one, str):
+        try:
+            return prompt_of({"text": one}, pipeline, MEMORY, place)
+        except DataError as error:
+            raise BadParameter(error.problem, param="prompt", remedy=error.remedy) from None
+    size = pipeline.tokenizer.size
+    if not one or not all(0 <= token < size for token in one):
+        raise BadParameter(f"tokens must lie in [0, {size}), and there must be one at least", param="prompt")
+    return pipeline.tokenizer.decode(one), tuple(one)
+
+
+def _ordered(
+    asked: Asked, pipeline: TextPipeline, prompts: Sequence[tuple[str, tuple[int, ...]]], context: int, default: int,
+    param: str, before: Sequence[str] = ("",),
+) -> Ordered:  # fmt: skip
+    seed = secrets.randbits(63) if asked.seed is None else asked.seed
+    requests, writers, echoed = [], [], []
+    for (text, ids), ahead in zip(prompts, before, strict=True):
+        if len(ids) > context:
+            raise BadParameter(
+                f"the prompt has {len(ids):,} tokens, and the model's context {context:,}", param=param,
+                code="context_length_exceeded", remedy="Shorten it.",
+            )  # fmt: skip
+        sampling = asked.sampling(pipeline, context if asked.most else default)
+        for choice in range(asked.n or 1):
+            writer = TextWriter(pipeline.tokenizer.decode, asked.stops)
+            own = seed_of(seed, text, choice)
+            requests.append(Request(ids, sampling, own, watch=writer, likeliest=asked.likeliest))
+            writers.append(writer)
+            echoed.append(ahead)
+    return Ordered(tuple(requests), tuple(writers), tuple(echoed))
+
+
+def _place(where: str | None) -> str | None:
+    """What stands between quotes in the place of an error."""
+    parts = (where or "").split("'")
+    return parts[-2] if len(parts) >= 3 else None
