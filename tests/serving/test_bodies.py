@@ -120,7 +120,7 @@ def test_the_page_loads_nothing_from_elsewhere(url):
     for name in named:
         if not name.startswith("data:"):
             assert httpx.get(f"{url}/{name}").status_code == 200, name
-    for name in ("page.js", "page.css"):
+    for name in ("page.js", "talk.js", "page.css"):
         assert not re.search(rb"https?://", page._content(name))
     assert not re.search(r"<script>|style=|onclick=", index.text), "what the policy would block"
     assert httpx.get(f"{url}/../server.py").status_code == 404
@@ -133,6 +133,7 @@ def test_every_text_of_the_page_is_there_in_both_languages():
         set(re.findall(r"(\w+):", part)) for part in re.findall(r"  (?:en|zh): \{(.*?)\n  \}", source, re.S)
     )
     assert english == chinese
-    used = set(re.findall(r'\bt\("(\w+)"\)', source))
+    sources = source + page._content("talk.js").decode()
+    used = set(re.findall(r'\bt\("(\w+)"\)', sources))
     assert used
     assert used <= english

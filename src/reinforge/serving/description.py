@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.observation_form import MEMORY
+from reinforge.bundle.text_form import TextForm
 from reinforge.models.policy import Policy
 from reinforge.schema.fields import (
     Box,
@@ -38,6 +39,9 @@ def describe(name: str, bundle: Bundle, whole: bool = False) -> Json:
     targets = [field.name for field in bundle.schema.targets] or list(bundle.signature.outputs)
     told: dict[str, Json] = {"name": name, "digest": bundle.digest, "kind": bundle.form.kind}
     told |= {"inputs": columns_read(bundle.schema.inputs), "outputs": targets}
+    if isinstance(bundle.form, TextForm):
+        template = bundle.form.pipeline.template
+        told["template"] = template.name if template else None
     if whole:
         stated = bundle.provenance if isinstance(bundle.provenance, dict) else {}
         told |= {"schema": bundle.schema.to_json(), "parents": list(bundle.parents)}

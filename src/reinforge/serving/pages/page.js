@@ -11,6 +11,11 @@ const TEXTS = {
     numbers: "This must be an array of numbers.", step: "Step", none: "There is nothing to try.", picture: "Choose a picture.",
     write: "Write something.", other: "中文", table: "rows of a table", observation: "an environment", text: "text", tensor: "arrays",
     memory: "It remembers this episode.", again: "New episode", stopped: "ended by itself", cut: "cut at its greatest length",
+    say: "Say something", begin: "A text to go on from", send: "Send", goOn: "Write on", stop: "Stop", anew: "Begin anew",
+    keys: "Enter sends, Shift+Enter is a new line, Esc stops", settings: "Settings", system: "What the model is told beforehand",
+    temperature: "Temperature, 0 to 2", most: "Tokens at most", seed: "Seed", anySeed: "any", conversation: "Conversation",
+    nothingSaid: "Nothing has been said yet.", nothingWritten: "Nothing has been written yet.", tokens: "tokens",
+    firstAfter: "first after", tokensPerSecond: "tokens/s", aborted: "stopped by you", broken: "The answer broke off.",
   },
   zh: {
     predict: "预测", reset: "常用值", missing: "缺失", answer: "结果", request: "同样的请求，写成程序",
@@ -21,11 +26,16 @@ const TEXTS = {
     numbers: "这里必须是数字数组。", step: "下一步", none: "没有可以尝试的模型。", picture: "请选择图片。",
     write: "请输入内容。", other: "English", table: "表格的行", observation: "环境", text: "文本", tensor: "数组",
     memory: "它记得这一回合。", again: "新回合", stopped: "自行结束", cut: "达到最大长度而截断",
+    say: "说点什么", begin: "要续写的文本", send: "发送", goOn: "续写", stop: "停止", anew: "重新开始",
+    keys: "Enter 发送，Shift+Enter 换行，Esc 停止", settings: "设置", system: "事先告诉模型的话",
+    temperature: "温度，0 到 2", most: "最多词元数", seed: "随机种子", anySeed: "任意", conversation: "对话",
+    nothingSaid: "还没有对话。", nothingWritten: "还没有续写。", tokens: "个词元",
+    firstAfter: "首个词元用时", tokensPerSecond: "词元/秒", aborted: "已由你停止", broken: "回答中断了。",
   },
 };
 const here = id => document.getElementById(id);
 const base = new URL(".", location.href);
-const state = { models: [], model: null, told: null, token: sessionStorage.getItem("token") || "", memory: null, last: null, tab: "curl" };
+const state = { models: [], model: null, told: null, token: sessionStorage.getItem("token") || "", memory: null, answer: null, last: null, tab: "curl" };
 let language = localStorage.getItem("language") || (navigator.language.startsWith("zh") ? "zh" : "en");
 const t = key => TEXTS[language][key] ?? key;
 
@@ -70,7 +80,7 @@ async function begin() {
 async function choose(name) {
   location.hash = encodeURIComponent(name);
   state.model = name;
-  state.memory = state.last = null;
+  state.memory = state.last = state.answer = null;
   for (const button of here("models").children) button.setAttribute("aria-pressed", String(button.textContent === name));
   here("answer").replaceChildren();
   here("request").hidden = true;
@@ -80,6 +90,15 @@ async function choose(name) {
     return show(here("answer"), told(error));
   }
   facts();
+  form();
+}
+
+// What is asked for: a conversation, or a field for each input.
+function form() {
+  if (state.told.kind === "text") return openTalk();
+  talk.writing?.abort();
+  here("talk").hidden = true;
+  here("work").hidden = false;
   fields();
 }
 
@@ -97,11 +116,29 @@ function facts() {
 
 function fields() {
   const form = here("inputs");
-  const submit = element("button", { className: "main", textContent: t("predict"), id: "predict" });
+  const submit = element("button", { className: "main", textContent: t(state.told.kind === "observation" ? "step" : "predict"), id: "predict" });
   const reset = element("button", { type: "button", textContent: t("reset"), onclick: fields });
   form.replaceChildren(...state.told.asked.map(field), element("div", { className: "actions" }, submit, reset));
   form.onsubmit = event => { event.preventDefault(); predict(); };
   form.onkeydown = event => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) predict(); };
+}
+
+// In another language: what was filled in and answered stays.
+function fieldsAgain() {
+  const before = [...here("inputs").querySelectorAll("[data-index]")];
+  fields();
+  for (const [index, input] of here("inputs").querySelectorAll("[data-index]").entries()) {
+    if (input.classList.contains("drop")) {
+      if (!before[index].dataset.content) continue;
+      input.dataset.content = before[index].dataset.content;
+      input.prepend(before[index].querySelector("img"));
+    } else if (input.multiple) {
+      for (const [place, option] of [...input.options].entries()) option.selected = before[index].options[place].selected;
+    } else {
+      input.value = before[index].value;
+    }
+  }
+  if (state.answer) result(...state.answer);
 }
 
 function field(one, index) {
@@ -227,6 +264,7 @@ async function predict() {
 }
 
 function result(prediction, milliseconds) {
+  state.answer = [prediction, milliseconds];
   const parts = Object.entries(prediction).map(([name, value]) => output(name, value));
   const remembered = Object.values(prediction).map(value => value?.memory).find(Boolean);
   if (remembered) state.memory = remembered;
@@ -255,15 +293,7 @@ function bars(values, share) {
 }
 
 function program() {
-  const { path, row } = state.last, url = new URL(path, base).href;
-  const short = JSON.stringify({ rows: [row] }, (_key, value) => typeof value === "string" && value.length > 400 ? `${value.slice(0, 60)}…` : value);
-  const bearer = state.token ? ["  -H 'Authorization: Bearer TOKEN' \\\n", `, headers={"Authorization": "Bearer TOKEN"}`] : ["", ""];
-  const python = text => text.replace(/\btrue\b/g, "True").replace(/\bfalse\b/g, "False").replace(/\bnull\b/g, "None");
-  const texts = {
-    curl: `curl ${url} \\\n${bearer[0]}  -H 'Content-Type: application/json' \\\n  -d '${short.replace(/'/g, "'\\''")}'`,
-    Python: `import httpx\n\nrows = ${python(JSON.stringify([row], null, 1).length > 4000 ? JSON.stringify(JSON.parse(short).rows) : JSON.stringify([row], null, 1))}\n`
-      + `answer = httpx.post("${url}", json={"rows": rows}${bearer[1]})\nprint(answer.json()["predictions"])`,
-  };
+  const texts = state.last.body ? talkPrograms(state.last) : rowPrograms(state.last);
   const box = here("request");
   box.hidden = false;
   box.querySelector("h2").textContent = t("request");
@@ -272,6 +302,18 @@ function program() {
   box.querySelector("code").textContent = texts[state.tab];
   here("copy").textContent = t("copy");
   here("copy").onclick = async () => { await navigator.clipboard?.writeText(texts[state.tab]); here("copy").textContent = t("copied"); };
+}
+
+function rowPrograms({ path, row }) {
+  const url = new URL(path, base).href;
+  const short = JSON.stringify({ rows: [row] }, (_key, value) => typeof value === "string" && value.length > 400 ? `${value.slice(0, 60)}…` : value);
+  const bearer = state.token ? ["  -H 'Authorization: Bearer TOKEN' \\\n", `, headers={"Authorization": "Bearer TOKEN"}`] : ["", ""];
+  const python = text => text.replace(/\btrue\b/g, "True").replace(/\bfalse\b/g, "False").replace(/\bnull\b/g, "None");
+  return {
+    curl: `curl ${url} \\\n${bearer[0]}  -H 'Content-Type: application/json' \\\n  -d '${short.replace(/'/g, "'\\''")}'`,
+    Python: `import httpx\n\nrows = ${python(JSON.stringify([row], null, 1).length > 4000 ? JSON.stringify(JSON.parse(short).rows) : JSON.stringify([row], null, 1))}\n`
+      + `answer = httpx.post("${url}", json={"rows": rows}${bearer[1]})\nprint(answer.json()["predictions"])`,
+  };
 }
 
 function told(error) {
@@ -303,7 +345,10 @@ here("language").onclick = () => {
   language = language === "zh" ? "en" : "zh";
   localStorage.setItem("language", language);
   words();
-  if (state.told) { facts(); fields(); if (state.last) program(); }
+  if (!state.told) return;
+  facts();
+  if (state.told.kind === "text") talkWords(); else fieldsAgain();
+  if (state.last) program();
 };
 here("access").onsubmit = event => {
   event.preventDefault();
@@ -311,6 +356,5 @@ here("access").onsubmit = event => {
   sessionStorage.setItem("token", state.token);
   begin();
 };
-begin();
-watch();
-setInterval(watch, 5000);
+// When all scripts have been read.
+addEventListener("DOMContentLoaded", () => { begin(); watch(); setInterval(watch, 5000); });
