@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 import warnings
@@ -136,7 +137,7 @@ def slow_terms(learner: GRPOLearner, prepared: Experience, options: GRPOOptions)
     ],
 )
 def test_equals_a_slow_implementation_however_split(settings: dict[str, object]) -> None:
-    objective, model = grpo(**settings), decoder()
+    objective, model = grpo(epochs=2, **settings), decoder()
     options = objective.options
     learner = objective.build(model)
     prepared = objective.prepare(learner, experience(model, temperature=options.temperature))
@@ -183,15 +184,22 @@ def test_plain_gradients_are_those_of_log_probabilities() -> None:
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
 
 
-def test_ratio_is_one_at_the_first_step_and_the_sampler_agrees() -> None:
-    objective, model = grpo(), decoder()
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_ratio_is_one_at_the_first_step_and_the_sampler_agrees(epochs: int) -> None:
+    objective, model = grpo(epochs=epochs), decoder()
     learner = objective.build(model)
     prepared = objective.prepare(learner, experience(model))
-    old, sampled = prepared.batch["old_log_probs"], prepared.batch["sampled_log_probs"]
-    assert isinstance(old, Ragged)
+    sampled = prepared.batch["sampled_log_probs"]
     assert isinstance(sampled, Ragged)
-    assert old.offsets.equal(sampled.offsets)
-    torch.testing.assert_close(old.values, sampled.values, atol=1e-4, rtol=1e-4)
+    own = log_probs(model, prepared.batch, 1.0).detach()
+    torch.testing.assert_close(own, sampled.values, atol=1e-4, rtol=1e-4)
+    # One update alone needs no forward pass of its own for what the policy was before it.
+    assert ("old_log_probs" in prepared.batch) == (epochs > 1)
+    if epochs > 1:
+        old = prepared.batch["old_log_probs"]
+        assert isinstance(old, Ragged)
+        assert old.offsets.equal(sampled.offsets)
+        torch.testing.assert_close(old.values, own, atol=1e-6, rtol=0)
     loss = objective.loss(learner, prepared.batch, objective.counts(prepared.batch))
     assert float(loss.terms["clipped"].sum) == 0.0
     assert float(loss.terms["kl"].sum.detach()) == pytest.approx(0.0, abs=1e-6)
@@ -199,6 +207,24 @@ def test_ratio_is_one_at_the_first_step_and_the_sampler_agrees() -> None:
     valid = prepared.batch["valid"]
     expected = -prepared.batch["advantage"][valid].sum()  # type: ignore[call-overload, index]
     assert float(loss.terms["policy"].sum.detach()) == pytest.approx(float(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"preset": "grpo"}, {"preset": "gspo"}, {"preset": "dapo", "beta": 0.1}])
+def test_one_update_learns_as_with_a_pass_for_the_old(settings: dict[str, object]) -> None:
+    """Log-probabilities from a pass before the update and from the update's own give the same loss and gradient."""
+    found = []
+    for epochs in (1, 2):
+        objective, model = grpo(epochs=epochs, mask_truncated=False, **settings), decoder()
+        learner = objective.build(model)
+        prepared = objective.prepare(learner, experience(model))
+        counts = objective.counts(prepared.batch)
+        terms = objective.loss(learner, prepared.batch, counts).terms
+        sum(terms[name].weight * terms[name].sum / counts[name] for name in counts if terms[name].weight).backward()  # type: ignore[union-attr]
+        gradient = torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None])
+        found.append((float(terms["policy"].sum.detach()), gradient))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
+    assert found[0][1].norm() > 0
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-6, rtol=1e-4)
 
 
 def test_advantages_by_group() -> None:
@@ -227,9 +253,9 @@ def test_equal_rewards_teach_exactly_nothing(kind: str) -> None:
     assert prepared.batch["advantage"].tolist() == [0.0] * 12  # type: ignore[union-attr]
 
 
-def test_a_stale_sampler_is_noticed() -> None:
+def test_a_stale_sampler_is_noticed_before_several_updates() -> None:
     """Completions of other weights: cause and remedy are told, and the log shows how far they are."""
-    objective, model = grpo(beta=0.0), decoder()
+    objective, model = grpo(beta=0.0, epochs=2), decoder()
     learner = objective.build(model)
     taken = experience(model)
     moved(learner, 0.2)
@@ -237,6 +263,28 @@ def test_a_stale_sampler_is_noticed() -> None:
         prepared = objective.prepare(learner, taken)
     loss = objective.loss(learner, prepared.batch, objective.counts(prepared.batch))
     assert float(loss.terms["mismatch"].sum) > 0.01
+
+
+class Stale(CompletionSource):
+    """Writes with the first weights, for ever."""
+
+    def publish(self, learner: torch.nn.Module, clock: Clock) -> None:
+        if self.engine is None:
+            super().publish(copy.deepcopy(learner), clock)
+
+
+@pytest.mark.parametrize("sampler", [CompletionSource, Stale])
+def test_a_stale_sampler_is_noticed_in_a_training(sampler: type[CompletionSource]) -> None:
+    source = sampler(CompletionOptions(task=CopyOptions(digits=1), prompts=4, group=4, max_tokens=4), seed=0)
+    engine = Engine(
+        grpo(beta=0.0, mask_truncated=False, advantage="batch-mean"), decoder(), source,
+        learn=Learn(batch=16, lr=3e-2, stop=Stop(updates=6), threads=1),
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        engine.run()
+    told = [str(each.message) for each in caught if "ratios are not 1 at the first step" in str(each.message)]
+    assert bool(told) == (sampler is Stale)
 
 
 def test_presets_are_what_they_are_called() -> None:

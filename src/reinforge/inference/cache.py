@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from reinforge.models.attention import Layout, attend
@@ -29,9 +30,7 @@ class KeyValueCache:
         self.width, self.context, self.window = options.each_head, options.context, options.window
         self.scale = options.attention_scale if options.attention_scale is not None else self.width**-0.5
         like = model.embedding.weight
-        # On a CPU, products of half precision with views of a cache take three times as long as those in float32, and
-        # attention weights would be rounded.
-        self.dtype, self.device = torch.float32 if like.device.type == "cpu" else like.dtype, like.device
+        self.dtype, self.device = like.dtype, like.device
         self.capacity = 0
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
@@ -42,15 +41,15 @@ class KeyValueCache:
             return
         # Doubling, so that growing costs no more than writing did.
         capacity = min(max(-(-positions // ROUND) * ROUND, 2 * self.capacity), -(-self.context // ROUND) * ROUND)
+        shape = (self.slots, self.kv_heads, capacity, self.width)
         for kept in (self.keys, self.values):
-            # Zeros: what was never written is masked, and must be finite all the same.
-            fresh = [
-                torch.zeros(self.slots, self.kv_heads, capacity, self.width, dtype=self.dtype, device=self.device)
-                for _layer in range(self.model.options.layers)
-            ]
-            for new, old in zip(fresh, kept):
-                new[:, :, : self.capacity] = old
-            kept[:] = fresh
+            for layer in range(self.model.options.layers):
+                fresh = torch.empty(shape, dtype=self.dtype, device=self.device)
+                if kept[layer:]:
+                    fresh[:, :, : self.capacity] = kept[layer]
+                # What was never written is masked, and must be finite all the same.
+                fresh[:, :, self.capacity :] = 0
+                kept[layer : layer + 1] = [fresh]
         self.capacity = capacity
 
     def copy(self, source: int, targets: Sequence[int], positions: int) -> None:
@@ -86,19 +85,18 @@ class KeyValueCache:
         read = min(-(-(longest + 1) // ROUND) * ROUND, self.capacity)
         place_nk = self._places(torch.arange(rows, device=token_n.device), position_n)
         biases = self._biases(position_n, read)
-        batch = rows * self.kv_heads
 
         def mix(layer: int, kind: str) -> Mix:
             # A local layer's mask is another.
             bias = biases[kind]
-            keys = self.keys[layer][:rows].view(batch, self.capacity, self.width)[:, :read].transpose(1, 2)
-            values = self.values[layer][:rows].view(batch, self.capacity, self.width)[:, :read]
+            keys, values = self.keys[layer][:rows, :, :read], self.values[layer][:rows, :, :read]
 
             def cached(q_nhe: Tensor, k_nke: Tensor, v_nke: Tensor) -> Tensor:
                 self._write(layer, place_nk, k_nke, v_nke)
-                q = q_nhe.to(self.dtype).reshape(batch, -1, self.width)
-                weights = torch.baddbmm(bias, q, keys, alpha=self.scale).softmax(-1)
-                return torch.bmm(weights, values).view(rows, self.heads, self.width).to(q_nhe.dtype)
+                # The query heads of one key-value head stand under each other: its cache is read once for all.
+                q_nkge = q_nhe.reshape(rows, self.kv_heads, -1, self.width)
+                mixed = F.scaled_dot_product_attention(q_nkge, keys, values, attn_mask=bias, scale=self.scale)
+                return mixed.reshape(rows, self.heads, self.width)
 
             return cached
 
@@ -117,7 +115,7 @@ class KeyValueCache:
             kept[layer].view(-1, self.width).index_copy_(0, place_nk, new.to(self.dtype).reshape(-1, self.width))
 
     def _biases(self, position_n: Tensor, read: int) -> dict[str, Tensor]:
-        """By kind of layer, 0 where a cached position is seen and -inf elsewhere: (n k, 1, c)."""
+        """By kind of layer, 0 where a cached position is seen and -inf elsewhere: (n, 1, 1, c)."""
         cached_c = torch.arange(read, device=position_n.device)
         seen_nc = cached_c <= position_n[:, None]
         found = dict.fromkeys(("global", "unrotated", "local"), seen_nc)
@@ -127,5 +125,5 @@ class KeyValueCache:
         for seen in found.values():
             if id(seen) not in made:
                 bias_nc = torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen, -torch.inf)
-                made[id(seen)] = bias_nc.repeat_interleave(self.kv_heads, 0)[:, None]
+                made[id(seen)] = bias_nc[:, None, None]
         return {kind: made[id(seen)] for kind, seen in found.items()}

@@ -79,7 +79,9 @@ class GenerationEngine:
             raise RuntimeError("weights changed while completions were being written")
         if isinstance(self.network, PackedDecoder):
             self.network.refresh()
-        self.cache = KeyValueCache(self.network, self.slots)
+        # The cache stays where it fits: every slot is read anew before it is written, and new memory is dear.
+        if self.cache.dtype != self.model.embedding.weight.dtype:
+            self.cache = KeyValueCache(self.network, self.slots)
         self._next = 0
 
     def run(self, requests: Iterable[Request]) -> list[Completion]:

@@ -49,8 +49,9 @@ class GRPOLearner(nn.Module):
 class GRPO:
     """Maximises min(ratio A, clip(ratio) A) - beta KL(policy, reference) over valid completion tokens.
 
-    Takes the experience of `CompletionSource`. `prepare` adds "advantage" (g,), "old_log_probs" and
-    "reference_log_probs" (Ragged, by completion token), "valid" (g,) and "flat" (g,), rows of groups without spread.
+    Takes the experience of `CompletionSource`. `prepare` adds "advantage" (g,), "reference_log_probs" (Ragged, by
+    completion token), "valid" (g,) and "flat" (g,), rows of groups without spread; and "old_log_probs" where an
+    experience has several updates. In a single one the old log-probabilities are those of its own forward pass.
     Terms: "policy", "kl"; measured alone: "clipped" (tokens whose ratio was clipped), "mismatch" (nats between the
     sampler's log-probabilities and the training's), and by row "flat", "truncated", "reward" and "length" (tokens).
     """
@@ -94,17 +95,28 @@ class GRPO:
             advantage = advantage.masked_fill(without_spread, 0.0)
         truncated = cast(Tensor, batch["truncated"])
         valid = ~truncated if self.options.mask_truncated else torch.ones_like(truncated)
-        old = self._log_probs(learner.model, batch)
+        self._diagnose(without_spread, valid)
         added: dict[str, Tensor | Ragged] = {
-            "advantage": advantage.float(), "flat": without_spread, "valid": valid, "old_log_probs": old,
+            "advantage": advantage.float(), "flat": without_spread, "valid": valid,
         }  # fmt: skip
-        self._diagnose(learner.model, batch, without_spread, valid, old)
+        agrees = AGREES.get(learner.model.embedding.weight.dtype, 5e-2)
+        if not self._once(batch):
+            old = added["old_log_probs"] = self._log_probs(learner.model, batch)
+            if len(old.values):
+                away = (_values(batch, "sampled_log_probs").to(old.values.device) - old.values).abs().mean()
+                _compare(float(away), agrees)
         if learner.reference is not None:
             added["reference_log_probs"] = self._log_probs(learner.reference, batch)
-        return replace(experience, batch={**batch, **added})
+        extra = {**experience.extra, "agrees": torch.tensor(agrees)}
+        return replace(experience, batch={**batch, **added}, extra=extra)
 
-    def _diagnose(self, model: Decoder, batch: Batch, without_spread: Tensor, valid: Tensor, old: Ragged) -> None:
-        """Warn of what can teach nothing, or teaches wrongly."""
+    def _once(self, batch: Batch) -> bool:
+        """Whether there is one update of the whole experience: before it, the policy is the one that was."""
+        total = batches.rows(batch)
+        return self.options.epochs == 1 and (self.options.minibatch or total) >= total
+
+    def _diagnose(self, without_spread: Tensor, valid: Tensor) -> None:
+        """Warn of what can teach nothing."""
         if not valid.any():
             _warn(
                 _("every completion was cut before it ended, and is left out"),
@@ -116,16 +128,6 @@ class GRPO:
                 _("change the difficulty of the task, raise source.group or source.temperature, or give rewards for "
                   "parts of an answer"),
             )  # fmt: skip
-        sampled = batch.get("sampled_log_probs")
-        if isinstance(sampled, Ragged) and len(old.values):
-            away = float((sampled.values.to(old.values.device) - old.values).abs().mean())
-            if not away <= AGREES.get(model.embedding.weight.dtype, 5e-2):
-                _warn(
-                    _("the sampler's log-probabilities are {away:.3g} nats from the model's own, so that ratios are "
-                      "not 1 at the first step").format(away=away),
-                    _("the completions were written by other weights or another distribution: publish the weights "
-                      "before sampling, and sample at objective.temperature without top-k or top-p"),
-                )  # fmt: skip
 
     def _log_probs(self, model: Decoder, batch: Batch) -> Ragged:
         parts = [log_probs(model, part, self.options.temperature) for part in batches.split(batch, PREPARE_ROWS)]
@@ -137,6 +139,10 @@ class GRPO:
     ) -> Generator[Batch, Outcome, None]:
         """Each epoch, minibatches in a new order; the whole experience as it is where no minibatch is set."""
         total = batches.rows(experience.batch)
+        if self._once(experience.batch):
+            outcome = yield experience.batch
+            _compare(float(outcome.means["model/mismatch"]), float(experience.extra["agrees"]))
+            return
         size = self.options.minibatch or total
         for _epoch in range(self.options.epochs):
             if size >= total:
@@ -169,7 +175,7 @@ class GRPO:
         weight_n = self.aggregation(lengths_g)[0].repeat_interleave(lengths_g) * valid_n
         advantage_n = cast(Tensor, batch["advantage"]).repeat_interleave(lengths_g)
         log_prob_n = log_probs(learner.model, batch, self.options.temperature)
-        old_n = _values(batch, "old_log_probs")
+        old_n = _values(batch, "old_log_probs") if "old_log_probs" in batch else log_prob_n.detach()
         found = self.ratio(log_prob_n, old_n, advantage_n, lengths_g)
         terms = {
             "policy": Term(-(found.gain_n * weight_n).sum()),
@@ -211,6 +217,17 @@ def log_probs(model: Decoder, batch: Batch, temperature: float) -> Tensor:
 def _values(batch: Batch, name: str) -> Tensor:
     ragged = cast(Ragged, batch[name])
     return ragged.values
+
+
+def _compare(away: float, agrees: float) -> None:
+    """Warn where the sampler's log-probabilities are so far from the model's own, in nats on average."""
+    if not away <= agrees:
+        _warn(
+            _("the sampler's log-probabilities are {away:.3g} nats from the model's own, so that ratios are "
+              "not 1 at the first step").format(away=away),
+            _("the completions were written by other weights or another distribution: publish the weights "
+              "before sampling, and sample at objective.temperature without top-k or top-p"),
+        )  # fmt: skip
 
 
 def _warn(problem: str, remedy: str) -> None:
