@@ -170,26 +170,3 @@ def test_answers_are_those_of_each_row_alone() -> None:
     torch.testing.assert_close(sums.double(), right, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(again, sums[1:3], atol=1e-5, rtol=1e-5)
     assert counts.tolist() == sizes.tolist()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["orpo", "simpo"])
-def test_against_trl(kind: str) -> None:
-    """The odds ratio of TRL's ORPO, and its CPO as SimPO, on the same log-probabilities."""
-    peer = "orpo.orpo_trainer" if kind == "orpo" else "cpo.cpo_trainer"
-    module = pytest.importorskip(f"trl.experimental.{peer}")
-    objective, learner = learner_of(kind)
-    chosen, rejected = objective._answered(learner, data(kind))
-
-    class Peer:
-        beta, simpo_gamma, label_smoothing, loss_type, alpha = 1.0 if kind == "orpo" else 2.0, 1.0, 0.0, "simpo", 0.0
-
-        class accelerator:
-            device = "cpu"
-
-    rated = objective.rated(chosen), objective.rated(rejected)
-    if kind == "orpo":
-        found = -module.ORPOTrainer.odds_ratio_loss(Peer(), *rated)[0]
-    else:
-        found = module.CPOTrainer.cpo_loss(Peer(), *rated)[0]
-    torch.testing.assert_close(objective.losses(chosen, rejected), found)
