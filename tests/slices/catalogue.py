@@ -440,6 +440,13 @@ def grpo(seed: int, batch: int) -> Parts:
     return objective, model, CompletionSource(options, seed=seed)
 
 
+def token_critic(seed: int, batch: int) -> Parts:
+    """PPO of a decoder: a critic for every token, and a divergence from the reference that tokens pay for."""
+    _objective, model, source = grpo(seed, batch)
+    options = GRPOOptions(preset="ppo", mask_truncated=False)
+    return REGISTRY.build("objective", options, source.pipeline.signature), model, source
+
+
 SLICES = {
     s.name: s
     for s in [
@@ -463,5 +470,6 @@ SLICES = {
         Slice("chats", chats),
         Slice("dpo", dpo),
         Slice("grpo", grpo, batch=16),
+        Slice("token-critic", token_critic, batch=16),
     ]
 }

@@ -23,11 +23,14 @@ from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Ter
 from reinforge.core.ragged import Ragged
 from reinforge.errors import ComponentError
 from reinforge.messages import _
+from reinforge.models.adapters import adapted_layers, without_adapters
 from reinforge.models.decoder import Decoder
+from reinforge.models.scorer import Scorer
 from reinforge.models.token_losses import token_losses
 from reinforge.objectives.completions import Advantage, Aggregation, Ratio, flat
 from reinforge.objectives.language import as_decoder
-from reinforge.objectives.reward_options import BatchMeanOptions, GRPOOptions
+from reinforge.objectives.reward_options import CriticOptions, GRPOOptions
+from reinforge.objectives.token_critic import TokenCritic, critic_of, token_values
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Signature
 
@@ -39,11 +42,12 @@ AGREES = {torch.float32: 1e-3, torch.float64: 1e-3, torch.bfloat16: 5e-2, torch.
 
 
 class GRPOLearner(nn.Module):
-    """The policy, and the frozen reference where its divergence counts."""
+    """The policy; the frozen reference where its divergence counts, and is not the policy without its adapters; and
+    the critic, where there is one."""
 
-    def __init__(self, model: Decoder, reference: Decoder | None) -> None:
+    def __init__(self, model: Decoder, reference: Decoder | None, critic: Scorer | None = None) -> None:
         super().__init__()
-        self.model, self.reference = model, reference
+        self.model, self.reference, self.critic = model, reference, critic
 
 
 class GRPO:
@@ -52,13 +56,19 @@ class GRPO:
     Takes the experience of `CompletionSource`. `prepare` adds "advantage" (g,), "reference_log_probs" (Ragged, by
     completion token), "valid" (g,) and "flat" (g,), rows of groups without spread; and "old_log_probs" where an
     experience has several updates. In a single one the old log-probabilities are those of its own forward pass.
-    Terms: "policy", "kl"; measured alone: "clipped" (tokens whose ratio was clipped), "mismatch" (nats between the
-    sampler's log-probabilities and the training's), and by row "flat", "truncated", "reward" and "length" (tokens).
+    With a critic "advantage", "return" and "old_values" are Ragged, by completion token.
+    Terms: "policy", "kl", and in a step of its own the critic's "value"; measured alone: "clipped" (tokens whose ratio
+    was clipped), "mismatch" (nats between the sampler's log-probabilities and the training's), and by row "flat",
+    "truncated", "reward" and "length" (tokens).
     """
 
     def __init__(self, options: GRPOOptions, signature: Signature) -> None:
         self.options = options
-        self.advantage: Advantage = REGISTRY.build("advantage", options.advantage)
+        self.advantage: Advantage | TokenCritic = REGISTRY.build("advantage", options.advantage)
+        self.grouped = getattr(options.advantage, "grouped", True)
+        # What tokens pay for their distance from the reference.
+        self.charged = isinstance(options.advantage, CriticOptions) and options.advantage.kl > 0
+        self.compared = options.beta > 0 or self.charged
         self.ratio: Ratio = REGISTRY.build("ratio", options.ratio)
         self.aggregation: Aggregation = REGISTRY.build("aggregation", options.aggregation)
 
@@ -71,8 +81,10 @@ class GRPO:
                 where="objective grpo",
                 remedy="Set model.dropout to 0.",
             )
-        reference = copy.deepcopy(decoder).requires_grad_(False) if self.options.beta else None
-        return GRPOLearner(decoder, reference)
+        # With adapters, the policy without them is the reference.
+        copied = self.compared and not adapted_layers(decoder)
+        reference = copy.deepcopy(decoder).requires_grad_(False) if copied else None
+        return GRPOLearner(decoder, reference, critic_of(decoder) if isinstance(self.advantage, TokenCritic) else None)
 
     @torch.no_grad()
     def prepare(self, learner: nn.Module, experience: Experience) -> Experience:
@@ -89,24 +101,26 @@ class GRPO:
         batch = experience.batch
         reward, group = cast(Tensor, batch["reward"]).double(), cast(Tensor, batch["group"])
         without_spread = flat(reward, group)
-        advantage = self.advantage(reward, group)
-        if not isinstance(self.options.advantage, BatchMeanOptions):
-            # The mean of equal rewards need not be that reward in binary, and what remains must not be learned from.
-            advantage = advantage.masked_fill(without_spread, 0.0)
         truncated = cast(Tensor, batch["truncated"])
         valid = ~truncated if self.options.mask_truncated else torch.ones_like(truncated)
         self._diagnose(without_spread, valid)
-        added: dict[str, Tensor | Ragged] = {
-            "advantage": advantage.float(), "flat": without_spread, "valid": valid,
-        }  # fmt: skip
-        agrees = AGREES.get(learner.model.embedding.weight.dtype, 5e-2)
-        if not self._once(batch):
+        added: dict[str, Tensor | Ragged] = {"flat": without_spread, "valid": valid}
+        agrees, once = AGREES.get(learner.model.embedding.weight.dtype, 5e-2), self._once(batch)
+        if not once or self.charged:
             old = added["old_log_probs"] = self._log_probs(learner.model, batch)
-            if len(old.values):
+            if len(old.values) and not once:
                 away = (_values(batch, "sampled_log_probs").to(old.values.device) - old.values).abs().mean()
                 _compare(float(away), agrees)
-        if learner.reference is not None:
-            added["reference_log_probs"] = self._log_probs(learner.reference, batch)
+        if self.compared:
+            added["reference_log_probs"] = self._reference(learner, batch)
+        if isinstance(self.advantage, TokenCritic):
+            added |= self._valued(learner, batch, {**added, "reward": reward})
+        else:
+            advantage = self.advantage(reward, group)
+            if self.grouped:
+                # The mean of equal rewards need not be that reward in binary, and the rest must not be learned from.
+                advantage = advantage.masked_fill(without_spread, 0.0)
+            added["advantage"] = advantage.float()
         extra = {**experience.extra, "agrees": torch.tensor(agrees)}
         return replace(experience, batch={**batch, **added}, extra=extra)
 
@@ -115,6 +129,31 @@ class GRPO:
         total = batches.rows(batch)
         return self.options.epochs == 1 and (self.options.minibatch or total) >= total
 
+    def _reference(self, learner: GRPOLearner, batch: Batch) -> Ragged:
+        reference, kind = learner.reference, learner.model.embedding.weight.dtype
+        if reference is None:
+            with without_adapters(learner.model):
+                return self._log_probs(learner.model, batch)
+        if reference.embedding.weight.dtype != kind:
+            # As the policy is rounded, so must be what it is compared with.
+            for parameter in reference.parameters():
+                parameter.data = parameter.data.to(kind)
+        return self._log_probs(reference, batch)
+
+    def _valued(self, learner: GRPOLearner, batch: Batch, known: Mapping[str, Tensor | Ragged]) -> dict[str, Ragged]:
+        assert isinstance(self.advantage, TokenCritic)
+        assert learner.critic is not None
+        value_n = torch.cat([token_values(learner.critic, part) for part in batches.split(batch, PREPARE_ROWS)])
+        away_n = None
+        if "old_log_probs" in known and "reference_log_probs" in known:
+            away_n = _values(known, "old_log_probs") - _values(known, "reference_log_probs")
+        found = self.advantage(
+            cast(Tensor, known["reward"]), value_n, away_n, completion_lengths(batch), cast(Tensor, known["valid"])
+        )
+        by_token = {"advantage": found.advantage_n, "return": found.return_n, "old_values": value_n}
+        offsets = cast(Ragged, batch["sampled_log_probs"]).offsets
+        return {name: Ragged(each.to(value_n.device), offsets) for name, each in by_token.items()}
+
     def _diagnose(self, without_spread: Tensor, valid: Tensor) -> None:
         """Warn of what can teach nothing."""
         if not valid.any():
@@ -122,7 +161,7 @@ class GRPO:
                 _("every completion was cut before it ended, and is left out"),
                 _("raise source.max_tokens, shorten the answers, or teach the model to end them first (SFT)"),
             )
-        if without_spread.all() and not isinstance(self.options.advantage, BatchMeanOptions):
+        if without_spread.all() and self.grouped:
             _warn(
                 _("no group has any spread in its rewards, so there is nothing to learn from"),
                 _("change the difficulty of the task, raise source.group or source.temperature, or give rewards for "
@@ -153,8 +192,12 @@ class GRPO:
                 yield batches.select(experience.batch, order[start : start + size])
 
     def steps(self, learner: nn.Module) -> Sequence[Step]:
-        """One step, called "model", for the policy's parameters."""
-        return [Step("model", [p for p in cast(nn.Module, learner.model).parameters() if p.requires_grad], self.loss)]
+        """One step, called "model", for the policy's parameters; with a critic, one called "critic" for its own."""
+        assert isinstance(learner, GRPOLearner)
+        steps = [Step("model", [p for p in learner.model.parameters() if p.requires_grad], self.loss)]
+        if learner.critic is not None:
+            steps.append(Step("critic", list(learner.critic.parameters()), self.value_loss))
+        return steps
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """What each term is divided by: valid completions, or their tokens; rows for what is measured by row."""
@@ -164,7 +207,8 @@ class GRPO:
         counted = valid.sum() if self.aggregation(lengths)[1] else tokens
         counts = {"policy": counted, "clipped": tokens, "mismatch": lengths.sum(), "flat": rows, "truncated": rows}
         counts |= {"reward": rows, "length": rows}
-        return {**counts, "kl": counted} if self.options.beta else counts
+        counts |= {"kl": counted} if self.compared else {}
+        return counts | ({"value": tokens} if isinstance(self.advantage, TokenCritic) else {})
 
     def loss(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         """Sums over the valid completion tokens."""
@@ -173,7 +217,8 @@ class GRPO:
         lengths_g = completion_lengths(batch).to(valid_g.device)
         valid_n = valid_g.float().repeat_interleave(lengths_g)
         weight_n = self.aggregation(lengths_g)[0].repeat_interleave(lengths_g) * valid_n
-        advantage_n = cast(Tensor, batch["advantage"]).repeat_interleave(lengths_g)
+        advantage = batch["advantage"]
+        advantage_n = advantage.values if isinstance(advantage, Ragged) else advantage.repeat_interleave(lengths_g)  # type: ignore[union-attr]
         log_prob_n = log_probs(learner.model, batch, self.options.temperature)
         old_n = _values(batch, "old_log_probs") if "old_log_probs" in batch else log_prob_n.detach()
         found = self.ratio(log_prob_n, old_n, advantage_n, lengths_g)
@@ -185,11 +230,20 @@ class GRPO:
         }
         for name in ("flat", "truncated", "reward"):
             terms[name] = Term(cast(Tensor, batch[name]).float().sum(), 0.0)
-        if learner.reference is not None:
+        if self.compared:
             # Never negative, and unbiased for the sampled token (Schulman's k3).
             away_n = _values(batch, "reference_log_probs") - log_prob_n
             terms["kl"] = Term(((away_n.exp() - away_n - 1) * weight_n).sum(), self.options.beta)
         return Loss(terms)
+
+    def value_loss(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
+        """The critic's sum over the valid completion tokens."""
+        assert isinstance(learner, GRPOLearner)
+        assert learner.critic is not None
+        assert isinstance(self.advantage, TokenCritic)
+        valid_g = cast(Tensor, batch["valid"])
+        valid_n = valid_g.float().repeat_interleave(completion_lengths(batch).to(valid_g.device))
+        return Loss({"value": Term(self.advantage.loss(token_values(learner.critic, batch), batch, valid_n))})
 
     def after_update(self, learner: nn.Module, clock: Clock) -> None:
         """Nothing: the reference stays as it is."""
@@ -214,7 +268,7 @@ def log_probs(model: Decoder, batch: Batch, temperature: float) -> Tensor:
     return -token_losses(hidden_gtd[row, column] / temperature, model.head_weight, targets_n)
 
 
-def _values(batch: Batch, name: str) -> Tensor:
+def _values(batch: Mapping[str, object], name: str) -> Tensor:
     ragged = cast(Ragged, batch[name])
     return ragged.values
 

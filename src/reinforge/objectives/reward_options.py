@@ -12,33 +12,59 @@ from reinforge.recipe.component import OneOf
 from reinforge.registry import Options, register
 
 
+class AdvantageOptions(Options):
+    """What kinds of advantages share. `grouped`: whether completions are compared within their group alone."""
+
+    grouped: ClassVar[bool] = True
+
+
 @register("advantage", "reinforge.objectives.completions:group_normalised")
-class GroupNormalisedOptions(Options):
+class GroupNormalisedOptions(AdvantageOptions):
     """Reward less the group's mean, over the group's standard deviation (GRPO; arXiv:2402.03300)."""
 
     kind: Literal["group-normalised"] = "group-normalised"
 
 
 @register("advantage", "reinforge.objectives.completions:group_mean")
-class GroupMeanOptions(Options):
+class GroupMeanOptions(AdvantageOptions):
     """Reward less the group's mean (Dr. GRPO; arXiv:2503.20783)."""
 
     kind: Literal["group-mean"] = "group-mean"
 
 
 @register("advantage", "reinforge.objectives.completions:leave_one_out")
-class LeaveOneOutOptions(Options):
+class LeaveOneOutOptions(AdvantageOptions):
     """Reward less the mean of the group's others (RLOO; arXiv:2402.14740)."""
 
     kind: Literal["leave-one-out"] = "leave-one-out"
 
 
 @register("advantage", "reinforge.objectives.completions:batch_mean")
-class BatchMeanOptions(Options):
+class BatchMeanOptions(AdvantageOptions):
     """Reward less the mean of the whole experience: REINFORCE with a baseline (Williams, 1992)."""
 
+    grouped: ClassVar[bool] = False
     kind: Literal["batch-mean"] = "batch-mean"
     normalise: bool = Field(False, description="Divide by the standard deviation of the whole experience, too.")
+
+
+@register("advantage", "reinforge.objectives.token_critic:TokenCritic")
+class CriticOptions(AdvantageOptions):
+    """What each token gained over what a critic expected there: PPO with a value for every token, from a second network
+    that begins as a copy of the policy. `learn.steps.critic.lr` sets its learning rate."""
+
+    grouped: ClassVar[bool] = False
+    kind: Literal["critic"] = "critic"
+    gamma: float = Field(1.0, gt=0, le=1, description="Discount per token.")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="Lambda of the advantage estimation; 1 sums all rewards.")
+    kl: NonNegativeFloat = Field(
+        0.05, description="What a token pays for each nat that it is likelier than for the reference; 0: no reference."
+    )
+    value_clip: PositiveFloat | None = Field(
+        0.2, description="How far a value may move from the old one and still teach, in units of reward; no limit "
+        "where null.",
+    )  # fmt: skip
+    normalise: bool = Field(True, description="Zero mean and unit deviation over the tokens of each experience.")
 
 
 class ClippedOptions(Options):
@@ -104,6 +130,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "gspo": {"ratio": "sequence", "beta": 0.0},
     "rloo": {"advantage": "leave-one-out", "ratio": "none", "aggregation": "constant"},
+    "ppo": {"advantage": "critic", "aggregation": "token-mean", "beta": 0.0, "epochs": 2},
     "reinforce": {"advantage": "batch-mean", "ratio": "none", "aggregation": "token-mean", "beta": 0.0},
 }  # fmt: skip
 
@@ -114,7 +141,7 @@ class GRPOOptions(Options):
 
     default_source: ClassVar[str] = "completions"
     kind: Literal["grpo"] = "grpo"
-    preset: Literal["grpo", "dr-grpo", "dapo", "gspo", "rloo", "reinforce"] = Field(
+    preset: Literal["grpo", "dr-grpo", "dapo", "gspo", "rloo", "reinforce", "ppo"] = Field(
         "grpo", description="A named combination of what follows; what is given beside it stands."
     )
     advantage: Annotated[Options, OneOf("advantage")] = Field(
