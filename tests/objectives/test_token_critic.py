@@ -154,7 +154,7 @@ def test_the_critic_begins_as_the_policy_with_the_value_0() -> None:
 
 @pytest.mark.parametrize("settings", [{"preset": "ppo"}, {"preset": "grpo"}])
 def test_adapters_give_the_reference_for_nothing(settings: dict[str, object]) -> None:
-    objective, model = grpo(**settings, mask_truncated=False), decoder()
+    objective, model = grpo(**settings, epochs=2, mask_truncated=False), decoder()
     whole = decoder()
     adapt(LoRAOptions(rank=2), model)
     learner = objective.build(model)
