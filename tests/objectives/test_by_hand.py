@@ -119,7 +119,8 @@ def test_off_policy(kind: str, activation: Any, weights: bool, sizes: tuple[int,
         for parameter in learner.parameters():
             gradient = wanted.get(parameter, torch.zeros_like(parameter))
             assert parameter.grad is not None
-            assert torch.allclose(parameter.grad - 1, gradient, rtol=1e-4, atol=2e-6)
+            # Sums in another order: rounding goes by the largest of what is summed.
+            assert torch.allclose(parameter.grad - 1, gradient, rtol=1e-4, atol=2e-6 * max(1, gradient.abs().max()))
         batch |= loss.carry
 
 

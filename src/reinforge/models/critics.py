@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -13,11 +14,71 @@ from torch import Tensor, nn
 from reinforge.core.batch import Batch
 from reinforge.models.activations import ACTIVATIONS
 from reinforge.models.perception import Perception
-from reinforge.models.perceptron import TRACEABLE, active, slope
+from reinforge.models.tape import TRACEABLE, Linear, Tape, Tapes, slope
 
 Pull = Callable[[Tensor], None]
 Climb = Callable[[Tensor], Tensor]
-Layers = list[tuple[nn.Parameter, nn.Parameter]]
+
+
+class _Critic:
+    """One of several for n rows, without recording: a tape of its hidden layers in the precision `kind`, and its last
+    layer in single precision: a column (h,) and a number."""
+
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], index: int, rows: int, kind: torch.dtype,
+                 activation: str) -> None:  # fmt: skip
+        layers = [
+            Linear(w.detach()[index], b.detach()[index, 0], None if w.grad is None else w.grad[index],
+                   None if b.grad is None else b.grad[index, 0])
+            for w, b in zip(weights, biases)
+        ]  # fmt: skip
+        self.last = layers.pop()
+        # Those that learn may be in half precision, and what follows them in single.
+        self.rounded = [(v, v.to(kind)) for layer in layers for v in layer[:2] if v.dtype != kind]
+        if self.rounded:
+            by_source = {id(source): copy for source, copy in self.rounded}
+            layers = [Linear(by_source[id(w)], by_source[id(b)], None, None) for w, b, _, _ in layers]
+        self.hidden = Tape(layers, [*weights, *biases], rows, activation, last_active=True)
+        self.activation, self.kind = activation, kind
+        self.weights = [layer.weight.t() for layer in layers]
+        self.column, self.into = self.last.weight[:, 0], self.last.weight_grad
+
+    def stands(self) -> bool:
+        """Whether the weights are where they were."""
+        return self.hidden.stands()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The values (n,) for x (n, i)."""
+        for source, rounded in self.rounded:
+            rounded.copy_(source)
+        after = self.hidden.forward(x)
+        return torch.addmv(self.last.bias.float(), after.float(), self.column.float())
+
+    def backward(self, gradient: Tensor) -> None:
+        """Add to the gradients of weights from that of the values (n,)."""
+        if self.into is not None:
+            self.into[:, 0].add_(torch.mv(self.hidden.inputs[-1].to(gradient.dtype).t(), gradient))
+        if self.last.bias_grad is not None:
+            self.last.bias_grad.add_(gradient.sum(0))
+        # Of each row one number: no product of matrices.
+        self.hidden.backward(gradient.to(self.kind).unsqueeze(-1) * self.column)
+
+    def climb(self, gradient: Tensor, total: Tensor) -> None:
+        """Add to `total` (n, size) the gradient of the actions, the last columns of x, from that of the values (n,)."""
+        # In half precision each new number of rows would have its product compiled.
+        rows = gradient.nonzero().squeeze(-1) if self.kind == torch.float32 else None
+        if rows is not None and len(rows) == len(gradient):
+            rows = None
+        asked = gradient if rows is None else gradient[rows]
+        outer = asked.to(self.kind).unsqueeze(-1) * self.column
+        for index in range(len(self.weights) - 1, -1, -1):
+            after = self.hidden.inputs[index + 1]
+            slope(outer, after if rows is None else after.index_select(0, rows), self.activation)
+            # Into the first layer, the actions' columns alone.
+            outer = outer @ (self.weights[index] if index else self.weights[0][:, -total.shape[1] :])
+        if rows is None:
+            total.add_(outer)
+        else:
+            total.index_add_(0, rows, outer)
 
 
 class Critics(nn.Module):
@@ -39,6 +100,7 @@ class Critics(nn.Module):
         self.weights = nn.ParameterList(torch.empty(count, i, o) for i, o in pairwise(widths))
         self.biases = nn.ParameterList(torch.zeros(count, 1, o) for o in widths[1:])
         self.activation, self.count = activation, count
+        self._tapes: Tapes[_Critic] = Tapes()
         for index, weight in enumerate(self.weights):
             for critic in weight:
                 nn.init.orthogonal_(critic, math.sqrt(2) if index < len(widths) - 2 else 1.0)
@@ -66,9 +128,9 @@ class Critics(nn.Module):
         them. The last layer is always in single precision: half of it would round values, and their errors far more.
         """
         x = torch.cat([features, action], -1)
-        if x.device.type == "cpu" and not torch.is_grad_enabled():
+        if x.device.type == "cpu" and self.activation in TRACEABLE and not torch.is_grad_enabled():
             # One after the other: what goes through a critic's layers stays in the cache.
-            return torch.stack([self._pass(critic, x, like)[0] for critic in range(first or self.count)])
+            return torch.stack([critic.forward(x) for critic in self._critics(len(x), first or self.count, like)])
         kind, last = (like or self).weights[0].dtype, len(self.weights) - 1
         x = x.expand(first or self.count, -1, -1)
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases)):
@@ -86,76 +148,48 @@ class Critics(nn.Module):
         return self.activation in TRACEABLE and self.perception is None
 
     def trace(self, features: Tensor, action: Tensor) -> tuple[Tensor, Pull]:
-        """`forward`, and what adds to the .grad of the weights from the values' gradient (count, rows)."""
+        """`forward`, and what adds to the .grad of the weights from the values' gradient (count, rows), before the next
+        pass of as many rows."""
         x = torch.cat([features, action], -1)
-        passes = [self._pass(critic, x) for critic in range(self.count)]
-        layers = self._layers()
+        critics = self._critics(len(x), self.count)
+        values = torch.stack([critic.forward(x) for critic in critics])
+        uses = [critic.hidden.uses for critic in critics]
 
         def pull(gradient: Tensor) -> None:
-            for critic, (_, before) in enumerate(passes):
-                outer = gradient[critic]
-                for index in range(len(layers) - 1, -1, -1):
-                    outer = _inner(layers, outer, before, critic, index, self.activation)
-                    weight, bias = layers[index][0].grad, layers[index][1].grad
-                    if weight is not None:
-                        # A single column, like the values, in single precision.
-                        alike = before[index].to(outer.dtype).t()
-                        if index == len(layers) - 1:
-                            weight[critic].add_(alike @ outer)
-                        else:
-                            weight[critic].addmm_(alike, outer)
-                    if bias is not None:
-                        bias[critic, 0].add_(outer.sum(0))
+            for critic, use, outer in zip(critics, uses, gradient):
+                critic.hidden.check(use)
+                critic.backward(outer)
 
-        return torch.stack([values for values, _ in passes]), pull
+        return values, pull
 
     def climb(self, features: Tensor, action: Tensor, first: int | None = None) -> tuple[Tensor, Climb]:
         """`forward`, and what gives the gradient of the actions (rows, size) from that of the values (count, rows): of
-        each critic for the rows alone that ask for it."""
+        each critic for the rows alone that ask for it; before the next pass of as many rows."""
         x = torch.cat([features, action], -1)
-        passes = [self._pass(critic, x) for critic in range(first or self.count)]
-        layers = self._layers()
+        critics = self._critics(len(x), first or self.count)
+        values = torch.stack([critic.forward(x) for critic in critics])
+        uses = [critic.hidden.uses for critic in critics]
 
         def pull(gradient: Tensor) -> Tensor:
             total = torch.zeros_like(action)
-            for critic, (_, before) in enumerate(passes):
-                # In half precision each new number of rows would have its product compiled.
-                some = before[0].dtype == torch.float32
-                rows = gradient[critic].nonzero().squeeze(-1) if some else torch.arange(len(x))
-                outer, asked = gradient[critic], before
-                if len(rows) < len(x):
-                    outer, asked = outer[rows], [x, *(layer.index_select(0, rows) for layer in before[1:])]
-                for index in range(len(layers) - 1, -1, -1):
-                    outer = _inner(layers, outer, asked, critic, index, self.activation)
-                # Into the first layer, the actions' columns alone.
-                into = layers[0][0][critic, -action.shape[1] :].t()
-                total.index_add_(0, rows, (outer @ into).to(total.dtype))
+            for critic, use, outer in zip(critics, uses, gradient):
+                critic.hidden.check(use)
+                critic.climb(outer, total)
             return total
 
-        return torch.stack([values for values, _ in passes]), pull
+        return values, pull
 
-    def _layers(self) -> Layers:
-        # What a ParameterList looks up one by one costs as much as a layer of a small network.
-        return list(zip(self.weights._parameters.values(), self.biases._parameters.values()))  # type: ignore[arg-type]
+    def _critics(self, rows: int, count: int, like: Critics | None = None) -> list[_Critic]:
+        """The first of them for so many rows, in the precision of others, where they are `like` them."""
+        weights, biases = _all(self.weights), _all(self.biases)
+        kind = _all((like or self).weights)[0].dtype
 
-    def _pass(self, critic: int, x: Tensor, like: Critics | None = None) -> tuple[Tensor, list[Tensor]]:
-        """One critic's values (rows,), and what goes into each of its layers, x (rows, f + size) first."""
-        layers = self._layers()
-        kind = (like._layers() if like else layers)[0][0].dtype
-        before = [x := x.to(kind)]
-        for weight, bias in layers[:-1]:
-            before.append(x := active(x, weight[critic].to(kind), bias[critic, 0].to(kind), self.activation))
-        weight, bias = layers[-1]
-        return torch.addmv(bias[critic, 0].float(), x.float(), weight[critic, :, 0].float()), before
+        def made(index: int) -> _Critic:
+            return _Critic(weights, biases, index, rows, kind, self.activation)
+
+        return [self._tapes.get((rows, index, kind), partial(made, index)) for index in range(count)]
 
 
-def _inner(layers: Layers, outer: Tensor, before: Sequence[Tensor], critic: int, index: int, activation: str) -> Tensor:
-    """From the gradient of what follows layer `index`, of the values (rows,) for the last, to that of what comes out of
-    it before its activation, (rows, o)."""
-    if index == len(layers) - 1:
-        return outer.unsqueeze(-1)
-    weight, after = layers[index + 1][0][critic].t(), before[index + 1]
-    outer = outer.to(after.dtype)
-    # From the values, of each row one number, no product of matrices.
-    outer = outer * weight if index == len(layers) - 2 else outer @ weight
-    return slope(outer, after, activation)
+def _all(parameters: nn.ParameterList) -> list[nn.Parameter]:
+    # What a ParameterList looks up one by one costs as much as a layer of a small network.
+    return list(parameters._parameters.values())  # type: ignore[arg-type]

@@ -1,0 +1,166 @@
+"""Layers one after the other with gradients by hand, in buffers that stay.
+
+Networks of policies are so small that on a CPU starting an operation costs more than its arithmetic, recording it for
+autograd as much again, and what else one does in Python (transposing, finding a parameter, making room for a result) as
+much again. So buffers, and views of weights and of their gradients, are made once for a number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Activations whose derivative follows from what they gave.
+TRACEABLE = ("relu", "tanh")
+# Up to so many columns of what goes in, BLAS gets the gradient of the weights several times faster the other way round.
+_FEW = 32
+_KEPT = 16
+_RELU, _TANH = torch.ops.aten.threshold_backward.grad_input, torch.ops.aten.tanh_backward.grad_input
+
+
+class Linear(NamedTuple):
+    """A layer x weight + bias: weight (i, o) and bias (o,), any views, and their gradients (None: not asked for)."""
+
+    weight: Tensor
+    bias: Tensor
+    weight_grad: Tensor | None
+    bias_grad: Tensor | None
+
+
+class _Layer(NamedTuple):
+    """A layer, its weight (o, i), its activation; what comes out of it (n, o), for NumPy as well where that takes its
+    tanh; the gradient there; and room for what is added to those of weight (None: it is added at once) and bias."""
+
+    linear: Linear
+    back: Tensor
+    active: str | None
+    after: Tensor
+    array: np.ndarray[Any, np.dtype[Any]] | None
+    outer: Tensor
+    by_weight: Tensor | None
+    by_bias: Tensor
+
+
+class Tape:
+    """Layers for n rows: (n, i) of the first to (n, o) of the last. What it gives holds until it is next used."""
+
+    def __init__(
+        self, layers: Sequence[Linear], parameters: Sequence[Tensor], rows: int, activation: str, last_active: bool
+    ) -> None:
+        # Of which weights, biases and gradients are views.
+        self._places = [(parameter, parameter.data_ptr(), parameter.grad) for parameter in parameters]
+        self._layers = []
+        for index, linear in enumerate(layers):
+            weight, into = linear.weight, linear.weight_grad
+            after = weight.new_empty(rows, weight.shape[1])
+            last = index == len(layers) - 1
+            active = activation if last_active or not last else None
+            # On some processors torch's tanh takes ten times as long.
+            numpy = active == "tanh" and after.device.type == "cpu" and after.dtype == torch.float32
+            apart = into is not None and weight.shape[0] < _FEW and not into.is_contiguous()
+            self._layers.append(
+                _Layer(
+                    linear, weight.t(), active, after,
+                    array=after.numpy() if numpy else None,
+                    outer=after[:0] if last else torch.empty_like(after),
+                    by_weight=torch.empty(weight.shape, dtype=weight.dtype) if apart else None,
+                    by_bias=torch.empty_like(linear.bias),
+                )
+            )  # fmt: skip
+        self._reversed = list(reversed(list(enumerate(self._layers))))
+        self.inputs: list[Tensor] = [layer.after for layer in self._layers]
+        """What went into each layer, (n, i); the first is what `forward` was given. Behind them, what came out."""
+        self.inputs.insert(0, torch.empty(0))
+        self.kind = layers[0].weight.dtype if layers else torch.float32
+        self.uses = 0
+
+    def stands(self) -> bool:
+        """Whether parameters and their gradients are where they were."""
+        for parameter, place, gradient in self._places:
+            if parameter.data_ptr() != place or parameter.grad is not gradient:
+                return False
+        return True
+
+    def check(self, use: int) -> None:
+        """Raise RuntimeError where the tape was used again since: its buffers hold other values."""
+        if self.uses != use:
+            raise RuntimeError("the layers were traced again before their gradients were taken")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs (n, o) for x (n, i)."""
+        self.uses += 1
+        self.inputs[0] = x = x.to(self.kind)
+        for (weight, bias, _, _), _, active, after, array, _, _, _ in self._layers:
+            # The product alone, then the bias: together they take longer where the product is small.
+            torch.mm(x, weight, out=after)
+            after.add_(bias)
+            if array is not None:
+                np.tanh(array, out=array)
+            elif active is not None:
+                torch.relu_(after) if active == "relu" else torch.tanh_(after)
+            x = after
+        return x
+
+    def backward(self, gradient: Tensor, inward: bool = False) -> Tensor | None:
+        """Add to the gradients of weights from that of the outputs (n, o), which it may overwrite. The gradient of what
+        went in where `inward`."""
+        gradient = gradient.to(self.kind)
+        for index, (linear, back, active, after, _, _, by_weight, by_bias) in self._reversed:
+            if active is not None:
+                slope(gradient, after, active)
+            before = self.inputs[index]
+            if (into := linear.weight_grad) is not None:
+                if by_weight is None:
+                    into.addmm_(before.t(), gradient)
+                else:
+                    into.add_(torch.mm(before.t(), gradient, out=by_weight))
+            if (into := linear.bias_grad) is not None:
+                into.add_(torch.sum(gradient, 0, out=by_bias))
+            if index:
+                gradient = torch.mm(gradient, back, out=self._layers[index - 1].outer)
+            elif inward:
+                gradient = gradient @ back
+        return gradient if inward else None
+
+
+def slope(gradient: Tensor, after: Tensor, name: str) -> Tensor:
+    """The gradient before an activation, from that after it and what it gave: in the place of what it was, which is
+    still in the cache."""
+    if name == "relu":
+        return cast(Tensor, _RELU(gradient, after, 0, grad_input=gradient))
+    return cast(Tensor, _TANH(gradient, after, grad_input=gradient))
+
+
+class Standing(Protocol):
+    """What is made of parameters, and holds for as long as they stay where they are."""
+
+    def stands(self) -> bool: ...
+
+
+T = TypeVar("T", bound=Standing)
+
+
+class Tapes(Generic[T]):
+    """Tapes, or what has some, by number of rows or the like, while they stand. Copies begin empty."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, T] = {}
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What is kept there; made where nothing is, or it no longer stands."""
+        found = self._kept.get(key)
+        if found is None or not found.stands():
+            if len(self._kept) >= _KEPT:
+                self._kept.clear()
+            found = self._kept[key] = make()
+        return found
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tapes[T]:
+        return Tapes()
+
+    def __reduce__(self) -> tuple[type[Tapes[T]], tuple[()]]:
+        return Tapes, ()
