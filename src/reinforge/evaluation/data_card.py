@@ -9,9 +9,9 @@ from html import escape
 from reinforge.data.cleaning.report import POLICIES, Change
 from reinforge.data.profile import ColumnProfile, Profile
 from reinforge.evaluation.data_card_charts import FRESH, alone, bars, correlations, histogram, pictures
-from reinforge.evaluation.report_html import figure, figures, number, paragraph, section, table
+from reinforge.evaluation.report_html import document, figure, figures, number, paragraph, section, table
 from reinforge.evaluation.report_style import STYLE
-from reinforge.messages import _, language, mark
+from reinforge.messages import _, mark
 
 # Beyond so many columns, only those that tell most about the target are drawn; the table has them all.
 MOST_DRAWN = 60
@@ -65,26 +65,9 @@ def render(card: DataCard) -> str:
     parts = [_head(card), _tiles(card), _notes(card), *_sections(card, 2)]
     body = "\n".join(part for part in parts if part)
     footer = _("Written by Reinforge {version}. Columns are described from the training rows alone.")
-    return f"""<!DOCTYPE html>
-<html lang="{"zh-CN" if language() == "zh_CN" else "en"}">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>{escape(_("{name}: data card").format(name=card.name))}</title>
-<style>
-{STYLE}
-{FRESH}
-</style>
-</head>
-<body>
-<main>
-{body}
-<footer>{escape(footer.format(version=card.version))}</footer>
-</main>
-</body>
-</html>
-"""
+    return document(
+        _("{name}: data card").format(name=card.name), body, footer.format(version=card.version), f"{STYLE}\n{FRESH}"
+    )
 
 
 def embedded(card: DataCard) -> str:

@@ -17,6 +17,7 @@ from reinforge.evaluation.report_answers import written
 from reinforge.evaluation.report_curves import EVALUATION, Chart, Row, charts, draw, summary
 from reinforge.evaluation.report_explained import explained
 from reinforge.evaluation.report_html import (
+    document,
     duration,
     figure,
     figures,
@@ -35,7 +36,7 @@ from reinforge.evaluation.report_results import results, verdict
 from reinforge.evaluation.report_seeds import Seed, over_seeds
 from reinforge.evaluation.report_seeds import tiles as tiles_of_seeds
 from reinforge.evaluation.report_style import STYLE
-from reinforge.messages import _, language, mark
+from reinforge.messages import _, mark
 from reinforge.recipe.recipe import Recipe
 
 TILES = 4
@@ -138,26 +139,7 @@ def render(page: Page) -> str:
     parts += [_use(page), _evaluations(page), _recipe(page)]
     footer = _("Written by Reinforge {version} from the run's own log; every logged row is in log.jsonl.")
     body = "\n".join(part for part in parts if part)
-    return f"""<!DOCTYPE html>
-<html lang="{"zh-CN" if language() == "zh_CN" else "en"}">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>{escape(title)}</title>
-<style>
-{STYLE}
-{FRESH}
-</style>
-</head>
-<body>
-<main>
-{body}
-<footer>{escape(footer.format(version=page.version))}</footer>
-</main>
-</body>
-</html>
-"""
+    return document(title, body, footer.format(version=page.version), f"{STYLE}\n{FRESH}")
 
 
 def _head(page: Page) -> str:

@@ -7,9 +7,32 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from reinforge.evaluation.svg import COLOURS
-from reinforge.messages import _
+from reinforge.messages import _, language
 
 _SHORT = 14
+
+
+def document(title: str, body: str, footer: str, style: str) -> str:
+    """A whole page of this body, in the language to speak now, that loads nothing; `title` and `footer` as text."""
+    return f"""<!DOCTYPE html>
+<html lang="{"zh-CN" if language() == "zh_CN" else "en"}">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<title>{escape(title)}</title>
+<style>
+{style}
+</style>
+</head>
+<body>
+<main>
+{body}
+<footer>{escape(footer)}</footer>
+</main>
+</body>
+</html>
+"""
 
 
 def number(value: object) -> str:

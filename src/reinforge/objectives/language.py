@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
-from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Term
+from reinforge.core.contracts import Loss, Term
 from reinforge.errors import ComponentError
 from reinforge.models.decoder import Decoder, token_names
 from reinforge.models.token_losses import summed_loss
 from reinforge.objectives.options import LanguageOptions
+from reinforge.objectives.plain import Plain
 from reinforge.schema.signature import Signature
 
 
@@ -26,7 +27,7 @@ class LanguageLearner(nn.Module):
         self.model = model
 
 
-class Language:
+class Language(Plain):
     """Minimises the mean cross-entropy of next tokens, in nats, over the valid tokens of the whole update.
 
     Batches: {"inputs": {tokens (rows, time), "documents" where packed}, "targets": {(rows, time) int64},
@@ -40,20 +41,6 @@ class Language:
     def build(self, model: nn.Module) -> LanguageLearner:
         """The learner. Raises ComponentError for a model that is no decoder."""
         return LanguageLearner(as_decoder(model, "language"))
-
-    def prepare(self, learner: nn.Module, experience: Experience) -> Experience:
-        """As it is."""
-        return experience
-
-    def updates(
-        self, experience: Experience, generator: torch.Generator, clock: Clock
-    ) -> Generator[Batch, Outcome, None]:
-        """One update of the whole experience."""
-        yield experience.batch
-
-    def steps(self, learner: nn.Module) -> Sequence[Step]:
-        """One step, called "model", for all trainable parameters."""
-        return [Step("model", [p for p in learner.parameters() if p.requires_grad], self.loss)]
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Valid target tokens."""
@@ -72,9 +59,6 @@ class Language:
             index_n = valid.flatten().nonzero().squeeze(1)
             hidden_nd, targets_n = hidden_nd[index_n], targets_n[index_n]
         return Loss({self.name: Term(summed_loss(hidden_nd, model.head_weight, targets_n))})
-
-    def after_update(self, learner: nn.Module, clock: Clock) -> None:
-        """Nothing."""
 
 
 def as_decoder(model: nn.Module, objective: str) -> Decoder:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import ClassVar, Generic, NamedTuple, TypeVar, cast
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
-from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Term
+from reinforge.core.contracts import Experience, Loss, Term
 from reinforge.core.ragged import Ragged
 from reinforge.models.adapters import adapted_layers, without_adapters
 from reinforge.models.attention import Layout
@@ -32,6 +32,7 @@ from reinforge.objectives.options import (
     PreferenceOptions,
     SimPOOptions,
 )
+from reinforge.objectives.plain import Plain
 from reinforge.schema.signature import Signature
 
 Chosen = TypeVar("Chosen", bound=PreferenceOptions)
@@ -64,7 +65,7 @@ class PreferenceLearner(nn.Module):
             self.reference = copy.deepcopy(model).requires_grad_(False)
 
 
-class Preference(Generic[Chosen]):
+class Preference(Plain, Generic[Chosen]):
     """Batches: {"chosen" and "rejected": {"tokens": Ragged, "learned": Ragged of bool}}, or {"answer": the same,
     "wanted": (rows,) bool}: prompts with their answers, of which `learned` are the answer's own tokens.
 
@@ -101,16 +102,6 @@ class Preference(Generic[Chosen]):
         model.train(training)
         return dataclasses.replace(experience, batch=batch)
 
-    def updates(
-        self, experience: Experience, generator: torch.Generator, clock: Clock
-    ) -> Generator[Batch, Outcome, None]:
-        """One update of the whole experience."""
-        yield experience.batch
-
-    def steps(self, learner: nn.Module) -> Sequence[Step]:
-        """One step, called "model", for all trainable parameters."""
-        return [Step("model", [p for p in learner.parameters() if p.requires_grad], self.loss)]
-
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Rows, by which every term is divided."""
         rows = torch.tensor(batches.rows(batch))
@@ -142,9 +133,6 @@ class Preference(Generic[Chosen]):
     def losses(self, chosen: Answered, rejected: Answered) -> Tensor:
         """One loss a pair: (r,)."""
         raise NotImplementedError
-
-    def after_update(self, learner: nn.Module, clock: Clock) -> None:
-        """Nothing."""
 
 
 class DPO(Preference[DPOOptions]):

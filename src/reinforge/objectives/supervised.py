@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
-from reinforge.core.contracts import Clock, Experience, Loss, Model, Outcome, Step, Term
+from reinforge.core.contracts import Loss, Model, Term
 from reinforge.errors import ComponentError
 from reinforge.models.composed import Wrapped
 from reinforge.models.heads import build_head
 from reinforge.models.losses import RowLoss, row_loss, total_of
 from reinforge.objectives.options import SupervisedOptions
+from reinforge.objectives.plain import Plain
 from reinforge.schema.signature import Signature
 
 
@@ -39,7 +40,7 @@ class SupervisedLearner(nn.Module):
         self.coupled = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
 
-class Supervised:
+class Supervised(Plain):
     """Minimises the weighted sum over targets of the mean loss of the rows in which that target is valid.
 
     Batches: {"inputs", "targets", "valid"}; "valid" may lack a target, or be left out, where nothing is missing.
@@ -74,20 +75,6 @@ class Supervised:
             losses[name] = chosen or head.loss
             totals[name] = total_of(chosen) if chosen else head.total
         return SupervisedLearner(model, losses, totals, self.uncertain)
-
-    def prepare(self, learner: nn.Module, experience: Experience) -> Experience:
-        """As it is."""
-        return experience
-
-    def updates(
-        self, experience: Experience, generator: torch.Generator, clock: Clock
-    ) -> Generator[Batch, Outcome, None]:
-        """One update of the whole experience."""
-        yield experience.batch
-
-    def steps(self, learner: nn.Module) -> Sequence[Step]:
-        """One step, called "model", for all trainable parameters."""
-        return [Step("model", [p for p in learner.parameters() if p.requires_grad], self.loss)]
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Valid rows of each target."""
@@ -138,9 +125,6 @@ class Supervised:
             terms[name] = Term(total.detach(), 0.0, coupled)
             terms[f"{name}/weighted"] = Term(weighted, weight, coupled)
         return terms
-
-    def after_update(self, learner: nn.Module, clock: Clock) -> None:
-        """Nothing."""
 
 
 def _along(mask: Tensor, target: Tensor) -> Tensor:

@@ -7,23 +7,24 @@ from itertools import islice
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch, Leaf
-from reinforge.core.contracts import END, Clock, Experience, Outcome, Signal, State
+from reinforge.core.contracts import END, Clock, Experience, Signal, State
 from reinforge.core.ragged import Ragged
 from reinforge.core.seeds import generator, seed_everything, undisturbed
 from reinforge.data.augmentation.augment import Augment
-from reinforge.errors import CheckpointError, ComponentError, DataError
+from reinforge.errors import ComponentError, DataError
 from reinforge.schema.signature import Signature
 from reinforge.sources.options import IterableOptions, LoaderOptions
+from reinforge.sources.ordered import Ordered, check_same
 
 # Gathered at once: enough to make the gather's fixed cost small, and little enough to stay in a processor's cache.
 _CHUNK_BYTES = 1 << 20
 
 
-class LoaderSource:
+class LoaderSource(Ordered):
     """Batches of `batch` rows from `data` (all rows as one batch: in memory, mapped from a file, or on a device).
 
     Without end. Each epoch is a permutation drawn from (seed, epoch) alone, or a balanced draw (`balanced_order`). Rows
@@ -103,25 +104,13 @@ class LoaderSource:
             return order, order + self.rows * passes
         return order, order
 
-    def publish(self, learner: nn.Module, clock: Clock) -> None:
-        """Nothing: it doesn't act."""
-
-    def feedback(self, experience: Experience, outcome: Outcome) -> None:
-        """Nothing: the order is fixed."""
-
     def state_dict(self) -> State:
         """Epoch and row, and how many rows there are."""
         return {"epoch": self.epoch, "cursor": self.cursor, "rows": self.rows, "batch": self.batch}
 
     def load_state_dict(self, state: State) -> None:
         """Go on there. Raises CheckpointError where the data or the batch have another size."""
-        for name, own in (("rows", self.rows), ("batch", self.batch)):
-            if state[name] != own:
-                raise CheckpointError(
-                    f"the checkpoint's source has {name} {state[name]}, this one {own}",
-                    where="source",
-                    remedy="Resume with the data and the learn.batch that the run began with.",
-                )
+        check_same(state, rows=self.rows, batch=self.batch)
         self.epoch, self.cursor = state["epoch"], state["cursor"]
         self._order, self._ready = None, iter(())
 
@@ -211,7 +200,7 @@ def _split(leaf: Leaf, size: int) -> Sequence[Leaf]:
     return parts
 
 
-class IterableSource:
+class IterableSource(Ordered):
     """Batches from any iterable: mappings with "inputs" and "targets", or pairs (input, target) of tensors.
 
     What can be iterated again (a list, a DataLoader) gives epoch after epoch, and resuming skips what was taken; this
@@ -281,12 +270,6 @@ class IterableSource:
             where="source",
             remedy="A pair (input, target) does where there is one input block and one output.",
         )
-
-    def publish(self, learner: nn.Module, clock: Clock) -> None:
-        """Nothing: it doesn't act."""
-
-    def feedback(self, experience: Experience, outcome: Outcome) -> None:
-        """Nothing: the order is the iterable's."""
 
     def state_dict(self) -> State:
         """Epoch, and batches taken from it."""

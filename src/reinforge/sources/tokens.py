@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reinforge.core.batch import Batch
-from reinforge.core.contracts import Clock, Experience, Outcome, State
+from reinforge.core.contracts import Clock, Experience, State
 from reinforge.core.ragged import Ragged
 from reinforge.core.seeds import generator
-from reinforge.errors import CheckpointError, DataError
+from reinforge.errors import DataError
 from reinforge.sources.options import TokenOptions
+from reinforge.sources.ordered import Ordered, check_same
 from reinforge.sources.packing import Packing
 
 
-class TokenSource:
+class TokenSource(Ordered):
     """Batches of `batch` rows of `options.block` next-token predictions each.
 
     `tokens`: one stream (n,) of integers, or documents as Ragged, which are packed whole: rows carry "documents" (the
@@ -102,24 +103,12 @@ class TokenSource:
         """How this epoch's documents lie in rows; None for a stream."""
         return self._order if isinstance(self._order, Packing) else None
 
-    def publish(self, learner: nn.Module, clock: Clock) -> None:
-        """Nothing: it doesn't act."""
-
-    def feedback(self, experience: Experience, outcome: Outcome) -> None:
-        """Nothing: the order is fixed."""
-
     def state_dict(self) -> State:
         """Epoch and row, and the size of the text."""
         return {"epoch": self.epoch, "cursor": self.cursor, "size": self.size, "batch": self.batch}
 
     def load_state_dict(self, state: State) -> None:
         """Go on there. Raises CheckpointError where the text or the batch have another size."""
-        for name, own in (("size", self.size), ("batch", self.batch)):
-            if state[name] != own:
-                raise CheckpointError(
-                    f"the checkpoint's source has {name} {state[name]}, this one {own}",
-                    where="source",
-                    remedy="Resume with the data and the learn.batch that the run began with.",
-                )
+        check_same(state, size=self.size, batch=self.batch)
         self.epoch, self.cursor = state["epoch"], state["cursor"]
         self._order = self._plan()
