@@ -5,7 +5,9 @@ the latency, 32 clients the throughput and the slowest hundredth; `wrk` (a Debia
 with batches of up to 32 rows, and without: its better figure counts. It takes two processes, one for HTTP and one for
 the model; ours may have two as well, and the figure with one stands beside it.
 
-    python -m benchmarks.serving [--rounds 5] [--seconds 4]
+    python -m benchmarks.serving [--rounds 5] [--seconds 4] [--language]
+
+Then `benchmarks.serving_language`: streaming clients of a language model; `--language` runs that alone.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import reinforge
+from benchmarks.serving_language import free_port, measured
 
 CLIENTS = 32
 ROW = {"island": "Biscoe", "bill_length_mm": 46.1, "bill_depth_mm": 13.2, "flipper_length_mm": 211,
@@ -128,18 +130,15 @@ def _milliseconds(text: str) -> float:
     return float(number) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit]
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--language", action="store_true")
     arguments = parser.parse_args()
+    if arguments.language:
+        print(json.dumps({"name": "serving", "rows": measured(arguments.rounds)}))
+        return
     if shutil.which("wrk") is None:
         sys.exit("wrk is needed: apt-get install wrk")
     with tempfile.TemporaryDirectory() as name:
@@ -196,6 +195,7 @@ def main() -> None:
          "peer": median(crowd[best], 0), "unit": "requests/s"},
         {"name": "p99 of 32 clients against LitServe", "ratio": round(tail[0] / tail[1], 3), "ours": tail[0],
          "peer": tail[1], "unit": "ms"},
+        *measured(min(arguments.rounds, 3)),
     ]  # fmt: skip
     print(json.dumps({"name": "serving", "rows": rows}))
 
