@@ -3,10 +3,10 @@
     python -m benchmarks.serving_language [--rounds 3] [--tokens 64] [--dtype bf16|fp32]
 
 A Llama shape of 13.8M parameters (6 layers, 384 wide, 6 heads, vocabulary 8,192) with new weights. Each client sends a
-prompt of 32 tokens of its own to /v1/completions, streams `--tokens` tokens, and begins anew, twice. One at a time means
-one slot in the engine, everything else the same: what a server gives that answers a request before it takes the next.
-Time to first token runs from sending the request to the first event with text, while all 32 are at work; beside it, that
-of a lone client. Runs are interleaved, a server is started for each; figures are medians of the rounds. The last line is
+prompt of 32 tokens of its own to /v1/completions, streams `--tokens` tokens, and does so twice. One at a time means one
+slot in the engine, everything else the same: what a server gives that answers a request before it takes the next. Time
+to first token runs from sending the request to the first event with text, while all 32 are at work; beside it, that of
+a lone client. Runs are interleaved, a server is started for each; figures are medians of the rounds. The last line is
 JSON. `python -m benchmarks.serving` runs this after its own part.
 """
 
@@ -62,14 +62,8 @@ def bundle(folder: Path, dtype: torch.dtype) -> None:
     pipeline = TextPipeline(CharacterTokenizer("".join(chr(_FIRST + n) for n in range(VOCABULARY - 1))))
     options = DecoderOptions(layers=LAYERS, width=WIDTH, heads=HEADS, hidden=HIDDEN, context=CONTEXT)
     examples = [{"text": chr(_FIRST) * 4}]
-    write_bundle(
-        folder,
-        model=ours(dtype),
-        options=options,
-        signature=pipeline.signature,
-        form=TextForm(pipeline),
-        examples=examples,
-    )
+    parts = {"options": options, "signature": pipeline.signature, "form": TextForm(pipeline), "examples": examples}
+    write_bundle(folder, model=ours(dtype), **parts)
 
 
 @contextmanager
@@ -173,15 +167,15 @@ def measured(rounds: int, tokens: int = 64, dtype: str = "bf16") -> list[dict[st
              (("under load", many), ("one at a time", one), ("alone", lone))}  # fmt: skip
     print(f"{CLIENTS} clients {rates[0]:,.0f} tokens/s, one at a time {rates[1]:,.0f}: {ratio:.1f}x (bar 5)", end="; ")
     print(f"a lone client {rates[2]:,.0f}")
-    told = {key: (statistics.median(times), times[int(0.99 * (len(times) - 1))]) for key, times in waits.items()}
+    told = {key: (statistics.median(times), times[int(0.99 * len(times))]) for key, times in waits.items()}
     for key, (middle, late) in told.items():
         print(f"time to first token {key}: median {1000 * middle:,.0f} ms, 99th percentile {1000 * late:,.0f} ms")
+    first, queued = (round(1000 * told[key][0], 1) for key in ("under load", "one at a time"))
     return [
         {"name": "32 streaming clients against one at a time", "ratio": round(ratio, 2), "ours": round(rates[0], 1),
          "peer": round(rates[1], 1), "unit": "tokens/s"},
-        {"name": "median time to first token of 32 clients against one at a time",
-         "ratio": round(told["under load"][0] / told["one at a time"][0], 4), "ours": round(1000 * told["under load"][0], 1),
-         "peer": round(1000 * told["one at a time"][0], 1), "unit": "ms"},
+        {"name": "median time to first token of 32 clients against one at a time", "ratio": round(first / queued, 4),
+         "ours": first, "peer": queued, "unit": "ms"},
     ]  # fmt: skip
 
 
