@@ -121,7 +121,7 @@ def load(url: str, clients: int, seconds: float, script: Path) -> tuple[float, f
     if "Non-2xx" in text or "Socket errors" in text:
         raise RuntimeError(text)
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1])  # type: ignore[index]
-    found = {int(p): _milliseconds(value) for p, value in re.findall(r"^\s+(\d+)%\s+(\S+)$", text, re.MULTILINE)}
+    found = {int(p): _milliseconds(value) for p, value in re.findall(r"^\s+(\d+)%\s+(\S+)\s*$", text, re.MULTILINE)}
     return rate, found[50], found[99]
 
 

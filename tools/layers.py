@@ -19,7 +19,7 @@ PACKAGE = "reinforge"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"cli"}),
-    frozenset({"serving", "export", "compress", "explain"}),
+    frozenset({"serving", "export", "compress", "explain", "client"}),
     frozenset({"workflow"}),
     frozenset({"bundle", "evaluation"}),
     frozenset({"engine"}),

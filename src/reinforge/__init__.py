@@ -20,6 +20,8 @@ _HOMES = {
     "generate": "reinforge.workflow.generate",
     "export": "reinforge.export.export",
     "serve": "reinforge.serving.serve",
+    "Client": "reinforge.client.client",
+    "AsyncClient": "reinforge.client.client",
     "report": "reinforge.workflow.report",
     "recipes": "reinforge.workflow.recipes",
     "verify": "reinforge.workflow.verify",

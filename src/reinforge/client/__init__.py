@@ -1,0 +1,1 @@
+"""Asking a server: rows, observations and chats, from a program that needs neither torch nor a bundle."""
