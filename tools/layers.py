@@ -23,7 +23,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"workflow"}),
     frozenset({"bundle", "evaluation"}),
     frozenset({"engine"}),
-    frozenset({"sources", "objectives", "inference"}),
+    frozenset({"sources", "objectives", "inference", "edge"}),
     frozenset({"data", "models", "environments"}),
     frozenset({"core"}),
     frozenset({"recipe", "schema", "storage", "messages", "registry", "errors"}),

@@ -20,10 +20,12 @@ from reinforge.core.tensor_files import digest
 from reinforge.errors import BundleError, ComponentError, DataError, PathError, StorageError
 from reinforge.models.composed import Composed
 from reinforge.models.options import ComposedOptions
+from reinforge.models.policy_options import SquashedGaussianOptions
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Input, Output, Signature
 from tests.bundle import made
 from tests.contract.examples import components
+from tests.export import everything
 
 
 def test_the_layout_is_the_documented_one(table_path):
@@ -348,3 +350,17 @@ def test_every_registered_model_is_built_within_bounds(component):
 def test_the_package_is_free_of_torch():
     program = "import sys, reinforge.bundle; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_a_row_without_a_memory_begins_an_episode_for_stacked_frames_too(tmp_path):
+    bundle = everything.policy(tmp_path / "b", SquashedGaussianOptions(sizes=(8,), frames=3), action="continuous")
+    row = everything.observations(1)[0]
+    # The first observation stands for those before it, as in training; not zeros.
+    inputs = bundle.form.inputs([row])
+    expected = bundle.forward(inputs)["action"][0].tolist()
+    first = bundle.predict([row])[0]["action"]
+    assert first["action"] == pytest.approx(expected, rel=1e-5)
+    # With a memory, what came before counts, also beside a row that has none.
+    rows = [{**row, "place": [3.0, -3.0, 0.0], "memory": first["memory"]}, {**row, "place": [3.0, -3.0, 0.0]}]
+    onward, fresh = (answer["action"]["action"] for answer in bundle.predict(rows))
+    assert onward != pytest.approx(fresh, rel=1e-5)

@@ -15,13 +15,12 @@ from reinforge.bundle.task import Task
 from reinforge.core.batch import Batch, to
 from reinforge.core.batch import rows as rows_of
 from reinforge.data.values import Origin
-from reinforge.environments.images import Scaling, Shape, channels_last, image_shape
-from reinforge.environments.images import fits as scales
+from reinforge.environments.parts import Part
 from reinforge.errors import DataError, IntegrityError
 from reinforge.models.policy import Policy
 from reinforge.schema.fields import Box, Continuous, Discrete, MultiDiscrete
 from reinforge.schema.schema import Schema
-from reinforge.schema.signature import Input, Signature
+from reinforge.schema.signature import Signature
 from reinforge.storage.strict_json import Json
 
 Array = np.ndarray[Any, Any]
@@ -47,7 +46,7 @@ class ObservationForm:
         if list(signature.outputs) != ["action"] or len(schema.targets) != 1:
             raise IntegrityError("a policy gives one action", where="schema.json")
         self.schema = schema
-        self.parts = [_Part(box, signature.inputs[box.name]) for box in boxes]
+        self.parts = [Part(box, signature.inputs[box.name]) for box in boxes]
         action, self.output = schema.targets[0], signature.outputs["action"]
         match action:
             case Discrete():
@@ -85,7 +84,7 @@ class ObservationForm:
                 if not isinstance(row, Mapping) or name not in row:
                     raise DataError(f"the field {name!r} is missing", where=origin.at(index, name))
                 arrays.append(part.checked(row[name], part.box.shape, origin.at(index, name)))
-            found[name] = part.tensor(np.stack(arrays) if arrays else np.empty((0, *part.box.shape)))
+            found[name] = torch.from_numpy(part.array(np.stack(arrays) if arrays else np.empty((0, *part.box.shape))))
         if MEMORY not in found and any(row.get(MEMORY) is not None for row in rows):
             return {**found, MEMORY: remembered([row.get(MEMORY) for row in rows], origin)}
         return found
@@ -102,7 +101,7 @@ class ObservationForm:
                 raise DataError(f"the field {part.name!r} is missing", where=part.name)
             sized = isinstance(array, np.ndarray | Tensor | Sequence)
             shape = (len(array), *part.box.shape) if sized else part.box.shape
-            found[part.name] = part.tensor(part.checked(array, shape, part.name))
+            found[part.name] = torch.from_numpy(part.array(part.checked(array, shape, part.name)))
         return found
 
     def values(
@@ -167,6 +166,8 @@ def _outputs(
         if isinstance(brought, Mapping):
             raise DataError("this policy has no memory", where=origin.at(0, MEMORY), remedy='Leave out "memory".')
         return forward(inputs), []
+    # A row without a memory begins an episode: what it sees stands for what came before it, too.
+    start = torch.ones(count, dtype=torch.bool)
     if isinstance(brought, Mapping):
         names = [name for name in brought if name != "given"]
         sizes = {name: cast(Tensor, value).shape for name, value in state.items()}
@@ -177,73 +178,9 @@ def _outputs(
         for name, value in state.items():
             assert isinstance(value, Tensor)
             value[there.to(value.device)] = cast(Tensor, brought[name])[there].to(value)
+        start = ~there
     device = model.low.device
-    observed = {name: value for name, value in inputs.items() if name != MEMORY}
+    observed = {**{name: value for name, value in inputs.items() if name != MEMORY}, "start": start}
     outputs, after = model(to(observed, device), state)
     held = {name: cast(Tensor, value).cpu().tolist() for name, value in after.items()}
     return outputs, [{name: values[index] for name, values in held.items()} for index in range(count)]
-
-
-class _Part:
-    """One part of an observation: what values it takes, and the tensor it becomes."""
-
-    def __init__(self, box: Box, block: Input) -> None:
-        self.box, self.block, self.name = box, block, box.name
-        self.channels_last = False
-        self.image: tuple[int, ...] = ()
-        self.scaling: Scaling | None = None
-        size = int(np.prod(box.shape, dtype=np.int64))
-        match block.form:
-            case "box":
-                fits = block.shape == box.shape
-            case "image":
-                given = image_shape(box.shape) if box.dtype == "uint8" else None
-                fits = given is not None and len(block.shape) == 3 and scales(given, block.shape)
-                if given is not None and fits:
-                    self.image, self.channels_last = given, channels_last(box.shape)
-                    self.scaling = Scaling(given, cast(Shape, block.shape)) if given != block.shape else None
-            case "categories":
-                fits = len(block.sizes) == size
-            case _:
-                fits = False
-        if not fits:
-            raise IntegrityError("the schema and the model do not fit each other", where="schema.json")
-        # A choice is a whole number between the first and the last.
-        low = box.low if isinstance(box.low, tuple) else (box.low,) * size
-        self.first: Array = np.array([first or 0 for first in low], dtype=np.int64).reshape(box.shape)
-        self.sizes: Array = np.array(block.sizes, dtype=np.int64).reshape(box.shape if block.sizes else (0,))
-
-    def checked(self, value: object, shape: tuple[int, ...], where: str) -> Array:
-        """An array of that shape. Raises DataError where it is none, or holds what the part can't be."""
-        try:
-            array = np.asarray(value)
-        except (ValueError, TypeError):
-            array = np.asarray(None)
-        if array.dtype.kind not in "fiu" or array.shape != shape:
-            raise DataError(f"it is no array of numbers of shape {shape}", where=where)
-        if not np.isfinite(array).all():
-            raise DataError("an observation holds NaN or infinity", where=where)
-        if self.block.form == "categories":
-            last = self.first + self.sizes - 1
-            if array.dtype.kind == "f" or ((array < self.first) | (array > last)).any():
-                raise DataError(f"it is no whole number from {_said(self.first)} to {_said(last)}", where=where)
-        elif self.box.dtype == "uint8" and (array.dtype.kind == "f" or ((array < 0) | (array > 255)).any()):
-            raise DataError("it holds something else than whole numbers from 0 to 255", where=where)
-        elif array.size and float(np.abs(array).max()) > float(np.finfo(np.float32).max):
-            raise DataError("a number does not fit 32 bits", where=where)
-        return array
-
-    def tensor(self, array: Array) -> Tensor:
-        """What the model takes, from (n, *box.shape)."""
-        if self.block.form == "categories":
-            return torch.from_numpy((array.astype(np.int64) - self.first).reshape(len(array), -1))
-        dtype = np.uint8 if self.box.dtype == "uint8" else np.float32
-        if self.channels_last:
-            array = np.moveaxis(array, -1, 1)
-        if self.scaling is not None:
-            array = self.scaling(np.ascontiguousarray(array, dtype=dtype).reshape(len(array), *self.image))
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=dtype)).reshape(len(array), *self.block.shape)
-
-
-def _said(bound: Array) -> str:
-    return str(bound.tolist() if bound.ndim else int(bound))

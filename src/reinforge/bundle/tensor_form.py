@@ -14,6 +14,7 @@ from reinforge.bundle.readout import Prediction, finite, labelled
 from reinforge.bundle.task import Reading, Task
 from reinforge.core.batch import Batch
 from reinforge.data.values import Origin
+from reinforge.environments.parts import numbers_of_shape
 from reinforge.errors import DataError, IntegrityError
 from reinforge.schema.derive import signature as signature_of
 from reinforge.schema.fields import Box, Category
@@ -55,14 +56,14 @@ class TensorForm:
         for index, row in enumerate(rows):
             if not isinstance(row, Mapping) or name not in row:
                 raise DataError(f"the field {name!r} is missing", where=origin.at(index, name))
-            arrays.append(self._checked(row[name], self.box.shape, origin.at(index, name)))
+            arrays.append(numbers_of_shape(row[name], self.box.shape, origin.at(index, name)))
         return self._batch(np.stack(arrays) if arrays else np.empty((0, *self.box.shape)))
 
     def table_inputs(self, data: object) -> Batch:
         """From {box: (n, *shape)}, or that array itself."""
         array = data[self.box.name] if isinstance(data, Mapping) and self.box.name in data else data
         count = len(array) if isinstance(array, np.ndarray | Tensor | Sequence) else 0
-        return self._batch(self._checked(array, (count, *self.box.shape), self.box.name))
+        return self._batch(numbers_of_shape(array, (count, *self.box.shape), self.box.name))
 
     def values(
         self, inputs: Batch, forward: Forward, model: nn.Module, task: Task, origin: Origin = ROWS
@@ -73,17 +74,6 @@ class TensorForm:
             read = labelled(output, self.target.labels, task.outputs.get(name, Reading()))
             return [{name: one} for one in read]
         return [{name: {"value": finite(value)}} for value in output.float().flatten().tolist()]
-
-    def _checked(self, value: object, shape: tuple[int, ...], where: str) -> np.ndarray[Any, Any]:
-        try:
-            array = np.asarray(value)
-        except (ValueError, TypeError):
-            array = np.asarray(None)
-        if array.dtype.kind not in "fiub" or array.shape != shape:
-            raise DataError(f"it is no array of numbers of shape {shape}", where=where)
-        if not np.isfinite(array).all() or (array.size and np.abs(array).max() > np.finfo(np.float32).max):
-            raise DataError("it holds NaN, infinity or a number that does not fit 32 bits", where=where)
-        return array
 
     def _batch(self, array: np.ndarray[Any, Any]) -> Batch:
         return {self.box.name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))}

@@ -19,7 +19,10 @@ def export(
         typer.Option(
             "--to",
             metavar="TARGET",
-            help=mark("huggingface: a folder that transformers loads; peft: the adapter alone."),
+            help=mark(
+                "onnx: a graph for onnxruntime and reinforge-edge; torch-export: a program for torch; huggingface: a "
+                "folder that transformers loads; peft: the adapter alone."
+            ),
         ),
     ] = "huggingface",
     output: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,10 @@ from reinforge.data.operations import dates
 from reinforge.data.values import Column, Nulls, Numbers, Origin, number, read_numbers
 from reinforge.errors import DataError
 from reinforge.messages import _
-from reinforge.schema.fields import Date, Number
-from reinforge.schema.schema import Schema
+
+if TYPE_CHECKING:
+    from reinforge.schema.fields import Date, Number
+    from reinforge.schema.schema import Schema
 
 Columns = Mapping[str, Column]
 
@@ -26,11 +29,11 @@ class NumberReader:
     def __init__(self, fields: Sequence[Number | Date], schema: Schema) -> None:
         self.fields = tuple(fields)
         self.names = tuple(f.name for f in fields)
-        self.numbers = tuple(n for f in fields for n in (f.numbers if isinstance(f, Date) else (f,)))
+        self.numbers = tuple(n for f in fields for n in (f.numbers if f.kind == "date" else (f,)))
         self.schema = schema
         self.nulls = Nulls.of(schema.nulls)
-        self._sources = [f.name for f in fields for _each in (f.numbers if isinstance(f, Date) else (f,))]
-        self._plain = not any(isinstance(f, Date) for f in fields)
+        self._sources = [f.name for f in fields for _each in (f.numbers if f.kind == "date" else (f,))]
+        self._plain = not any(f.kind == "date" for f in fields)
         self._low = _bounds([n.least for n in self.numbers], -np.inf)
         self._high = _bounds([n.high for n in self.numbers], np.inf)
         self._whole = _flags([n.integer or n.count for n in self.numbers])
@@ -41,7 +44,7 @@ class NumberReader:
         found: list[Numbers] = []
         for field in self.fields:
             values = column(columns, field.name, count, self.schema, origin)
-            if isinstance(field, Date):
+            if field.kind == "date":
                 found += dates.numbers(dates.read_moments(values, field, self.nulls, origin), field)
             else:
                 found.append(read_numbers(values, field.name, self.nulls, origin))

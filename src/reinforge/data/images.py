@@ -26,16 +26,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from reinforge.errors import DataError, StorageError
 from reinforge.messages import _
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pixels = NDArray[np.uint8]
 Resize = Literal["stretch", "crop", "pad"]
@@ -116,6 +117,24 @@ def decode_all(
     More than `mapped_bytes` lie in a temporary file that is mapped into memory and gone with the tensor. Raises the
     DataError of the first image that has one.
     """
+    import torch
+
+    return torch.from_numpy(
+        arrays(sources, size, channels, resize, where=where, threads=threads, mapped_bytes=mapped_bytes)
+    )
+
+
+def arrays(
+    sources: Sequence[Source] | Pixels,
+    size: tuple[int, int],
+    channels: Literal[1, 3] = 3,
+    resize: Resize = "stretch",
+    *,
+    where: Callable[[int], str] | None = None,
+    threads: int | None = None,
+    mapped_bytes: int = MAPPED_BYTES,
+) -> Pixels:
+    """The same as an array."""
     out = empty((len(sources), channels, *size), mapped_bytes)
 
     def some(rows: range) -> None:
@@ -132,7 +151,7 @@ def decode_all(
         with ThreadPoolExecutor(workers) as pool:
             # In order, so that the error is that of the first image that has one.
             deque(pool.map(some, blocks), 0)
-    return torch.from_numpy(out)
+    return out
 
 
 def animated(source: object) -> bool:

@@ -4,7 +4,6 @@ that come with a pretrained network."""
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -14,14 +13,11 @@ import torch
 from torch import Tensor
 
 from reinforge.data.options import BytePairOptions, PretrainedTokenizerOptions, WordOptions
+from reinforge.data.words import UNKNOWN_TEXT, WORD, encoding, split, storable
 from reinforge.errors import DataError, IntegrityError
 from reinforge.messages import _
 from reinforge.storage.model_folder import TOKENIZER, model_folder, read_json
 
-UNKNOWN_TEXT = "\N{REPLACEMENT CHARACTER}"
-# Scripts without spaces between words: a character is a word.
-_SINGLE = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-_WORD = re.compile(rf"[{_SINGLE}]|[^\W_{_SINGLE}]+(?:['\u2019][^\W_{_SINGLE}]+)*|[^\w\s]|_")
 _WHERE = "pipeline tokenizer"
 
 
@@ -48,7 +44,7 @@ class WordTokenizer:
 
     def offsets(self, text: str, limit: int | None = None) -> Tensor:
         """(words, 2) int64: where each starts and ends in the text."""
-        return torch.tensor([match.span() for match in _WORD.finditer(text)][:limit], dtype=torch.int64).reshape(-1, 2)
+        return torch.tensor([match.span() for match in WORD.finditer(text)][:limit], dtype=torch.int64).reshape(-1, 2)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; `from_json` gives an equal tokenizer."""
@@ -83,7 +79,7 @@ class BytePairTokenizer:
 
     def encode(self, text: str, limit: int | None = None) -> Tensor:
         """(pieces,) int32, the first `limit`."""
-        return torch.tensor(self._library.encode(_storable(text)).ids[:limit], dtype=torch.int32)
+        return torch.tensor(self._library.encode(storable(text)).ids[:limit], dtype=torch.int32)
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
         """The text of (n,) ids. Raises DataError for an id outside the vocabulary."""
@@ -95,7 +91,7 @@ class BytePairTokenizer:
 
     def offsets(self, text: str, limit: int | None = None) -> Tensor:
         """(pieces, 2) int64: where each starts and ends in the text, without spaces before it."""
-        places = self._library.encode(_storable(text)).offsets[:limit]
+        places = self._library.encode(storable(text)).offsets[:limit]
         return torch.tensor(places, dtype=torch.int64).reshape(-1, 2)
 
     def to_json(self) -> dict[str, Any]:
@@ -190,15 +186,7 @@ class PretrainedTokenizer:
         return cls(value["tokenizer"])
 
     def _encoded(self, text: str, limit: int | None) -> Any:
-        whole = self._library.encode(_storable(text))
-        if limit is None or len(whole) <= limit:
-            return whole
-        marks = self._library.num_special_tokens_to_add(False)
-        cut = self._library.encode(_storable(text), add_special_tokens=False)
-        cut.truncate(max(limit - marks, 0))
-        cut = self._library.post_process(cut)
-        cut.truncate(limit)
-        return cut
+        return encoding(self._library, text, limit)
 
 
 def load_pretrained(options: PretrainedTokenizerOptions, texts: Iterable[str]) -> PretrainedTokenizer:
@@ -235,7 +223,7 @@ def fit_byte_pairs(options: BytePairOptions, texts: Iterable[str]) -> BytePairTo
     trainer = trainers.BpeTrainer(
         vocab_size=options.size, min_frequency=options.least, special_tokens=[empty], show_progress=False, **chosen
     )
-    trained.train_from_iterator((_storable(text) for text in texts), trainer)
+    trained.train_from_iterator((storable(text) for text in texts), trainer)
     places = trained.get_vocab()
     merges = [(first, second) for first, second in json.loads(trained.to_str())["model"]["merges"]]
     return BytePairTokenizer(sorted(places, key=places.__getitem__), merges, options.alphabet)
@@ -248,12 +236,6 @@ def _words_with_spaces() -> Any:
     return pre_tokenizers.Metaspace(prepend_scheme="first")
 
 
-def split(text: str, lower: bool) -> list[str]:
-    """The words of a text, in order."""
-    words = _WORD.findall(text)
-    return [word.lower() for word in words] if lower else words
-
-
 def _checked(ids: Tensor | Sequence[int], size: int) -> list[int]:
     places: list[int] = ids.tolist() if isinstance(ids, Tensor) else list(ids)
     if places and not 0 <= min(places) <= max(places) < size:
@@ -263,8 +245,3 @@ def _checked(ids: Tensor | Sequence[int], size: int) -> list[int]:
 
 def _texts(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
-
-
-def _storable(text: str) -> str:
-    """Without halves of surrogate pairs, which UTF-8 can't say; of the same length."""
-    return re.sub("[\ud800-\udfff]", UNKNOWN_TEXT, text)

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reinforge.environments.observations import Array
-
+Array = np.ndarray[Any, Any]
 Shape = tuple[int, int, int]
 
 # Shares of red, green and blue in grey, in thousandths (ITU-R BT.601).

@@ -7,22 +7,32 @@ from pathlib import Path
 
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.loading import load
+from reinforge.bundle.network import Factory
 from reinforge.errors import RecipeError
-from reinforge.export.hugging_face import Exported, to_hugging_face
+from reinforge.export.folder import Exported
+from reinforge.export.hugging_face import to_hugging_face
+from reinforge.export.onnx import to_onnx
 from reinforge.export.peft import to_peft
+from reinforge.export.torch_export import to_torch_export
 from reinforge.messages import _
 from reinforge.recipe.user_code import load_user_code
 
-TARGETS: Mapping[str, Callable[[Bundle, Path], Exported]] = {"huggingface": to_hugging_face, "peft": to_peft}
+TARGETS: Mapping[str, Callable[[Bundle, Path], Exported]] = {
+    "huggingface": to_hugging_face, "peft": to_peft, "onnx": to_onnx, "torch-export": to_torch_export,
+}  # fmt: skip
 
 
 def export(
-    bundle: str | Path, to: str = "huggingface", output: str | Path | None = None, *, use: Sequence[str | Path] = ()
-) -> Exported:
-    """Write a bundle (a run's folder stands for its own) for another program: `to` huggingface, a folder that
-    transformers loads, or peft, the adapter alone. `output`: the new folder; by default NAME-TARGET beside it.
+    bundle: str | Path, to: str = "huggingface", output: str | Path | None = None, *, use: Sequence[str | Path] = (),
+    modules: Mapping[str, Factory] | None = None,
+) -> Exported:  # fmt: skip
+    """Write a bundle (a run's folder stands for its own) for another program.
 
-    Raises RecipeError for an unknown target or a bundle that it can't take, PathError where the folder is not empty.
+    `to`: huggingface, a folder that transformers loads; peft, the adapter alone; onnx, a graph that onnxruntime and
+    `reinforge-edge` run; torch-export, a program that torch runs. `output`: the new folder; by default NAME-TARGET
+    beside it. `modules` builds the caller's own networks, as for `load`.
+    Raises RecipeError for an unknown target or a bundle that it can't take, IntegrityError where the export does not
+    give what the bundle gives, PathError where the folder is not empty.
     """
     if to not in TARGETS:
         raise RecipeError(
@@ -30,6 +40,6 @@ def export(
             remedy=_("Known: {names}.").format(names=", ".join(TARGETS)),
         )  # fmt: skip
     load_user_code(use)
-    loaded = load(bundle)
+    loaded = load(bundle, modules=modules)
     folder = Path(output) if output is not None else loaded.path.with_name(f"{loaded.path.name}-{to}")
     return TARGETS[to](loaded, folder)

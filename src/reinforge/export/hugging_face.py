@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +19,14 @@ from reinforge.data.jinja_templates import JINJA_TEMPLATES
 from reinforge.data.special_tokens import LanguageTokenizer, SpecialTokenizer
 from reinforge.data.text import TextPipeline
 from reinforge.data.tokenizers import BytePairTokenizer
-from reinforge.errors import ComponentError, PathError, RecipeError
+from reinforge.errors import ComponentError, RecipeError
+from reinforge.export.folder import Exported, exported, new_folder
 from reinforge.messages import _
 from reinforge.models.decoder import Decoder
 from reinforge.models.families import config_of, weight_names
-from reinforge.storage.files import require_space, storage_errors
+from reinforge.storage.files import require_space
 
 SHARD_BYTES = 4 << 30
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What was written: the folder, its files' sizes together, the family of the network, and what is to be known."""
-
-    folder: Path
-    family: str
-    bytes: int
-    files: int
-    notes: tuple[str, ...]
 
 
 def to_hugging_face(bundle: Bundle, folder: Path, *, shard: int = SHARD_BYTES) -> Exported:
@@ -61,33 +49,18 @@ def to_hugging_face(bundle: Bundle, folder: Path, *, shard: int = SHARD_BYTES) -
     special = {name: _id(pipeline, getattr(pipeline.marks, name)) for name in ("bos", "pad")}
     config |= {"bos_token_id": special["bos"], "pad_token_id": special["pad"], "eos_token_id": eos or None}
     generation = {"bos_token_id": special["bos"], "pad_token_id": special["pad"], "eos_token_id": eos or None}
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PathError(
-            _("the folder is there already, and not empty"), where=str(folder),
-            remedy=_("Name another with -o, or remove it."),
-        )  # fmt: skip
     weights = dict(named_weights(model))
     size = sum(tensor.nbytes for tensor in weights.values())
     require_space(folder.parent, size + (1 << 20))
-    staging = folder.with_name(f".{folder.name}.partial")
-    with storage_errors(folder):
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        try:
-            _write_weights(staging, weights, shard)
-            for name, value in (
-                ("config.json", config), ("generation_config.json", generation), ("tokenizer.json", description),
-                ("tokenizer_config.json", settings),
-            ):  # fmt: skip
-                text = json.dumps(value, ensure_ascii=False, indent=2)
-                (staging / name).write_text(text + "\n", encoding="utf-8")
-            if folder.exists():
-                folder.rmdir()
-            os.replace(staging, folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    files = list(folder.iterdir())
-    return Exported(folder, str(config["model_type"]), sum(f.stat().st_size for f in files), len(files), notes)
+    with new_folder(folder) as staging:
+        _write_weights(staging, weights, shard)
+        for name, value in (
+            ("config.json", config), ("generation_config.json", generation), ("tokenizer.json", description),
+            ("tokenizer_config.json", settings),
+        ):  # fmt: skip
+            text = json.dumps(value, ensure_ascii=False, indent=2)
+            (staging / name).write_text(text + "\n", encoding="utf-8")
+    return exported(folder, str(config["model_type"]), notes)
 
 
 def named_weights(model: Decoder) -> Iterator[tuple[str, Tensor]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.peft_format import restore, write_adapter
 from reinforge.errors import PathError, RecipeError
-from reinforge.export.hugging_face import Exported
+from reinforge.export.folder import Exported
 from reinforge.messages import _
 from reinforge.models.decoder import Decoder
 from reinforge.models.options import LoRAOptions

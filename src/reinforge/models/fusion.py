@@ -152,6 +152,6 @@ def _there(parts: Sequence[Tensor], masks: Masks) -> Tensor | None:
     """(rows, parts) bool: which parts are there; None where all are."""
     if all(mask is None for mask in masks):
         return None
-    rows, device = len(parts[0]), parts[0].device
+    rows, device = parts[0].shape[0], parts[0].device
     everywhere = torch.ones(rows, dtype=torch.bool, device=device)
     return torch.stack([everywhere if mask is None else mask for mask in masks], 1)

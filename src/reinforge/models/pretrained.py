@@ -15,7 +15,7 @@ from torch.nn import functional
 from reinforge.core.batch import Leaf
 from reinforge.errors import ComponentError, MissingExtra
 from reinforge.models.options import PretrainedOptions
-from reinforge.models.tokens import TokenEncoder, padded, pooled
+from reinforge.models.tokens import Padded, TokenEncoder, padded, pooled
 from reinforge.schema.signature import Input
 from reinforge.storage.model_folder import CONFIG, PREPROCESSOR, WEIGHTS, model_folder, read_json
 
@@ -80,7 +80,7 @@ class PretrainedText(TokenEncoder):
         self.how, self.dropout = options.pool, options.dropout
         self.features = self.token_features = int(config.hidden_size)
 
-    def sequence(self, block: Leaf) -> tuple[Tensor, Tensor]:
+    def sequence(self, block: Leaf | Padded) -> tuple[Tensor, Tensor]:
         """(rows, time, features): the last layer."""
         tokens = padded(block)
         ids, mask = tokens.ids.long(), tokens.mask
@@ -89,7 +89,7 @@ class PretrainedText(TokenEncoder):
                 f"{ids.shape[1]} tokens do not fit the {self.context} that it reads", where=self.described.source,
                 remedy="Shorten the texts.",
             )  # fmt: skip
-        if not len(ids):
+        if not ids.shape[0]:
             weight = next(self.network.parameters())
             return weight.new_zeros(*ids.shape, self.features), mask
         if tokens.full:

@@ -7,7 +7,7 @@ zeros where the mask is False; `pool`, which makes one row of features of each s
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,11 @@ class Padded(NamedTuple):
     full: bool
 
 
-def padded(block: Leaf) -> Padded:
-    """Ragged tokens at one width; a tensor (rows, time) has no padding."""
+def padded(block: Leaf | Padded) -> Padded:
+    """Ragged tokens at one width; a tensor (rows, time) has no padding. What is padded stays as it is: exports give
+    that, since their graphs can't depend on lengths."""
+    if isinstance(block, Padded):
+        return block
     if isinstance(block, Tensor):
         rows, time = block.shape
         if time:
@@ -88,6 +91,12 @@ class TokenEncoder(nn.Module):
         if self.grams is None:
             return embedded
         hashed, time = ids, ids.shape[1]
+        if torch.compiler.is_compiling():
+            # One graph for every time: what would reach before a row's first token is struck out.
+            for n in range(2, self.longest + 1):
+                hashed, there = _whole(hashed, ids, n)
+                embedded = embedded + functional.embedding(hashed % len(self.grams), self.grams) * there
+            return embedded
         for n in range(2, min(self.longest, time) + 1):
             # From the n-th token on: what comes before a row's first is no part of it.
             hashed = _hashed(hashed[:, 1:], ids[:, : time - n + 1], n)
@@ -95,11 +104,11 @@ class TokenEncoder(nn.Module):
             embedded = embedded + functional.pad(vectors, (0, 0, n - 1, 0))
         return embedded
 
-    def forward(self, block: Leaf) -> Tensor:
+    def forward(self, block: Leaf | Padded) -> Tensor:
         """(rows, features)."""
         return self.pool(*self.sequence(block))
 
-    def sequence(self, block: Leaf) -> tuple[Tensor, Tensor]:
+    def sequence(self, block: Leaf | Padded) -> tuple[Tensor, Tensor]:
         """(rows, time, token_features), zeros where there is no token, and (rows, time) bool: where there is one."""
         raise NotImplementedError
 
@@ -111,8 +120,10 @@ class TokenEncoder(nn.Module):
         """Take the weights of an encoder of fewer tokens: they come first."""
         grow_rows(self, old, ("embedding", "positions"))
 
-    def present(self, block: Leaf) -> Tensor | None:
+    def present(self, block: Leaf | Padded) -> Tensor | None:
         """(rows,) bool: which rows have a token; None where all have."""
+        if isinstance(block, Padded):
+            return block.lengths > 0
         if isinstance(block, Tensor) or not len(block) or int(block.lengths.min()) > 0:
             return None
         return (block.lengths > 0).to(block.values.device)
@@ -135,8 +146,10 @@ class Bag(TokenEncoder):
         self.table = nn.Parameter(torch.cat([begin * torch.randn(self.vocabulary, options.size), grams]))
         self.features = self.token_features = options.size
 
-    def forward(self, block: Leaf) -> Tensor:
+    def forward(self, block: Leaf | Padded) -> Tensor:
         """(rows, size), without padding anything."""
+        if isinstance(block, Padded):
+            return self.pool(*self.sequence(block))
         ragged = _ragged(block)
         ids, counts = self._ids(ragged)
         bags = torch.cat([counts.new_zeros(1), counts.cumsum(0)])[
@@ -145,8 +158,15 @@ class Bag(TokenEncoder):
         total = functional.embedding_bag(ids, self.table, bags, mode="sum", include_last_offset=True)
         return self._divided(total, ragged.lengths)
 
-    def sequence(self, block: Leaf) -> tuple[Tensor, Tensor]:
+    def sequence(self, block: Leaf | Padded) -> tuple[Tensor, Tensor]:
         """(rows, time, size): each token's vector and those of the n-grams that end with it, added up."""
+        if isinstance(block, Padded):
+            embedded, hashed = functional.embedding(block.ids, self.table), block.ids
+            for n in range(2, self.ngrams + 1):
+                hashed, there = _whole(hashed, block.ids, n)
+                grams = functional.embedding(self.vocabulary + hashed % self.buckets, self.table)
+                embedded = embedded + grams * there
+            return embedded * block.mask.unsqueeze(-1), block.mask
         ragged = _ragged(block)
         ids, counts = self._ids(ragged)
         ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -208,17 +228,19 @@ class RNN(TokenEncoder):
         self.size, self.how, self.dropout = options.size, options.pool, options.dropout
         self.features = self.token_features = options.size * (1 + options.bidirectional)
 
-    def sequence(self, block: Leaf) -> tuple[Tensor, Tensor]:
+    def sequence(self, block: Leaf | Padded) -> tuple[Tensor, Tensor]:
         """(rows, time, size in each direction)."""
         tokens = padded(block)
         embedded = self.with_ngrams(functional.embedding(tokens.ids, self.embedding), tokens.ids)
         if self.dropout:
             embedded = functional.dropout(embedded, self.dropout, self.training)
-        if not len(tokens.lengths):
+        if not tokens.ids.shape[0]:
             return embedded.new_zeros(*tokens.mask.shape, self.features), tokens.mask
         if tokens.full:
             sequence, _ = self.network(embedded)
             return sequence, tokens.mask
+        if isinstance(block, Padded):
+            return self._by_direction(embedded, tokens), tokens.mask
         # Rows without a token read one, which is struck out after.
         packed = pack_padded_sequence(embedded, tokens.lengths.clamp(min=1), batch_first=True, enforce_sorted=False)
         sequence, _ = pad_packed_sequence(self.network(packed)[0], batch_first=True, total_length=embedded.shape[1])
@@ -226,13 +248,38 @@ class RNN(TokenEncoder):
             sequence = sequence.masked_fill(~tokens.mask.unsqueeze(-1), 0)
         return sequence, tokens.mask
 
+    def _by_direction(self, embedded: Tensor, tokens: Padded) -> Tensor:
+        """The same without packing, which no graph can say: each direction by itself, the way back over rows that are
+        turned round within their own lengths."""
+        network, kind = self.network, torch.gru if isinstance(self.network, nn.GRU) else torch.lstm
+        states = 1 if isinstance(network, nn.GRU) else 2
+        rows, time = tokens.ids.shape
+        place = torch.arange(time, device=embedded.device).expand(rows, time)
+        last = tokens.lengths.view(-1, 1) - 1
+        turned = torch.where(place <= last, last - place, place).unsqueeze(-1)
+        x, directions = embedded, 2 if network.bidirectional else 1
+        for layer in range(network.num_layers):
+            found = []
+            for direction in range(directions):
+                weights = [getattr(network, name) for name in network._all_weights[layer * directions + direction]]
+                given = x if direction == 0 else x.gather(1, turned.expand(-1, -1, x.shape[2]))
+                if torch.compiler.is_compiling():
+                    out = _scanned(given, weights, states)
+                else:
+                    zeros = x.new_zeros(1, rows, network.hidden_size)
+                    initial: Any = zeros if states == 1 else [zeros, zeros]
+                    out = kind(given, initial, weights, True, 1, 0.0, False, False, True)[0]
+                found.append(out if direction == 0 else out.gather(1, turned.expand(-1, -1, out.shape[2])))
+            x = found[0] if directions == 1 else torch.cat(found, -1)
+        return x * tokens.mask.unsqueeze(-1)
+
     def pool(self, sequence: Tensor, mask: Tensor) -> Tensor:
         """(rows, features)."""
         if self.how != "last":
             features = pooled(sequence, mask, self.how)
         else:
             last = (mask.sum(1) - 1).clamp(min=0)
-            features = sequence[torch.arange(len(last), device=last.device), last]
+            features = sequence[torch.arange(last.shape[0], device=last.device), last]
             if self.features > self.size:
                 features = torch.cat([features[:, : self.size], sequence[:, 0, self.size :]], 1)
         return functional.dropout(features, self.dropout, self.training) if self.dropout else features
@@ -241,6 +288,42 @@ class RNN(TokenEncoder):
 def _hashed(hashed: Tensor, earlier: Tensor, n: int) -> Tensor:
     """The hash of n tokens from that of the last n - 1 of them and the first."""
     return (hashed * _FACTOR + earlier + n) % _PRIME
+
+
+def _scanned(x: Tensor, weights: list[Tensor], states: int) -> Tensor:
+    """A GRU (one state) or LSTM (two) over (rows, time, features) as a loop that a graph holds, whatever the time."""
+    from torch._higher_order_ops.scan import scan
+
+    inward, onward, inward_bias, onward_bias = weights
+    start = x.new_zeros(x.shape[0], onward.shape[1])
+
+    def gru(held: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+        reset, update, new = given.chunk(3, 1)
+        reset_held, update_held, new_held = functional.linear(held, onward, onward_bias).chunk(3, 1)
+        update = (update + update_held).sigmoid()
+        new = (new + (reset + reset_held).sigmoid() * new_held).tanh()
+        after = new + update * (held - new)
+        return after, after.clone()
+
+    def lstm(held: list[Tensor], given: Tensor) -> tuple[list[Tensor], Tensor]:
+        gates = given + functional.linear(held[0], onward, onward_bias)
+        enter, keep, new, out = gates.chunk(4, 1)
+        cell = keep.sigmoid() * held[1] + enter.sigmoid() * new.tanh()
+        after = out.sigmoid() * cell.tanh()
+        return [after, cell], after.clone()
+
+    given = functional.linear(x, inward, inward_bias)
+    initial: Any = start if states == 1 else [start, start.clone()]
+    found: Tensor = scan(gru if states == 1 else lstm, initial, given.transpose(0, 1), dim=0)[1]
+    return found.transpose(0, 1)
+
+
+def _whole(hashed: Tensor, ids: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """For every place of rows (rows, time): the hash of the n tokens that end there, from that of the last n - 1, and
+    whether there are so many, (1, time, 1)."""
+    time = ids.shape[1]
+    earlier = functional.pad(ids, (n - 1, 0))[:, :time]
+    return _hashed(hashed, earlier, n), (torch.arange(time, device=ids.device) >= n - 1).view(1, -1, 1)
 
 
 def _ragged(block: Leaf) -> Ragged:

@@ -14,7 +14,7 @@ from reinforge.core.batch import Leaf
 from reinforge.errors import ComponentError
 from reinforge.models.options import RotaryOptions, TransformerOptions
 from reinforge.models.rotary import rotary_tables, rotate
-from reinforge.models.tokens import TokenEncoder, length_limit, padded, pooled
+from reinforge.models.tokens import Padded, TokenEncoder, length_limit, padded, pooled
 from reinforge.schema.signature import Input
 
 
@@ -44,7 +44,7 @@ class Transformer(TokenEncoder):
         self.how, self.dropout, self.checkpointing = options.pool, options.dropout, options.checkpointing
         self.features = self.token_features = width
 
-    def sequence(self, block: Leaf) -> tuple[Tensor, Tensor]:
+    def sequence(self, block: Leaf | Padded) -> tuple[Tensor, Tensor]:
         """(rows, time, width)."""
         tokens = padded(block)
         time = tokens.ids.shape[1]

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,9 @@ from reinforge.data.values import (
 )
 from reinforge.messages import _
 from reinforge.schema import date_format
-from reinforge.schema.fields import Date
+
+if TYPE_CHECKING:
+    from reinforge.schema.fields import Date
 
 VERSION = 1
 MISSING = int(np.iinfo(np.int64).min)  # also numpy's own "not a time"

@@ -7,7 +7,7 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +25,9 @@ from reinforge.data.values import (
 )
 from reinforge.errors import DataError
 from reinforge.messages import _
-from reinforge.schema.fields import Category, Labels
+
+if TYPE_CHECKING:
+    from reinforge.schema.fields import Category, Labels
 
 VERSION = 1
 LabelSet = tuple[str, ...]
@@ -185,9 +187,7 @@ def counted(field: Category | Labels, column: Column, nulls: Nulls) -> Counter[s
         pairs = ((value, 1) for value in column)
     counts: Counter[str] = Counter()
     for value, count in pairs:
-        texts = (
-            (label(value, nulls),) if isinstance(field, Category) else label_set(value, nulls, field.separator) or ()
-        )
+        texts = (label(value, nulls),) if field.kind == "category" else label_set(value, nulls, field.separator) or ()
         for text in texts:
             if text is not None:
                 counts[text] += count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from reinforge.data.values import Numbers
 from reinforge.errors import DataError, IntegrityError
 from reinforge.messages import _
-from reinforge.schema.fields import Number
+
+if TYPE_CHECKING:
+    from reinforge.schema.fields import Number
 
 Array = NDArray[np.float64] | NDArray[np.int64]
 Arrays = Mapping[str, Array]

@@ -65,19 +65,25 @@ class Trees(nn.Module):
     def forward(self, design: Tensor) -> Tensor:
         """(rows, columns) to (rows, size) float32."""
         each = max(1, _AT_ONCE // max(1, self.grown.trees * self.grown.values))
-        parts = [self.raw(design[first : first + each]) for first in range(0, len(design), each)]
+        # What is exported takes any number of rows, at once.
+        whole = torch.compiler.is_compiling()
+        parts = [] if whole else [self.raw(design[first : first + each]) for first in range(0, design.shape[0], each)]
         raw = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else self.raw(design)
         if self.link == "log":
             raw = raw.clamp(min=FLOOR).log()
         elif self.link == "logit":
-            raw = raw.clamp(FLOOR, 1 - FLOOR).logit()
+            # As tensors: graphs hold plain numbers in 32 bits, where this is 1.
+            raw = raw.clamp(raw.new_tensor(FLOOR), raw.new_tensor(1 - FLOOR)).logit()
         return raw.float()
 
     def raw(self, design: Tensor) -> Tensor:
         """(rows, columns) to what the trees say together, (rows, size) float64."""
         said = self.value[self.leaves(design)]
-        total = self.base.expand(len(design), -1)
+        total = self.base.expand(design.shape[0], -1)
         if self.grown.values == 1:
+            if torch.compiler.is_compiling():
+                columns = torch.nn.functional.one_hot(self.column.long(), len(self.base)).to(said.dtype)
+                return (total + said.squeeze(-1) @ columns) / self.divisor
             # One after another, as scikit-learn adds.
             total = total.clone().index_add_(1, self.column.long(), said.squeeze(-1))
         else:
@@ -86,7 +92,7 @@ class Trees(nn.Module):
 
     def leaves(self, design: Tensor) -> Tensor:
         """(rows, columns) to the node that each tree ends in, (rows, trees) int64."""
-        place = self.roots.long().expand(len(design), -1)
+        place = self.roots.long().expand(design.shape[0], -1)
         for _step in range(self.grown.depth):
             place = self.step(design, place)
         return place
@@ -99,7 +105,7 @@ class Trees(nn.Module):
         if self.grown.sets:
             category = self.category.index_select(0, flat).view_as(place)
             held = self.sets[category.clamp(min=0).long(), seen.long().clamp(0, self.grown.codes - 1)]
-            left = torch.where(category >= 0, held, left)
+            left = ((category >= 0) & held) | ((category < 0) & left)
         chosen = 2 * flat + (~left).reshape(-1).long()
         return self.below.view(-1).index_select(0, chosen).view_as(place).long()
 

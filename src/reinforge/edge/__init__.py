@@ -1,0 +1,1 @@
+"""Predicting from an ONNX export, with numpy and onnxruntime alone."""
