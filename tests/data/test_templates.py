@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from reinforge.data.chats import Call, Chat, Message
+from reinforge.data.jinja_templates import JINJA_TEMPLATES
 from reinforge.data.special_tokens import LanguageTokenizer, Marks, SpecialTokenizer
 from reinforge.data.template_import import PROBES, matching, pipeline_of, render_jinja
 from reinforge.data.templates import BOS, EOS, TEMPLATES, by_name, text_of
@@ -208,6 +209,14 @@ def test_equals_jinja(name: str, data: st.DataObject, answer: bool) -> None:
     marks = MARKS[name]
     ours = text_of(by_name(name).render(chat, answer=answer), marks.bos or "", marks.eos or "")
     assert ours == render_jinja(JINJA[name], chat, marks, answer=answer)
+    assert ours == render_jinja(JINJA_TEMPLATES[name], chat, marks, answer=answer), "as it is exported"
+
+
+def test_every_template_is_exported() -> None:
+    """And is known again by what was exported, alone."""
+    assert set(JINJA_TEMPLATES) == set(TEMPLATES)
+    for name, template in TEMPLATES.items():
+        assert list(matching(JINJA_TEMPLATES[name], Marks("<s>" if template.bos else None, "</s>", None))) == [template]
 
 
 def test_thoughts_of_qwen3() -> None:
@@ -220,6 +229,7 @@ def test_thoughts_of_qwen3() -> None:
     )  # fmt: skip
     ours = text_of(by_name("qwen3").render(chat))
     assert ours == render_jinja(QWEN3, chat, MARKS["qwen3"])
+    assert ours == render_jinja(JINJA_TEMPLATES["qwen3"], chat, MARKS["qwen3"])
     assert "old" not in ours
     assert "new" in ours
 

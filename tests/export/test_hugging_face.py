@@ -15,7 +15,7 @@ from reinforge.bundle.loading import load
 from reinforge.bundle.peft_format import read_adapter, write_adapter
 from reinforge.bundle.text_form import TextForm
 from reinforge.bundle.writing import write_bundle
-from reinforge.data.chats import Chat, Message
+from reinforge.data.chats import Call, Chat, Message
 from reinforge.data.options import BytePairOptions
 from reinforge.data.special_tokens import Marks, SpecialTokenizer
 from reinforge.data.templates import TEMPLATES
@@ -173,23 +173,57 @@ def test_transformers_loads_what_is_written(shape: str, tmp_path: Path) -> None:
     assert load(tmp_path / "again").digest == imported.digest
 
 
-@pytest.mark.parametrize("template", ["chatml", "llama3", "gemma", "plain"])
+ADD = {
+    "type": "function", "function": {
+        "name": "add", "description": "Adds <two> numbers & tells.",
+        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
+    },
+}  # fmt: skip
+ASKED = Message("user", "The fox?")
+CHATS = [
+    Chat((ASKED,)),
+    Chat((ASKED, Message("assistant", "jumps 1 + 1"), Message("user", "敏捷"))),
+    Chat((Message("system", "Be brief."), ASKED, Message("assistant", "jumps"), Message("user", "over?"))),
+    Chat((Message("system", "Calculate."), Message("user", "1 + 2")), (ADD,)),
+    Chat((
+        Message("user", "1 + 2"),
+        Message("assistant", "Wait.", (Call("add", {"a": 1, "b": 2}), Call("add", {"a": "é", "b": None}))),
+        Message("tool", "3"), Message("tool", "?"),
+    ), (ADD,)),
+    Chat((ASKED, Message("assistant", "", (Call("add", {}),), "one\ntwo"), Message("tool", "0"))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
 def test_tokenizer_and_template_travel(template: str, tmp_path: Path) -> None:
+    """The ids of transformers' apply_chat_template in the folder are ours, tools and thoughts included."""
     made = pipeline(template)
     written = to_hugging_face(bundle_of(decoder(made), made, tmp_path / "bundle"), tmp_path / "out")
-    assert written.notes == ()
     theirs = transformers.AutoTokenizer.from_pretrained(written.folder)
     for text in ("The quick fox, 敏捷!", " 1 + 1", "jumps\nover"):
         assert theirs(text)["input_ids"] == made.opened(text).tolist()
-    chat = Chat((Message("user", "The fox?"), Message("assistant", "jumps 1 + 1"), Message("user", "敏捷")))
-    rows = [{"role": m.role, "content": m.content} for m in chat.messages]
-    found = theirs.apply_chat_template(rows, add_generation_prompt=True, return_dict=False)
-    assert found == made.chat(chat, answer=True)[0].tolist()
     again = import_model(written.folder, tmp_path / "again")
     assert isinstance(again.form, TextForm)
     assert again.form.pipeline.template == made.template
     assert again.form.pipeline.marks == made.marks
-    assert again.form.pipeline.chat(chat)[0].tolist() == made.chat(chat)[0].tolist()
+    compared = 0
+    for chat in CHATS:
+        if not template.startswith("qwen") and (chat.tools or any(m.calls for m in chat.messages)):
+            continue
+        rows = []
+        for m in chat.messages:
+            row: dict[str, Any] = {"role": m.role, "content": m.content}
+            if m.calls:
+                called = [{"name": call.name, "arguments": dict(call.arguments)} for call in m.calls]
+                row["tool_calls"] = [{"type": "function", "function": call} for call in called]
+            rows.append(row | ({"reasoning_content": m.thought} if m.thought else {}))
+        found = theirs.apply_chat_template(
+            rows, tools=[*chat.tools] or None, add_generation_prompt=True, return_dict=False
+        )
+        assert found == made.chat(chat, answer=True)[0].tolist()
+        assert again.form.pipeline.chat(chat, answer=True)[0].tolist() == found
+        compared += 1
+    assert compared == (6 if template.startswith("qwen") else 3)
 
 
 def test_sharded_in_half_precision(tmp_path: Path) -> None:

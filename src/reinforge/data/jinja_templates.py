@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from reinforge.data.templates import QWEN_CALLS, QWEN_SYSTEM, QWEN_TOOLS
+
+
+def _literal(text: str) -> str:
+    """A text as Jinja's own syntax writes it."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
+
+
 _REFUSE_TOOLS = "{%- if tools %}{{ raise_exception('this template has no way to write tools') }}{% endif -%}"
 
 _CHATML = (
@@ -33,5 +41,57 @@ _PLAIN = (
     "{%- if message['role'] == 'assistant' -%}{{ eos_token if eos_token else '' }}{%- endif -%}{%- endfor -%}"
 )
 
-# By template; those with tools stay in the folders of the models that were trained with them.
-JINJA_TEMPLATES: Mapping[str, str] = {"chatml": _CHATML, "llama3": _LLAMA3, "gemma": _GEMMA, "plain": _PLAIN}
+# What offers tools, and how they are called and answered, is the same in both of Qwen's.
+_OFFER = (
+    "{{ " + _literal(QWEN_TOOLS) + " }}{%- for tool in tools -%}{{ '\\n' + (tool | tojson) }}{%- endfor -%}"
+    "{{ " + _literal(QWEN_CALLS) + " }}"
+)
+_CALLED = (
+    "{%- macro called(calls) -%}{%- for each in calls or [] -%}{%- set call = each.function or each -%}"
+    "{{ ('' if loop.first else '\\n') + '<tool_call>\\n{\"name\": \"' + call.name + '\", \"arguments\": ' }}"
+    "{{ (call.arguments if call.arguments is string else call.arguments | tojson) + '}\\n</tool_call>' }}"
+    "{%- endfor -%}{%- endmacro -%}"
+)
+_ANSWERED = (
+    "{%- if message.role == 'tool' -%}"
+    "{%- if loop.first or messages[loop.index0 - 1].role != 'tool' -%}{{ '<|im_start|>user' }}{%- endif -%}"
+    "{{ '\\n<tool_response>\\n' + message.content + '\\n</tool_response>' }}"
+    "{%- if loop.last or messages[loop.index0 + 1].role != 'tool' -%}{{ '<|im_end|>\\n' }}{%- endif -%}"
+)
+_ENDED = "{%- endif -%}{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
+_QWEN = (
+    _CALLED + "{{ '<|im_start|>system\\n' }}"
+    "{{ messages[0].content if messages[0].role == 'system' else " + _literal(QWEN_SYSTEM) + " }}"
+    "{%- if tools -%}{{ '\\n\\n' }}" + _OFFER + "{%- endif -%}{{ '<|im_end|>\\n' }}"
+    "{%- for message in messages -%}" + _ANSWERED + "{%- elif not (loop.first and message.role == 'system') -%}"
+    "{%- set content, calls = message.content or '', called(message.tool_calls) -%}"
+    "{{ '<|im_start|>' + message.role + '\\n' + content + ('\\n' if content and calls else '') + calls }}"
+    "{{ '<|im_end|>\\n' }}" + _ENDED
+)
+_QWEN3 = (
+    _CALLED + "{%- set system = messages[0].content if messages[0].role == 'system' else none -%}"
+    "{%- if tools -%}{{ '<|im_start|>system\\n' + ('' if system is none else system + '\\n\\n') }}"
+    + _OFFER
+    + "{{ '<|im_end|>\\n' }}{%- elif system is not none -%}{{ '<|im_start|>system\\n' + system + '<|im_end|>\\n' }}"
+    "{%- endif -%}"
+    # Thoughts stay only after the last question.
+    "{%- set last = namespace(asked=messages | length - 1) -%}"
+    "{%- for message in messages -%}{%- if message.role == 'user' -%}{%- set last.asked = loop.index0 -%}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- for message in messages -%}" + _ANSWERED + "{%- elif message.role == 'assistant' -%}"
+    "{%- set content, thought = message.content or '', message.reasoning_content or '' -%}"
+    "{%- if not thought and '</think>' in content -%}"
+    "{%- set thought = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') -%}"
+    "{%- set content = content.split('</think>')[-1].lstrip('\\n') -%}{%- endif -%}"
+    "{%- set calls = called(message.tool_calls) -%}"
+    "{{ '<|im_start|>assistant\\n' }}{%- set between = '\\n' if content and calls else '' -%}"
+    "{%- if loop.index0 > last.asked and (thought or loop.last) -%}"
+    "{{ '<think>\\n' + thought.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') + between + calls }}"
+    "{%- else -%}{{ content + between + calls }}{%- endif -%}{{ '<|im_end|>\\n' }}"
+    "{%- elif not (loop.first and message.role == 'system') -%}"
+    "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}" + _ENDED
+)
+
+JINJA_TEMPLATES: Mapping[str, str] = {
+    "chatml": _CHATML, "qwen": _QWEN, "qwen3": _QWEN3, "llama3": _LLAMA3, "gemma": _GEMMA, "plain": _PLAIN,
+}  # fmt: skip

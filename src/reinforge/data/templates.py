@@ -95,12 +95,12 @@ def _chatml(chat: Chat) -> Parts:
 
 
 # The wording is part of the format: the models were trained with it.
-_QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-_QWEN_TOOLS = (
+QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+QWEN_TOOLS = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
 )
-_QWEN_CALLS = (
+QWEN_CALLS = (
     "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
     '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
     "</tool_call>"
@@ -109,7 +109,7 @@ _QWEN_CALLS = (
 
 def _qwen(chat: Chat) -> Parts:
     messages = chat.messages
-    given = messages[0].content if messages[0].role == "system" else _QWEN_SYSTEM
+    given = messages[0].content if messages[0].role == "system" else QWEN_SYSTEM
     tools = f"\n\n{_offered(chat)}" if chat.tools else ""
     yield from _turn("system", given + tools, 0 if messages[0].role == "system" else -1)
     for number, message in _after_system(messages):
@@ -160,7 +160,7 @@ def _thought(message: Message) -> tuple[str, str]:
 
 
 def _offered(chat: Chat) -> str:
-    return _QWEN_TOOLS + "".join(f"\n{_json(tool)}" for tool in chat.tools) + _QWEN_CALLS
+    return QWEN_TOOLS + "".join(f"\n{_json(tool)}" for tool in chat.tools) + QWEN_CALLS
 
 
 def _called(call: Call) -> str:

@@ -44,7 +44,7 @@ def to_hugging_face(bundle: Bundle, folder: Path, *, shard: int = SHARD_BYTES) -
     where, pipeline = str(bundle.path), form.pipeline
     config = config_of(model.options, pipeline.tokenizer.size, dtype_name(model), where)
     description = tokenizer_json(pipeline, where)
-    settings, notes = tokenizer_config(pipeline)
+    settings = tokenizer_config(pipeline)
     eos = list(pipeline.stops)
     special = {name: _id(pipeline, getattr(pipeline.marks, name)) for name in ("bos", "pad")}
     config |= {"bos_token_id": special["bos"], "pad_token_id": special["pad"], "eos_token_id": eos or None}
@@ -60,7 +60,7 @@ def to_hugging_face(bundle: Bundle, folder: Path, *, shard: int = SHARD_BYTES) -
         ):  # fmt: skip
             text = json.dumps(value, ensure_ascii=False, indent=2)
             (staging / name).write_text(text + "\n", encoding="utf-8")
-    return exported(folder, str(config["model_type"]), notes)
+    return exported(folder, str(config["model_type"]))
 
 
 def named_weights(model: Decoder) -> Iterator[tuple[str, Tensor]]:
@@ -125,8 +125,8 @@ def tokenizer_json(pipeline: TextPipeline, where: str) -> Any:
     return json.loads(library.to_str())
 
 
-def tokenizer_config(pipeline: TextPipeline) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """tokenizer_config.json, and what a user should know of it."""
+def tokenizer_config(pipeline: TextPipeline) -> dict[str, Any]:
+    """tokenizer_config.json, with the chat template in Jinja."""
     marks, template = pipeline.marks, pipeline.template
     # What ends an answer is what others' tools stop at.
     stop = next((text for text in (template.stop if template else ()) if text != "eos"), marks.eos)
@@ -134,15 +134,7 @@ def tokenizer_config(pipeline: TextPipeline) -> tuple[dict[str, Any], tuple[str,
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": marks.bos, "eos_token": marks.eos or stop,
         "pad_token": marks.pad, "clean_up_tokenization_spaces": False, "add_bos_token": marks.bos is not None,
     }  # fmt: skip
-    if template is None:
-        return config, ()
-    if template.name in JINJA_TEMPLATES:
-        return {**config, "chat_template": JINJA_TEMPLATES[template.name]}, ()
-    note = _(
-        "the chat template {name} is not written out in Jinja: copy chat_template from the folder that the model came "
-        "from"
-    )
-    return config, (note.format(name=template.name),)
+    return config | ({} if template is None else {"chat_template": JINJA_TEMPLATES[template.name]})
 
 
 def _id(pipeline: TextPipeline, text: str | None) -> int | None:
