@@ -16,8 +16,9 @@ from reinforge.core.contracts import Clock, Experience
 from reinforge.core.ragged import Ragged
 from reinforge.engine.loop import Engine
 from reinforge.errors import ComponentError
+from reinforge.models.adapters import adapt
 from reinforge.models.decoder import Decoder
-from reinforge.models.options import DecoderOptions
+from reinforge.models.options import DecoderOptions, LoRAOptions
 from reinforge.objectives.completions import flat
 from reinforge.objectives.grpo import GRPO, GRPOLearner, completion_lengths, log_probs
 from reinforge.objectives.language import LanguageLearner
@@ -337,6 +338,28 @@ def test_the_reference_is_frozen_and_part_of_the_learner() -> None:
     assert {id(p) for p in step.parameters} == {id(p) for p in learner.model.parameters()}
     with pytest.raises(ComponentError, match="dropout"):
         grpo().build(decoder(dropout=0.1))
+
+
+def test_adapters_give_the_reference_for_nothing() -> None:
+    """New ones are switched off for it; those that were loaded are part of it, in a copy."""
+    model = decoder()
+    adapt(LoRAOptions(rank=2), model)
+    learner = grpo(beta=0.1).build(model)
+    assert learner.reference is None
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_b" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    taken = experience(model)
+    prepared = grpo(beta=0.1).prepare(learner, taken)
+    found = prepared.batch["reference_log_probs"]
+    assert isinstance(found, Ragged)
+    right = log_probs(decoder(), taken.batch, 1.0).detach()
+    torch.testing.assert_close(found.values, right, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(right, log_probs(model, taken.batch, 1.0).detach(), atol=1e-2)
+    terms = grpo(beta=0.1).loss(learner, prepared.batch, grpo(beta=0.1).counts(prepared.batch)).terms
+    assert float(terms["kl"].sum.detach()) > 0
+    assert grpo(beta=0.1).build(model).reference is not None
 
 
 def test_learns_to_copy_through_the_engine() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from reinforge.bundle.peft_format import restore
 from reinforge.data.made_chats import made_rows
 from reinforge.errors import RecipeError
 from reinforge.export.export import export
+from reinforge.models.adapters import adapted_layers
 from reinforge.models.decoder import Decoder
 from reinforge.models.options import LoRAOptions
 from reinforge.workflow.run import Run
+from reinforge.workflow.starting import begin_adapter
 from reinforge.workflow.train import train
 
 SHORT = ["learn.stop.updates=3", "learn.batch=4", "evaluate.every=null", "log.updates=1", "learn.schedule=constant"]
@@ -68,6 +71,51 @@ def test_adapters_leave_merged_and_alone(sft: Run, tmp_path: Path) -> None:
     assert (alone.folder / "adapter_config.json").is_file()
     with pytest.raises(RecipeError, match="without an adapter"):
         export(sft.folder, "peft", tmp_path / "none")
+
+
+def test_a_training_goes_on_from_an_adapter_of_peft(sft: Run, tmp_path: Path) -> None:
+    """Out by export, in by start.adapter.path: the first update begins where the other training ended, a reference is
+    the model with the adapter, and the run needs the folder no more."""
+    base = export(sft.folder, output=tmp_path / "hf").folder
+    own = ["source.block=96", "start.adapter.rank=3", "start.adapter.patterns=['*qkv.q', '*down']", "learn.lr=0.05"]
+    first = train(
+        "chat-lora", [*SHORT, *own], start=base, data=made_rows("shouting")[:60], output=tmp_path / "first"
+    )  # fmt: skip
+    folder = export(first.folder, "peft", tmp_path / "adapter").folder
+    path = f"start.adapter.path={folder}"
+    still = train(
+        "chat-lora", [*SHORT, "source.block=96", path, "learn.lr=1e-9"], start=base,
+        data=made_rows("shouting")[:60], output=tmp_path / "still",
+    )  # fmt: skip
+    one, other = load(first.bundle_path), load(still.bundle_path)
+    assert not torch.allclose(logits(load(sft.bundle_path)), logits(one), atol=0.05)
+    torch.testing.assert_close(logits(one), logits(other), atol=1e-4, rtol=1e-4)
+    before, after = one.training(), other.training()
+    assert before is not None
+    assert after is not None
+    assert before.keys() == after.keys(), "the same layers, by the adapter's own config"
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, atol=1e-5, rtol=1e-5)
+    again = export(still.folder, "peft", tmp_path / "again").folder
+    assert (again / "adapter_config.json").is_file()
+    dpo = train(
+        "preferences-dpo", [*SHORT, "learn.lr=0.01", "start.adapter=lora", path], start=base,
+        data=made_rows("preferences")[:60], output=tmp_path / "dpo",
+    )  # fmt: skip
+    line = next(line for line in dpo.log() if "model/preference" in line)
+    assert line["model/preference"] == pytest.approx(0.6931, abs=1e-3)
+    shutil.rmtree(folder)
+    model = load(sft.bundle_path).model
+    begin_adapter(LoRAOptions(path=str(folder)), model, still.folder)
+    assert {name.rpartition(".")[2] for name in adapted_layers(model)} == {"qkv", "down"}
+
+
+def test_an_adapter_that_is_not_there_is_told(sft: Run, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"has no adapter_config\.json"):
+        train(
+            "chat-lora", [*SHORT, "source.block=96", f"start.adapter.path={tmp_path}"], start=sft.folder,
+            data=made_rows("shouting")[:60], output=tmp_path / "none",
+        )  # fmt: skip
 
 
 def test_preferences_begin_where_the_ratio_is_one(sft: Run, tmp_path: Path) -> None:

@@ -65,9 +65,10 @@ def write_adapter(model: Decoder, folder: Path, *, base: str | None = None) -> i
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def read_adapter(model: Decoder, folder: Path) -> LoRAOptions:
-    """Give the model the adapters in a folder, in place; their options. Raises ComponentError that names the key or the
-    weight which can't be."""
+def read_adapter(model: Decoder, folder: Path, dropout: float = 0.0) -> LoRAOptions:
+    """Give the model the adapters in a folder, in place; their options, with this `dropout`.
+
+    Raises ComponentError that names the key or the weight which can't be."""
     where = str(folder)
     config = read_json(folder, CONFIG, where)
     if not isinstance(config, Mapping):
@@ -89,7 +90,7 @@ def read_adapter(model: Decoder, folder: Path) -> LoRAOptions:
         )  # fmt: skip
     options = LoRAOptions(
         rank=int(config["r"]), alpha=float(config["lora_alpha"]), stabilised=bool(config.get("use_rslora")),
-        magnitude=bool(config.get("use_dora")), patterns=tuple(sorted(ours[name] for name in names)),
+        magnitude=bool(config.get("use_dora")), dropout=dropout, patterns=tuple(sorted(ours[name] for name in names)),
     )  # fmt: skip
     adapt(options, model)
     for theirs, layer, place, row in _placed(model):

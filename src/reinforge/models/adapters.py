@@ -176,6 +176,12 @@ def adapted_layers(model: nn.Module) -> dict[str, AdaptedLinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, AdaptedLinear)}
 
 
+def adapters_are_new(model: nn.Module) -> bool:
+    """Whether the model has adapters, and they change nothing yet: without them it is what it was at the start."""
+    layers = adapted_layers(model).values()
+    return bool(layers) and not any(bool(layer.lora_b.any()) for layer in layers)
+
+
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
     """The model as it was before adapters: a reference that costs no memory."""

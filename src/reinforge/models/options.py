@@ -589,6 +589,9 @@ class LoRAOptions(Options):
         False, description="Learn each output's magnitude apart from its direction (DoRA, arXiv:2402.09353)."
     )
     dropout: Rate = Field(0.0, description="Share of an adapter's inputs dropped while learning.")
+    path: str | None = Field(
+        None, description="Folder of PEFT with an adapter to go on from: its rank, layers and weights are taken."
+    )
     patterns: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         ("*attention*", "*feed_forward*"),
         description="Patterns of linear layers; joined ones by part, as blocks.0.attention.qkv.q.",

@@ -23,7 +23,7 @@ from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Ter
 from reinforge.core.ragged import Ragged
 from reinforge.errors import ComponentError
 from reinforge.messages import _
-from reinforge.models.adapters import adapted_layers, without_adapters
+from reinforge.models.adapters import adapters_are_new, without_adapters
 from reinforge.models.decoder import Decoder
 from reinforge.models.scorer import Scorer
 from reinforge.models.token_losses import token_losses
@@ -81,8 +81,8 @@ class GRPO:
                 where="objective grpo",
                 remedy="Set model.dropout to 0.",
             )
-        # With adapters, the policy without them is the reference.
-        copied = self.compared and not adapted_layers(decoder)
+        # With new adapters, the policy without them is the reference.
+        copied = self.compared and not adapters_are_new(decoder)
         reference = copy.deepcopy(decoder).requires_grad_(False) if copied else None
         return GRPOLearner(decoder, reference, critic_of(decoder) if isinstance(self.advantage, TokenCritic) else None)
 

@@ -19,7 +19,7 @@ from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import Experience, Loss, Term
 from reinforge.core.ragged import Ragged
-from reinforge.models.adapters import adapted_layers, without_adapters
+from reinforge.models.adapters import adapters_are_new, without_adapters
 from reinforge.models.attention import Layout
 from reinforge.models.decoder import Decoder
 from reinforge.models.token_losses import token_losses
@@ -54,14 +54,14 @@ class Answered(NamedTuple):
 
 
 class PreferenceLearner(nn.Module):
-    """The decoder, and a frozen copy of how it began; without one where adapters can be switched off instead, or
+    """The decoder, and a frozen copy of how it began; without one where new adapters can be switched off instead, or
     nothing is compared."""
 
     def __init__(self, model: Decoder, *, reference: bool) -> None:
         super().__init__()
         self.model = model
         self.reference: Decoder | None = None
-        if reference and not adapted_layers(model):
+        if reference and not adapters_are_new(model):
             self.reference = copy.deepcopy(model).requires_grad_(False)
 
 

@@ -1,9 +1,12 @@
-"""Where a training begins: with a bundle's weights, with parts of them, or with a folder of transformers."""
+"""Where a training begins: with a bundle's weights, with parts of them, with a folder of transformers, with an adapter
+of PEFT."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,11 +16,16 @@ from torch import Tensor, nn
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.importing import import_model, is_model_folder
 from reinforge.bundle.loading import load
+from reinforge.bundle.peft_format import CONFIG, WEIGHTS, read_adapter
 from reinforge.engine.distributed import World
 from reinforge.errors import ComponentError, RecipeError
 from reinforge.messages import _
+from reinforge.models.decoder import Decoder
 from reinforge.models.grow import grow
+from reinforge.models.options import LoRAOptions
 from reinforge.recipe.recipe import Recipe
+from reinforge.registry import REGISTRY, Options
+from reinforge.storage.files import storage_errors
 
 
 def parent_of(recipe: Recipe, folder: Path, world: World | None = None) -> Bundle | None:
@@ -36,6 +44,40 @@ def parent_of(recipe: Recipe, folder: Path, world: World | None = None) -> Bundl
     if world is not None:
         world.barrier()
     return load(imported)
+
+
+def begin_adapter(options: Options, model: nn.Module, folder: Path, world: World | None = None) -> Options:
+    """Give the model adapters, in place; their options. Those of PEFT are copied into the run's `folder` first, so that
+    it goes on without the one they came from.
+
+    Raises RecipeError where there is none or the model is no decoder, and as `read_adapter`.
+    """
+    if not isinstance(options, LoRAOptions) or options.path is None:
+        REGISTRY.build("adapter", options, model)
+        return options
+    if not isinstance(model, Decoder):
+        raise RecipeError(
+            _("only a language model can go on from an adapter of PEFT"), where="start.adapter.path",
+            remedy=_("Leave it out: the adapter then begins anew."),
+        )  # fmt: skip
+    kept = folder / "adapter"
+    if not kept.exists() and (world is None or world.main):
+        source, staging = Path(options.path), folder / ".adapter.partial"
+        missing = [name for name in (CONFIG, WEIGHTS) if not (source / name).is_file()]
+        if missing:
+            raise RecipeError(
+                _("{path} has no {file}").format(path=source, file=missing[0]), where="start.adapter.path",
+                remedy=_("Name the folder that PEFT or `reinforge export --to peft` wrote."),
+            )  # fmt: skip
+        with storage_errors(kept):
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            for name in (CONFIG, WEIGHTS):
+                shutil.copyfile(source / name, staging / name)
+            os.replace(staging, kept)
+    if world is not None:
+        world.barrier()
+    return read_adapter(model, kept, options.dropout).model_copy(update={"path": options.path})
 
 
 def transfer(parent: Bundle, model: nn.Module, renew: Sequence[str], *, extend: bool = False) -> None:

@@ -32,7 +32,6 @@ from reinforge.errors import (
 from reinforge.messages import _
 from reinforge.recipe.recipe import Recipe
 from reinforge.recipe.user_code import load_user_code
-from reinforge.registry import REGISTRY
 from reinforge.storage.files import require_space
 from reinforge.storage.folder import held
 from reinforge.workflow.children import children, train_children
@@ -43,7 +42,7 @@ from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.report import report
 from reinforge.workflow.rescue import rescued
 from reinforge.workflow.run import Run, forget
-from reinforge.workflow.starting import parent_of, take, transfer
+from reinforge.workflow.starting import begin_adapter, parent_of, take, transfer
 from reinforge.workflow.tasks.assemble import assemble
 from reinforge.workflow.tasks.task import Given, Task
 from reinforge.workflow.watching import logbook as watched
@@ -152,7 +151,8 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
         elif parent is not None:
             transfer(parent, task.model, (*start.renew, *task.fresh), extend=start.extend)
         if start.adapter is not None:
-            REGISTRY.build("adapter", start.adapter, task.model)
+            chosen = begin_adapter(start.adapter, task.model, run.folder, world)
+            recipe = recipe.model_copy(update={"start": start.model_copy(update={"adapter": chosen})})
             for name, parameter in task.model.named_parameters():
                 if any(fnmatch.fnmatchcase(name, pattern) for pattern in task.fresh):
                     parameter.requires_grad_(True)
