@@ -1,4 +1,5 @@
-"""What a model that is rewarded for answers wrote: answers to held-out questions, and groups of completions."""
+"""What a language model wrote: continuations of held-out beginnings; of one that is rewarded for answers, those to
+held-out questions, and groups of completions."""
 
 from __future__ import annotations
 
@@ -26,8 +27,18 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Continued:
+    """A beginning, and how the model went on."""
+
+    prompt: str
+    written: str
+
+
+@dataclass(frozen=True)
 class Answers:
-    """Some held-out questions, answered greedily, and the groups of the last experience."""
+    """Some held-out questions, answered greedily; the groups of the last experience; and held-out beginnings, continued
+    as they were drawn."""
 
     held: tuple[Answered, ...] = ()
     groups: tuple[Group, ...] = ()
+    continued: tuple[Continued, ...] = ()

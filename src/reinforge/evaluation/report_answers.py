@@ -1,4 +1,4 @@
-"""A report's part on answers: what the model wrote, decoded, with its rewards."""
+"""A report's part on what a language model wrote, decoded, with its rewards where it is paid."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ def written(found: Answers) -> str:
     if found.groups:
         told = _("Groups of the last experience, drawn at random; equal completions together, the best rewarded first.")
         parts.append(paragraph(told, "note") + f'<div class="examples">{"".join(map(_card, found.groups))}</div>')
+    if found.continued:
+        told = _("Held-out beginnings, and how the model goes on: drawn, not the likeliest.")
+        body = [[_cut(e.prompt), _cut(e.written)] for e in found.continued]
+        parts.append(paragraph(told, "note") + table([_("beginning"), _("written")], body, left=(0, 1)))
     return section(_("What it writes"), "\n".join(parts)) if parts else ""
 
 

@@ -8,17 +8,22 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from reinforge.bundle.bundle import Bundle
+from reinforge.bundle.forms import Form
 from reinforge.bundle.score_form import ScoreForm
 from reinforge.bundle.text_form import TextForm
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock, Evaluator, Source
 from reinforge.core.ragged import Ragged
-from reinforge.data.language_data import Answers, LanguageData, PreferenceData
+from reinforge.data.language_data import Answers as Taught
+from reinforge.data.language_data import LanguageData, PreferenceData
 from reinforge.data.language_options import LanguageDataOptions, PreferencesOptions
 from reinforge.errors import RecipeError
+from reinforge.evaluation.answers import Answers
+from reinforge.evaluation.continuations import continuations
 from reinforge.evaluation.language import DocumentEvaluator
 from reinforge.evaluation.preferences import PreferenceEvaluator
 from reinforge.messages import _
+from reinforge.models.decoder import Decoder
 from reinforge.models.options import DecoderOptions
 from reinforge.models.scorer_options import ScorerOptions
 from reinforge.objectives.options import RewardModelOptions
@@ -62,12 +67,15 @@ def language_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
     else:
         source, evaluator, notes = _documents(recipe, data, named, context)
 
+    examples = _fitting(data.examples, form, context)
+
     def test(learner: nn.Module) -> Tested:
-        return Tested({f"validation/{name}": value for name, value in evaluator.evaluate(learner, Clock()).items()})
+        found = {f"validation/{name}": value for name, value in evaluator.evaluate(learner, Clock()).items()}
+        return Tested(found, answers=None if scores else written(learner, form, examples, recipe.seed))
 
     return Task(
         signature=signature, model=model, model_options=chosen, objective=objective, source=source,
-        form=form, examples=_fitting(data.examples, form, context), test=test, evaluator=evaluator,
+        form=form, examples=examples, test=test, evaluator=evaluator,
         monitor=("loss", "min"), ships="best", digest=data.digest, notes=(*notes, *data.notes),
         fresh=_fresh(start) if scores else (),
     )  # fmt: skip
@@ -152,13 +160,25 @@ def _preferences(
     return source, PreferenceEvaluator(objective, held), [note]
 
 
-def _batch(answers: Mapping[str, Answers], wanted: tuple[Tensor, Tensor] | None, side: int) -> Batch:
+def _batch(answers: Mapping[str, Taught], wanted: tuple[Tensor, Tensor] | None, side: int) -> Batch:
     """All rows as `objectives.preferences` takes them."""
     batch: dict[str, Batch | Tensor] = {
         name: {"tokens": answer.tokens, "learned": Ragged(answer.learned, answer.tokens.offsets)}
         for name, answer in answers.items()
     }
     return batch if wanted is None else {**batch, "wanted": wanted[side]}
+
+
+def written(learner: nn.Module, form: Form, rows: Sequence[Mapping[str, Any]], seed: int) -> Answers | None:
+    """How the learner's model goes on from raw rows of text or messages."""
+    assert isinstance(form, TextForm)
+    beginnings = [
+        (str(row["text"] if "text" in row else row["messages"][-1]["content"]), ids.row(0))
+        for row in rows
+        if isinstance(ids := form.inputs([row])[form.pipeline.BLOCK], Ragged)
+    ]
+    model = cast(Decoder, learner.model)
+    return Answers(continued=continuations(model, form.pipeline, beginnings, seed)) if beginnings else None
 
 
 def _fresh(start: Bundle | None) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from reinforge.messages import _
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY
 from reinforge.sources.options import TokenOptions
+from reinforge.workflow.tasks.language import written
 from reinforge.workflow.tasks.task import Task, Tested, source_options, unfit
 
 # Characters of validation text per golden row, and how many rows.
@@ -45,18 +46,20 @@ def text_task(recipe: Recipe, start: Bundle | None) -> Task:
     evaluator = TextEvaluator(data.validation, characters=data.validation_characters, block=block)
 
     def test(learner: nn.Module) -> Tested:
-        return Tested({f"validation/{name}": value for name, value in evaluator.evaluate(learner, Clock()).items()})
+        found = {f"validation/{name}": value for name, value in evaluator.evaluate(learner, Clock()).items()}
+        return Tested(found, answers=written(learner, form, examples, recipe.seed))
 
-    decode = data.pipeline.tokenizer.decode
+    decode, form = data.pipeline.tokenizer.decode, TextForm(data.pipeline)
     parts = [data.validation[i * _EXAMPLE : (i + 1) * _EXAMPLE] for i in range(_EXAMPLES)]
+    examples = [{data.pipeline.FIELD: decode(part)} for part in parts if len(part) > 1]
     return Task(
         signature=signature,
         model=model,
         model_options=recipe.model,
         objective=objective,
         source=source,
-        form=TextForm(data.pipeline),
-        examples=[{data.pipeline.FIELD: decode(part)} for part in parts if len(part) > 1],
+        form=form,
+        examples=examples,
         test=test,
         evaluator=evaluator,
         monitor=("loss", "min"),
