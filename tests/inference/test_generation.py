@@ -197,6 +197,40 @@ def test_the_draw_never_gives_what_has_no_probability() -> None:
         assert set(sampler(logits, number.expand(2))[0].tolist()) <= {3, 250}
 
 
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.0}, {"top_p": 0.5}, {"top_k": 3}])
+def test_a_row_that_is_no_number_leaves_its_neighbours_theirs(settings: dict[str, float]) -> None:
+    logits, uniform = torch.randn(3, WORDS, generator=torch.Generator().manual_seed(0)), torch.full((3,), 0.4).double()
+    sampler = Sampler([Sampling(1, **settings)] * 3, torch.device("cpu"))  # type: ignore[arg-type]
+    expected = sampler(logits, uniform)[0]
+    for nothing in (torch.nan, torch.inf, -torch.inf):
+        broken = logits.clone()
+        broken[1] = nothing
+        token, _log_prob = sampler(broken, uniform)
+        assert token[0] == expected[0]
+        assert token[2] == expected[2]
+        assert 0 <= int(token[1]) < WORDS
+
+
+def test_any_one_may_leave_and_the_others_go_on() -> None:
+    """Between steps, outside of any mode: whoever moves into the free slot says what it says alone."""
+    model = decoder(context=40)
+    requests = [Request((1 + n, 2, 3), Sampling(20, temperature=0.9), seed=n) for n in range(4)]
+    alone = [GenerationEngine(model, slots=1).run([each])[0].tokens for each in requests]
+    for leaves in range(4):
+        engine = GenerationEngine(model, slots=4)
+        numbers = [engine.add(each) for each in requests]
+        written: dict[int, list[int]] = {number: [] for number in numbers}
+        for step in range(20):
+            if step == 5:
+                engine.cancel(numbers[leaves])
+            for token in engine.step():
+                written[token.request].append(token.token)
+        assert len(written[leaves]) == 5
+        for number in numbers:
+            assert tuple(written[number]) == alone[number][: len(written[number])]
+            assert number == leaves or len(written[number]) == 20
+
+
 def test_weights_that_change_are_the_ones_that_write() -> None:
     """In one engine, between two runs, and the cache is as if it were new."""
     model, sampling = decoder(), Sampling(6, 0.0)

@@ -69,7 +69,9 @@ class GenerationEngine:
         self.waiting = deque(each for each in self.waiting if each.number != number)
         for slot, each in enumerate(self.running):
             if each.number == number:
-                self._release([slot])
+                # The last one at work moves into its slot.
+                with torch.inference_mode():
+                    self._release([slot])
                 return
 
     def flush(self) -> None:

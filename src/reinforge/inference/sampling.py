@@ -170,6 +170,7 @@ def _likeliest(logits_bv: Tensor, uniform_b: Tensor) -> tuple[Tensor, Tensor]:
     block_b = top_bn.argmax(-1)
     rows_b = torch.arange(len(block_b), device=block_b.device)
     token_b = block_b * BLOCK + _blocks(logits_bv, -torch.inf)[rows_b, block_b].argmax(-1)
+    token_b.clamp_(max=logits_bv.shape[-1] - 1)
     return token_b, prob_bv.gather(-1, token_b[:, None]).squeeze(-1).log()
 
 
@@ -184,6 +185,8 @@ def _drawn(logits_bv: Tensor, uniform_b: Tensor) -> tuple[Tensor, Tensor]:
     inside_bk = prob_bnk.gather(1, block_b1[:, :, None].expand(-1, -1, BLOCK)).squeeze(1).double()
     before_b1 = reached_bn.gather(-1, block_b1) - inside_bk.sum(-1, keepdim=True)
     token_b1 = block_b1 * BLOCK + _located(inside_bk, (target_b1 - before_b1).clamp_(min=0))
+    # A row that is no number gives anything, and leaves its neighbours theirs.
+    token_b1 = token_b1.clamp_(max=prob_bv.shape[-1] - 1)
     return token_b1.squeeze(-1), prob_bv.gather(-1, token_b1).squeeze(-1).log()
 
 

@@ -7,7 +7,7 @@ import socket
 from reinforge.errors import ReinforgeError
 from reinforge.messages import _
 
-_BACKLOG = 2048
+_BACKLOG, _SILENT_SECONDS = 2048, 60
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -20,6 +20,9 @@ def listen(host: str, port: int) -> socket.socket:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             # Without this, small answers wait for the client's delayed acknowledgement.
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                # A client that takes nothing any more, or is gone without a word, is given up in the end.
+                bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _SILENT_SECONDS)
             bound.bind(address)
             bound.listen(_BACKLOG)
         except BaseException:

@@ -172,21 +172,20 @@ class Writer:
         loop = asyncio.get_running_loop()
         found: list[tuple[_Text, str, Token]] = []
         while True:
-            self._settle()
-            self._stepping = None if self._engine.idle else time.monotonic()
-            computed = None if self._engine.idle else loop.run_in_executor(self._pool, self._step)
-            # What the step before gave is sent while this one is computed.
-            self._deliver(found)
-            if computed is None:
-                if not self._coming:
-                    return
-                found = []
-                continue
+            computed = None
             try:
-                found = await computed
+                self._settle()
+                idle = self._engine.idle
+                self._stepping = None if idle else time.monotonic()
+                computed = None if idle else loop.run_in_executor(self._pool, self._step)
+                # What the step before gave is sent while this one is computed.
+                self._deliver(found)
+                found = [] if computed is None else await computed
             except Exception as error:  # noqa: BLE001 (a fault of ours is told to each, and others are served)
                 found = []
                 self._start_anew(error)
+            if computed is None and not self._coming:
+                return
 
     def _settle(self) -> None:
         """Between two steps: let go of what is over, take what came."""

@@ -139,4 +139,5 @@ def event(value: Json) -> bytes:
 
 
 def _finite(value: float) -> float:
-    return max(value, _NEVER)
+    # Also where it is no number.
+    return value if value >= _NEVER else _NEVER

@@ -27,6 +27,8 @@ from reinforge.workflow.generate import prompt_of, seed_of
 _MOST_CHOICES = 16
 _STOP = Annotated[str, Field(min_length=1, max_length=1000)]
 Kind = TypeVar("Kind", bound="Asked")
+# Below this the likeliest is taken: it would be drawn all the same, and numbers would overflow.
+_COLDEST = 1e-3
 # So many tokens the interface writes by default where it goes on from a text.
 _BY_DEFAULT = 16
 
@@ -70,7 +72,7 @@ class Asked(BaseModel):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = 0.0
     top_k: Annotated[int, Field(ge=1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = 0.0
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = 1.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = 1.0
 
     @model_validator(mode="before")
     @classmethod
@@ -107,8 +109,9 @@ class Asked(BaseModel):
         """How its tokens are drawn."""
         # A nucleus of nothing is the likeliest alone.
         top_p = None if self.top_p is None or self.top_p == 1 else max(self.top_p, 1e-9)
+        temperature = 1.0 if self.temperature is None else self.temperature
         return Sampling(
-            min(self.most or most, most), 1.0 if self.temperature is None else self.temperature, self.top_k, top_p,
+            min(self.most or most, most), temperature if temperature >= _COLDEST else 0.0, self.top_k, top_p,
             pipeline.stops, self.min_p or 0.0, self.repetition_penalty or 1.0, self.presence_penalty or 0.0,
         )  # fmt: skip
 

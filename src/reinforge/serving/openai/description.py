@@ -45,7 +45,7 @@ def _path(summary: str, kind: type[Asked], models: Sequence[str], said: Json) ->
         },
         "required": ["id", "object", "created", "model", "choices", "usage"],
     }  # fmt: skip
-    content = {"application/json": {"schema": answer}, "text/event-stream": {"schema": {"type": "string"}}}
+    content = {"application/json": {"schema": answer}, "text/event-stream": {}}
     answered = {"description": "What was written.", "content": content}
     error = {
         "description": "What is wrong.",
