@@ -39,6 +39,12 @@ def serve(
     access_log: Annotated[
         str | None, typer.Option("--access-log", metavar="FILE", help=mark("A line of JSON per request; - prints it."))
     ] = None,
+    queue: Annotated[
+        str | None, typer.Option("--queue", metavar="URL", help=mark("Take requests from this broker's queue as well."))
+    ] = None,
+    queue_name: Annotated[
+        str, typer.Option("--queue-name", metavar="NAME", help=mark("What the queue is called there."))
+    ] = "reinforge",
     use: Use = None,
 ) -> Result:
     """Serve bundles over HTTP until interrupted."""
@@ -58,14 +64,20 @@ def serve(
         host, tuple(allow_host or ()), tuple(read_tokens(tokens)) if tokens else None,
         str(tls_cert) if tls_cert else None, str(tls_key) if tls_key else None, access_log,
     )  # fmt: skip
+    taken = None
+    if queue is not None:
+        from reinforge.serving.queues.address import Address
+
+        taken = Address(queue, queue_name)
     given = [_named(text) for text in bundles]
+    wanted: list[str] | dict[str, str] = [folder for _name, folder in given]
     if any(name for name, _folder in given):
-        named = {name or stated_name(bundle_folder(folder)): folder for name, folder in given}
-        if len(named) < len(given):
+        wanted = {name or stated_name(bundle_folder(folder)): folder for name, folder in given}
+        if len(wanted) < len(given):
             raise ReinforgeError(_("two bundles have one name"))
-        return Result.of(run(named, port=port, access=access, replicas=workers, threads=threads, use=use or ()))
-    folders = [folder for _name, folder in given]
-    return Result.of(run(folders, port=port, access=access, replicas=workers, threads=threads, use=use or ()))
+    return Result.of(
+        run(wanted, port=port, access=access, queue=taken, replicas=workers, threads=threads, use=use or ())
+    )
 
 
 def _named(text: str) -> tuple[str | None, str]:

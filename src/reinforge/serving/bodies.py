@@ -15,6 +15,7 @@ from reinforge.errors import IntegrityError
 from reinforge.serving.limits import Limits
 from reinforge.serving.refusals import Refused
 from reinforge.storage import strict_json
+from reinforge.storage.strict_json import Json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -65,13 +66,17 @@ def json_rows(body: bytes, limits: Limits) -> Rows:
         value = strict_json.parse(body, "body", limit=limits.body, depth=limits.depth)
     except IntegrityError as error:
         raise Refused(400, error.problem, where=error.where, remedy=remedy) from None
+    return rows_in(value, limits, "body", remedy)
+
+
+def rows_in(value: Json, limits: Limits, where: str, remedy: str) -> Rows:
+    """From {"rows": [...], "partial": false}, parsed. Raises Refused (400, 413)."""
     if not isinstance(value, dict) or not set(value) <= {"rows", "partial"} or "rows" not in value:
-        raise Refused(400, "the body is no object with `rows`", where="body", remedy=remedy)
+        raise Refused(400, f"the {where} is no object with `rows`", where=where, remedy=remedy)
     rows, partial = value["rows"], value.get("partial", False)
     if not isinstance(rows, list) or not rows or not isinstance(partial, bool):
-        raise Refused(
-            400, "`rows` must be a list that is not empty, `partial` true or false", where="body", remedy=remedy
-        )
+        problem = "`rows` must be a list that is not empty, `partial` true or false"
+        raise Refused(400, problem, where=where, remedy=remedy)
     _check_rows(len(rows), limits)
     return Rows(rows, partial)
 

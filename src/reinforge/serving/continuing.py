@@ -21,8 +21,9 @@ from reinforge.serving.writing import Writing
 from reinforge.storage.strict_json import Json
 
 
-async def continued(model: Model, rows: Rows, request: Request) -> list[Json]:
-    """What `Bundle.predict` gives for these rows. Raises DataError that names the row, and Refused."""
+async def continued(model: Model, rows: Rows, request: Request | None = None) -> list[Json]:
+    """What `Bundle.predict` gives for these rows, unless the request's client hangs up. Raises DataError that names the
+    row, and Refused."""
     writer, form = model.writer, model.bundle.form
     assert writer is not None
     assert isinstance(form, TextForm)
@@ -41,17 +42,19 @@ async def continued(model: Model, rows: Rows, request: Request) -> list[Json]:
 
 
 @contextlib.asynccontextmanager
-async def watched(request: Request, writing: Writing) -> AsyncIterator[None]:
+async def watched(request: Request | None, writing: Writing) -> AsyncIterator[None]:
     """Whoever hangs up frees his places, within the block."""
-    leaving = asyncio.ensure_future(left(request))
-    leaving.add_done_callback(lambda done: None if done.cancelled() else writing.abandon())
+    leaving = None if request is None else asyncio.ensure_future(left(request))
+    if leaving is not None:
+        leaving.add_done_callback(lambda done: None if done.cancelled() else writing.abandon())
     try:
         yield
     except BaseException:
         writing.abandon()
         raise
     finally:
-        leaving.cancel()
+        if leaving is not None:
+            leaving.cancel()
 
 
 def _asked(bundle: Bundle, form: TextForm, context: int, rows: Rows) -> list[requests.Request | DataError]:

@@ -42,6 +42,11 @@ class Metrics:
             registry=kept,
         )  # fmt: skip
 
+        self.queued = Counter(
+            "reinforge_queue_messages", "Messages taken from the queue to their end.", ("model", "outcome"),
+            registry=kept,
+        )  # fmt: skip
+
     def computed(self, model: str, rows: int, seconds: float) -> None:
         """One computation."""
         self.rows.labels(model).inc(rows)

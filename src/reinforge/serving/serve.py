@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import ssl
 import sys
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from reinforge.bundle.bundle import Bundle
     from reinforge.bundle.network import Factory
     from reinforge.serving.limits import Limits
+    from reinforge.serving.queues.address import Address
     from reinforge.serving.task import Access
 
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "multipart")
@@ -37,6 +39,7 @@ def serve(
     *,
     port: int = 8000,
     access: Access | None = None,
+    queue: Address | None = None,
     limits: Limits | None = None,
     replicas: int = 1,
     threads: int = 1,
@@ -48,9 +51,11 @@ def serve(
 
     `bundles`: one, several, or by the names they shall have. Folders are served by `replicas` processes, which are
     replaced where they end or hang; SIGHUP loads the folders anew. Bundles in memory, and those with `modules`, are
-    served by this process itself. Port 0 takes a free one. `threads`: of each computation. `ready` is called with the
+    served by this process itself. Port 0 takes a free one. `threads`: of each computation. With
+    `queue`, requests are taken from there as well. `ready` is called with the
     URL once everything answers; by default it is printed on standard error. Raises MissingExtra without the extra
-    `serve`, BundleError, or ReinforgeError where the address can't be had.
+    `serve`, BundleError, or ReinforgeError where the address can't be had or the
+    queue can't be reached.
     """
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
@@ -67,6 +72,10 @@ def serve(
         remedy = _("Write the bundle to a folder first, or leave `replicas` at 1.")
         raise ReinforgeError(_("only folders are served by several processes"), remedy=remedy)
     _check_files(access)
+    if queue is not None:
+        from reinforge.serving.queues.queue import check
+
+        asyncio.run(check(queue))
     listener = listen(access.host, port)
     url = url_of(listener, secure=access.certificate is not None)
 
@@ -78,12 +87,12 @@ def serve(
         from reinforge.workflow.opened import opened
 
         loaded = {name: opened(one, use, modules) for name, one in named.items()}
-        Server(loaded, listener, access, limits).run(threads, lambda _url: announce())
+        Server(loaded, listener, access, limits, queue=queue).run(threads, lambda _url: announce())
     else:
         from reinforge.serving.supervisor import Supervisor
         from reinforge.serving.task import Task
 
-        task = Task(folders, tuple(map(str, use)), threads, replicas, access, limits)
+        task = Task(folders, tuple(map(str, use)), threads, replicas, access, limits, queue)
         Supervisor(task, listener).run(announce)
     return Served(url, tuple(named))
 

@@ -8,7 +8,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -25,6 +26,7 @@ from reinforge.serving.limits import Limits
 from reinforge.serving.listening import url_of
 from reinforge.serving.metrics import Metrics
 from reinforge.serving.models import Models
+from reinforge.serving.queues.address import Address
 from reinforge.serving.refusals import Refused
 from reinforge.serving.task import GRACE_SECONDS, Access
 from reinforge.serving.tokens import Tokens
@@ -35,8 +37,8 @@ _IDLE_SECONDS = 75
 
 @dataclass
 class Server:
-    """Bundles behind HTTP on one socket. `control` stands for what lies outside this process; `share` is the part of a
-    token's rate that falls to this replica."""
+    """Bundles behind HTTP on one socket, and behind a queue where there is one. `control` stands for what lies outside
+    this process; `share` is the part of a token's rate that falls to this replica."""
 
     bundles: Mapping[str, Bundle]
     socket: socket.socket
@@ -44,6 +46,7 @@ class Server:
     limits: Limits = field(default_factory=Limits)
     control: Control | None = None
     share: float = 1.0
+    queue: Address | None = None
 
     def __post_init__(self) -> None:
         self.metrics = Metrics()
@@ -72,7 +75,7 @@ class Server:
         )
         # What can't be served ends here, before anybody is told that it is.
         config.load()
-        self._server = _Quiet(config)
+        self._server = _Quiet(config, self._beside)
 
     @property
     def url(self) -> str:
@@ -122,6 +125,16 @@ class Server:
         if self._log is not None and self._log is not sys.stdout:
             self._log.close()
 
+    @contextlib.asynccontextmanager
+    async def _beside(self) -> AsyncIterator[None]:
+        """What runs as long as requests are answered."""
+        async with contextlib.AsyncExitStack() as stack:
+            if self.queue is not None:
+                from reinforge.serving.queues.taking import taking
+
+                await stack.enter_async_context(taking(self.queue, self.models))
+            yield
+
     async def _swap(self, folders: Mapping[str, str]) -> dict[str, str]:
         try:
             loaded = {name: await asyncio.to_thread(load, Path(folder)) for name, folder in folders.items()}
@@ -140,7 +153,15 @@ def _opened(log: str | None) -> TextIO | None:
 
 class _Quiet(uvicorn.Server):
     """uvicorn's server, but stopping by a signal is its ordinary end, and heard before the loop begins: the signal is
-    not raised once more afterwards."""
+    not raised once more afterwards. `beside` is entered while it serves."""
+
+    def __init__(self, config: uvicorn.Config, beside: Callable[[], AbstractAsyncContextManager[None]]) -> None:
+        super().__init__(config)
+        self._beside = beside
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        async with self._beside():
+            await super().serve(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

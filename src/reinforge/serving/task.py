@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reinforge.serving.limits import Limits
+from reinforge.serving.queues.address import Address
 from reinforge.serving.tokens import Token
 from reinforge.storage.strict_json import Json
 
@@ -29,8 +30,9 @@ class Access:
 
 @dataclass(frozen=True)
 class Task:
-    """The folders of bundles by name, files with the user's components, threads of each computation, who may ask, and
-    what it may cost; which of how many replicas it is, and the descriptors of the socket and the board it inherits."""
+    """The folders of bundles by name, files with the user's components, threads of each computation, who may ask, what
+    it may cost, and the queue to take from as well; which of how many replicas it is, and the descriptors of the socket
+    and the board it inherits."""
 
     bundles: Mapping[str, str]
     use: tuple[str, ...] = ()
@@ -38,6 +40,7 @@ class Task:
     replicas: int = 1
     access: Access = field(default_factory=Access)
     limits: Limits = field(default_factory=Limits)
+    queue: Address | None = None
     replica: int = 0
     listener: int = -1
     board: int = -1
@@ -53,7 +56,13 @@ class Task:
             **vars(self.access),
             "tokens": None if tokens is None else [t.model_dump(mode="json") for t in tokens],
         }
-        return {**vars(self), "bundles": dict(self.bundles), "access": access, "limits": vars(self.limits)}
+        return {
+            **vars(self),
+            "bundles": dict(self.bundles),
+            "access": access,
+            "limits": vars(self.limits),
+            "queue": self.queue and vars(self.queue),
+        }
 
     @classmethod
     def from_json(cls, value: Json) -> Task:
@@ -64,5 +73,5 @@ class Task:
         known = None if tokens is None else tuple(Token.model_validate(token) for token in tokens)
         return cls(**{
             **value, "use": tuple(value["use"]), "access": Access(**access, tokens=known),
-            "limits": Limits(**value["limits"]),
+            "limits": Limits(**value["limits"]), "queue": value["queue"] and Address(**value["queue"]),
         })  # fmt: skip

@@ -1,0 +1,1 @@
+"""Bundles behind a message queue."""

@@ -1,0 +1,70 @@
+"""Where requests are taken from, free of torch and of any broker's library."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from reinforge.errors import MissingExtra, ReinforgeError
+from reinforge.messages import _
+
+# By scheme, the kind of broker; by kind, the package that speaks to it.
+SCHEMES = {"redis": "redis", "rediss": "redis", "unix": "redis", "amqp": "rabbitmq", "amqps": "rabbitmq"}
+PACKAGES = {"redis": "redis", "rabbitmq": "aio_pika"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A broker's URL, and what the queue is called there.
+
+    `taken`: seconds after which what a worker took, and no longer says that it works on, is given to another.
+    `attempts`: how often a message is taken at most; one that ended so many workers is put aside. `kept`: seconds that
+    a result is kept where the broker keeps results by their ids. `ahead`: messages that a worker takes at most before
+    it has answered them.
+    """
+
+    url: str
+    name: str = "reinforge"
+    taken: float = 30.0
+    attempts: int = 5
+    kept: float = 86_400.0
+    ahead: int = 256
+
+    def __post_init__(self) -> None:
+        scheme = self.url.partition("://")[0] if "://" in self.url else ""
+        if scheme not in SCHEMES:
+            known = ", ".join(f"{each}://" for each in SCHEMES)
+            raise ReinforgeError(
+                _("{url} is no queue's address").format(url=self.shown), where="--queue",
+                remedy=_("It begins with one of: {known}.").format(known=known),
+            )  # fmt: skip
+        if not _NAME.fullmatch(self.name):
+            raise ReinforgeError(
+                _("{name} can't be a queue's name").format(name=repr(self.name[:100])), where="--queue-name",
+                remedy=_("Use letters, digits, dots, hyphens and underscores, 100 at most."),
+            )  # fmt: skip
+
+    @property
+    def kind(self) -> str:
+        """ "redis" or "rabbitmq"."""
+        return SCHEMES[self.url.partition("://")[0]]
+
+    @property
+    def shown(self) -> str:
+        """The URL without what is secret in it."""
+        try:
+            split = urlsplit(self.url)
+            place = split.hostname or ""
+            port = f":{split.port}" if split.port is not None else ""
+        except ValueError:
+            return repr(self.url.partition("://")[0])
+        return f"{split.scheme}://{place}{port}{split.path}"
+
+    def check_installed(self) -> None:
+        """Raise MissingExtra without the package that speaks to this kind of broker."""
+        package = PACKAGES[self.kind]
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(package, "queue")

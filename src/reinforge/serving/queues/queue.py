@@ -1,0 +1,27 @@
+"""Which queue an address means. Free of torch."""
+
+from __future__ import annotations
+
+from reinforge.serving.queues.address import Address
+from reinforge.serving.queues.broker import Queue
+
+
+def queue_at(address: Address) -> Queue:
+    """The queue there. Raises MissingExtra."""
+    address.check_installed()
+    if address.kind == "redis":
+        from reinforge.serving.queues.redis import RedisQueue
+
+        return RedisQueue(address)
+    from reinforge.serving.queues.rabbitmq import RabbitQueue
+
+    return RabbitQueue(address)
+
+
+async def check(address: Address) -> None:
+    """Raise MissingExtra, or ReinforgeError where the queue can't be used."""
+    queue = queue_at(address)
+    try:
+        await queue.check()
+    finally:
+        await queue.close()

@@ -1,0 +1,397 @@
+"""Requests from a queue: real brokers, workers killed, and what can't be answered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import pytest
+import redis
+
+from reinforge.bundle.loading import load
+from reinforge.errors import MissingExtra, ReinforgeError
+from reinforge.serving.limits import Limits
+from reinforge.serving.listening import listen
+from reinforge.serving.queues.address import Address
+from reinforge.serving.queues.queue import check
+from reinforge.serving.server import Server
+from tests.serving.brokers import free_port, rabbitmq_server, redis_server, with_rabbitmq, with_redis
+
+GOOD = {"size": 1.0, "mass": 2, "island": "Dream"}
+SECONDS = 60.0
+
+
+class Redis:
+    """A client of the queue, as anybody would write one."""
+
+    def __init__(self, url: str, name: str = "reinforge") -> None:
+        self.client, self.name, self.url = redis.Redis.from_url(url), name, url
+
+    def put(self, *bodies: bytes) -> None:
+        for body in bodies:
+            self.client.xadd(self.name, {"message": body})
+
+    def results(self, count: int) -> dict[str, list[Any]]:
+        """By id, each result that was stored, once `count` ids have one."""
+
+        def found() -> dict[str, list[Any]]:
+            prefix = f"{self.name}:result:"
+            keys = [key.decode() for key in self.client.scan_iter(f"{prefix}*", count=1000)]
+            return {key[len(prefix) :]: [json.loads(self.client.get(key))] for key in keys}
+
+        _until(lambda: len(found()) >= count)
+        return found()
+
+    def dead(self, count: int) -> list[tuple[bytes, str]]:
+        """Messages that were put aside, and why."""
+        _until(lambda: self.client.xlen(f"{self.name}:dead") >= count)
+        return [(f[b"message"], f[b"reason"].decode()) for _id, f in self.client.xrange(f"{self.name}:dead")]
+
+    def left(self) -> int:
+        """Messages that are in the queue still, taken or not."""
+        return int(self.client.xlen(self.name))
+
+
+class Rabbit:
+    """The same at RabbitMQ."""
+
+    def __init__(self, url: str, name: str = "reinforge") -> None:
+        self.url, self.name = url, name
+        self._results: dict[str, list[Any]] = {}
+        self._dead: list[tuple[bytes, str]] = []
+
+    def put(self, *bodies: bytes) -> None:
+        async def put(channel: Any) -> None:
+            for body in bodies:
+                await channel.default_exchange.publish(aio_pika.Message(body), self.name)
+
+        self._in(put)
+
+    def results(self, count: int) -> dict[str, list[Any]]:
+        async def take(channel: Any) -> None:
+            queue = await channel.get_queue(f"{self.name}.results")
+            while (message := await queue.get(fail=False)) is not None:
+                self._results.setdefault(message.message_id, []).append(json.loads(message.body))
+                await message.ack()
+
+        def enough() -> bool:
+            self._in(take)
+            return len(self._results) >= count
+
+        _until(enough)
+        return self._results
+
+    def dead(self, count: int) -> list[tuple[bytes, str]]:
+        async def take(channel: Any) -> None:
+            queue = await channel.get_queue(f"{self.name}.dead")
+            while (message := await queue.get(fail=False)) is not None:
+                self._dead.append((message.body, str(message.headers.get("reason"))))
+                await message.ack()
+
+        def enough() -> bool:
+            self._in(take)
+            return len(self._dead) >= count
+
+        _until(enough)
+        return self._dead
+
+    def left(self) -> int:
+        async def count(channel: Any) -> int:
+            return int((await channel.declare_queue(self.name, passive=True)).declaration_result.message_count)
+
+        return int(self._in(count))
+
+    def _in(self, work: Any) -> Any:
+        async def run() -> Any:
+            connection = await aio_pika.connect(self.url)
+            async with connection:
+                return await work(await connection.channel())
+
+        return asyncio.run(run())
+
+
+def _until(condition: Any) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """URLs, each begun when it is first asked for."""
+    with contextlib.ExitStack() as stack:
+
+        class Begun(dict[str, str]):
+            def __missing__(self, kind: str) -> str:
+                begin = {"redis": redis_server, "rabbitmq": rabbitmq_server}[kind]
+                self[kind] = stack.enter_context(begin(tmp_path_factory.mktemp(kind)))
+                return self[kind]
+
+        yield Begun()
+
+
+KINDS = [pytest.param("redis", marks=with_redis), pytest.param("rabbitmq", marks=with_rabbitmq)]
+
+
+@pytest.fixture(params=KINDS)
+def queue(request: pytest.FixtureRequest, brokers: dict[str, str]) -> Redis | Rabbit:
+    """An empty queue of its own."""
+    kind = request.param
+    name = re.sub(r"\W+", "-", request.node.name)[:90]
+    return (Redis if kind == "redis" else Rabbit)(brokers[kind], name)
+
+
+def _near(found: Any, expected: Any) -> bool:
+    """Alike but for the rounding of numbers: rows are computed with whatever else waits."""
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(_near(found[name], expected[name]) for name in expected)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(_near, found, expected))
+    return bool(found == pytest.approx(expected, rel=1e-5)) if isinstance(expected, float) else found == expected
+
+
+def _message(identity: str, *rows: Any, **more: Any) -> bytes:
+    return json.dumps({"id": identity, "rows": list(rows) or [GOOD], **more}).encode()
+
+
+@contextlib.contextmanager
+def _served(bundles: Any, queue: Redis | Rabbit, **more: Any) -> Iterator[str]:
+    address = Address(queue.url, queue.name, **more)
+    asyncio.run(check(address))
+    with Server(bundles, listen("127.0.0.1", 0), limits=Limits(body=100_000), queue=address).background() as url:
+        yield url
+
+
+def test_answers_are_those_of_predict(bundles: Any, queue: Redis | Rabbit) -> None:
+    """What waited before anybody took it, and what comes later, of each kind of bundle."""
+    table, policy = load(bundles["table"].path), load(bundles["policy"].path)
+    observation = {"observation": [0.1] * 4}
+    queue_rows = [{**GOOD, "mass": mass} for mass in range(20)]
+    asyncio.run(check(Address(queue.url, queue.name)))
+    queue.put(*(_message(f"t{i}", row, model="table") for i, row in enumerate(queue_rows[:10])))
+    with _served(bundles, queue):
+        queue.put(*(_message(f"t{i + 10}", row, model="table") for i, row in enumerate(queue_rows[10:])))
+        queue.put(_message("p", observation, model="policy"))
+        found = queue.results(21)
+    assert all(len(stored) == 1 for stored in found.values())
+    for i, row in enumerate(queue_rows):
+        (stored,) = found[f"t{i}"]
+        assert (stored["id"], stored["model"]) == (f"t{i}", "table")
+        assert _near(stored["predictions"], json.loads(json.dumps(table.predict([row]))))
+    assert _near(found["p"][0]["predictions"], json.loads(json.dumps(policy.predict([observation]))))
+    assert queue.left() == 0
+
+
+def test_the_same_id_again(bundles: Any, queue: Redis | Rabbit) -> None:
+    """Sent twice, it has one result, and the queue is empty."""
+    with _served({"table": bundles["table"]}, queue):
+        queue.put(_message("one"))
+        queue.results(1)
+        queue.put(_message("one"), _message("two"))
+        found = queue.results(2)
+        _until(lambda: queue.left() == 0)
+    assert {identity: len(stored) for identity, stored in found.items()} == {"one": 1, "two": 1}
+
+
+BAD = {
+    b"\xff\xfe": "message", b"{": "message", b"[]": "id", b"{}": "id", b'{"id": ""}': "id",
+    b'{"id": 3, "rows": [1]}': "id",
+    b'{"id": "' + b"x" * 201 + b'", "rows": [1]}': "id", _message("a", model="none"): "no model",
+    b'{"id": "b", "rows": []}': "rows", b'{"id": "c"}': "rows", _message("d", more=1): "rows",
+    _message("e", {**GOOD, "mass": "heavy"}): "mass", _message("f", 7): "row", b"[" * 50_000: "deep",
+    b'{"id": "g", "rows": [' + b" " * 200_000 + b"1]}": "bytes", b'{"id": "h", "rows": [NaN]}': "message",
+}  # fmt: skip
+
+
+def test_dead_letters(bundles: Any, queue: Redis | Rabbit) -> None:
+    """What can't be answered is put aside with its reason, its sender is told where he gave an id, and the next one is
+    answered."""
+    with _served({"table": bundles["table"]}, queue):
+        queue.put(*BAD, _message("good"))
+        dead = queue.dead(len(BAD))
+        found = queue.results(6)
+        _until(lambda: queue.left() == 0)
+    assert {body for body, _reason in dead} == set(BAD)
+    for body, reason in dead:
+        assert BAD[body] in reason, reason
+    assert "predictions" in found["good"][0]
+    assert "mass" in found["e"][0]["error"]["where"]
+    assert {"a", "b", "c", "d", "e", "f", "good"} <= set(found)
+    assert all("error" in found[identity][0] for identity in "abcdef")
+
+
+def test_a_bad_row_alone(bundles: Any, queue: Redis | Rabbit) -> None:
+    with _served({"table": bundles["table"]}, queue):
+        queue.put(_message("mixed", GOOD, {**GOOD, "mass": "heavy"}, partial=True))
+        (found,) = queue.results(1)["mixed"]
+    good, bad = found["predictions"]
+    assert "species" in good
+    assert bad["error"]["row"] == 1
+
+
+def test_a_language_bundle_writes(bundles: Any, queue: Redis | Rabbit) -> None:
+    row = {"text": "ab"}
+    expected = load(bundles["text"].path).predict([row])
+    with _served({"text": bundles["text"]}, queue):
+        queue.put(_message("w", row))
+        (found,) = queue.results(1)["w"]
+    assert found["predictions"] == json.loads(json.dumps(expected))
+
+
+def test_what_ends_every_worker_is_put_aside(bundles: Any, queue: Redis | Rabbit, monkeypatch: Any) -> None:
+    """A fault of ours is tried again, and given up after `attempts`; others are answered meanwhile."""
+    table = load(bundles["table"].path)
+    real = type(table).predict
+
+    def predict(self: Any, rows: Any, *more: Any) -> Any:
+        if any(row["mass"] == 13 for row in rows):
+            raise RuntimeError("it breaks")
+        return real(self, rows, *more)
+
+    monkeypatch.setattr(type(table), "predict", predict)
+    with _served({"table": table}, queue, attempts=2, taken=0.3):
+        queue.put(_message("bad", {**GOOD, "mass": 13}))
+        queue.put(_message("good"))
+        (body, reason), *others = queue.dead(1)
+        found = queue.results(2)
+    assert not others
+    assert body == _message("bad", {**GOOD, "mass": 13})
+    assert "taken 2 times" in reason
+    assert "predictions" in found["good"][0]
+    assert "taken 2 times" in found["bad"][0]["error"]["problem"]
+
+
+@with_redis
+def test_redis_goes_away_and_comes_back(bundles: Any, tmp_path: Path, capfd: Any) -> None:
+    port = free_port()
+    with redis_server(tmp_path, port) as url:
+        queue = Redis(url)
+        context = _served({"table": bundles["table"]}, queue)
+        context.__enter__()
+        queue.put(_message("before"))
+        queue.results(1)
+    time.sleep(0.5)
+    with redis_server(tmp_path, port):
+        queue.put(_message("after"))
+        assert set(queue.results(2)) == {"before", "after"}
+        context.__exit__(None, None, None)
+    told = capfd.readouterr().err
+    assert told.count("can't be reached") == 1
+
+
+@with_redis
+def test_no_more_is_taken_than_ahead(bundles: Any, tmp_path: Path) -> None:
+    """Back-pressure: what a worker can't begin stays in the queue for others."""
+    with redis_server(tmp_path) as url:
+        queue = Redis(url)
+        queue.put(*(_message(str(i)) for i in range(50)))
+        taken: list[int] = []
+
+        async def run() -> None:
+            from reinforge.serving.queues.broker import InHand
+            from reinforge.serving.queues.redis import RedisQueue
+
+            hold = asyncio.Event()
+
+            async def handle(delivery: Any) -> None:
+                taken.append(1)
+                await hold.wait()
+
+            own, hand = RedisQueue(Address(url, ahead=7)), InHand(handle, 7)
+            await own.check()
+            task = asyncio.ensure_future(own.take(hand))
+            await asyncio.sleep(1.5)
+            task.cancel()
+            await hand.settle(0)
+            await own.close()
+
+        asyncio.run(run())
+        assert len(taken) == 7
+        assert queue.client.xpending("reinforge", "reinforge")["pending"] == 7
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("http://x", "begins with one of"), ("localhost:6379", "begins with one of"), ("redis://127.0.0.1:1", "reached"),
+     ("amqp://127.0.0.1:1", "reached"), ("redis://name:secret@127.0.0.1:1/0", "reached")],
+)  # fmt: skip
+def test_an_address_that_is_none(url: str, said: str) -> None:
+    with pytest.raises(ReinforgeError, match=said) as caught:
+        asyncio.run(check(Address(url)))
+    assert "secret" not in str(caught.value)
+
+
+def test_a_name_that_is_none() -> None:
+    with pytest.raises(ReinforgeError, match="letters"):
+        Address("redis://127.0.0.1", "a b")
+
+
+def test_without_its_package(monkeypatch: Any) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"reinforge\[queue\]"):
+        asyncio.run(check(Address("redis://127.0.0.1")))
+
+
+@with_rabbitmq
+def test_a_queue_that_is_another(brokers: dict[str, str]) -> None:
+    """A queue of that name that is no quorum queue is left as it is."""
+
+    async def declare() -> None:
+        connection = await aio_pika.connect(brokers["rabbitmq"])
+        async with connection:
+            await (await connection.channel()).declare_queue("classic", durable=True)
+
+    asyncio.run(declare())
+    with pytest.raises(ReinforgeError, match="reached"):
+        asyncio.run(check(Address(brokers["rabbitmq"], "classic")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_killed_at_random(kind: str, brokers: dict[str, str], bundles: Any) -> None:
+    """None is lost and each id has one result, though replicas are killed again and again; the right one."""
+    queue = (Redis if kind == "redis" else Rabbit)(brokers[kind], "killed")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reinforge", "serve", f"table={bundles['table'].path}", "--port", "0", "--workers", "2",
+         "--queue", queue.url, "--queue-name", "killed"], stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    draw, count, killed = random.Random(0), 3000, 0
+    try:
+        assert process.stderr is not None
+        assert "Serving" in process.stderr.readline()
+        for start in range(0, count, 100):
+            queue.put(*(_message(str(i), {**GOOD, "mass": i}) for i in range(start, start + 100)))
+            if draw.random() < 0.3:
+                children = subprocess.run(
+                    ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False
+                ).stdout.split()
+                with contextlib.suppress(ProcessLookupError):
+                    if children:
+                        os.kill(int(draw.choice(children)), signal.SIGKILL)
+                        killed += 1
+        found = queue.results(count)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    table = load(bundles["table"].path)
+    assert killed > 3
+    assert set(found) == {str(i) for i in range(count)}
+    expected = table.predict([{**GOOD, "mass": i} for i in range(count)])
+    for i, prediction in enumerate(json.loads(json.dumps(expected))):
+        for stored in found[str(i)]:
+            assert _near(stored["predictions"], [prediction])
+    if kind == "redis":
+        assert queue.left() == 0
