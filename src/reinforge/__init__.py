@@ -18,6 +18,7 @@ _HOMES = {
     "play": "reinforge.workflow.play",
     "predict": "reinforge.workflow.predict",
     "generate": "reinforge.workflow.generate",
+    "compress": "reinforge.compress.compress",
     "export": "reinforge.export.export",
     "serve": "reinforge.serving.serve",
     "Client": "reinforge.client.client",

@@ -15,6 +15,7 @@ from reinforge.core.seeds import undisturbed
 from reinforge.errors import BundleError, ComponentError
 from reinforge.models.classic.classic import Classic
 from reinforge.models.composed import Composed, Wrapped
+from reinforge.models.compressed import Compressed, restructure, unpack
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Signature
 from reinforge.storage.strict_json import Json
@@ -31,6 +32,7 @@ class Blueprint:
     options: Options | None = None
     module: str | None = None
     wrapped: bool = False
+    compressed: Compressed | None = None
 
     @classmethod
     def of(cls, model: nn.Module, options: Options | str, signature: Signature) -> Blueprint:
@@ -46,6 +48,8 @@ class Blueprint:
         made: Json = {"module": self.module, "wrapped": self.wrapped}
         if self.options is not None:
             made = {"options": self.options.model_dump(mode="json")}
+        if self.compressed is not None:
+            made["compressed"] = self.compressed.model_dump(mode="json")
         return {"version": 1, **made, "signature": self.signature.model_dump(mode="json"), "shared": dict(shared)}
 
     @classmethod
@@ -56,17 +60,21 @@ class Blueprint:
         shared = value.get("shared")
         if not isinstance(shared, dict) or not all(isinstance(name, str) for name in shared.values()):
             raise BundleError("`shared` is malformed", where=_WHERE)
+        value = dict(value)
         try:
+            told = value.pop("compressed", None)
+            change = None if told is None else Compressed.model_validate(told)
             signature = Signature.model_validate(value.get("signature"))
             if set(value) == {"version", "module", "wrapped", "signature", "shared"}:
                 name, wrapped = value["module"], value["wrapped"]
                 if not isinstance(name, str) or not isinstance(wrapped, bool):
                     raise BundleError("`module` is malformed", where=_WHERE)
-                return cls(signature, None, name, wrapped), shared
+                return cls(signature, None, name, wrapped, change), shared
             if set(value) != {"version", "options", "signature", "shared"} or not isinstance(value["options"], dict):
                 raise BundleError("its keys are unknown", where=_WHERE)
             component = REGISTRY.find("model", str(value["options"].get("kind"))[:100])
-            return cls(signature, component.options.model_validate(value["options"])), shared
+            options = component.options.model_validate(value["options"])
+            return cls(signature, options, compressed=change), shared
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
@@ -108,11 +116,14 @@ def build(
     little. Raises BundleError where they differ, IntegrityError where they are no fitted trees, ComponentError for a
     module that the caller did not pass.
     """
+    change = blueprint.compressed or Compressed()
+    weights = unpack(weights, change.packed)
     if shared.keys() & weights.keys() or not set(shared.values()) <= weights.keys():
         raise BundleError("`shared` does not fit the weights", where=_WHERE)
     complete = {**weights, **{name: weights[other] for name, other in shared.items()}}
     with undisturbed():
         model = _own(blueprint, modules) if blueprint.module is not None else _registered(blueprint, complete)
+    restructure(model, change)
     _compare(model, complete)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from reinforge.bundle.network import Blueprint, Factory, take_apart
 from reinforge.bundle.task import Task
 from reinforge.core.tensor_files import chunks
 from reinforge.errors import BundleError
+from reinforge.models.compressed import Compressed, pack
 from reinforge.registry import Options
 from reinforge.schema.signature import Signature
 from reinforge.storage.files import require_space
@@ -40,16 +42,18 @@ def write_bundle(
     parents: Sequence[str] = (),
     training: Mapping[str, Tensor] | None = None,
     modules: Mapping[str, Factory] | None = None,
+    compressed: Compressed | None = None,
 ) -> Bundle:
     """Write a bundle to a new folder and load it again, golden replay included; what was loaded is returned.
 
     `options`: of the registered model, or the name of a user's own module (then `modules` holds what builds it, for the
     check). `examples`: raw rows that become the golden ones. `parents`: digests of the bundles it was tuned from.
-    `training`: tensors that learning can go on from. The model is left as it is.
+    `training`: tensors that learning can go on from. `compressed`: what was changed in the described network; weights
+    that are to be stored in 8 bits must be such already. The model is left as it is.
     Raises StorageError, or BundleError where the bundle does not reproduce the model; then nothing is left of it.
     """
     target = Path(path)
-    blueprint = Blueprint.of(model, options, signature)
+    blueprint = replace(Blueprint.of(model, options, signature), compressed=compressed)
     stated = {**dict(provenance or {}), "versions": _versions()}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     draft = Bundle(
@@ -64,6 +68,8 @@ def write_bundle(
     if not records:
         raise BundleError("a bundle needs at least one golden row", remedy="Pass some raw rows as `examples`.")
     weights, shared = take_apart(model)
+    if compressed is not None:
+        weights = pack(weights, compressed.packed)
     description, tensors = form.save()
     require_space(target.parent, sum(t.nbytes for t in (*weights.values(), *(training or {}).values())) + (1 << 20))
     with commit(target, FORMAT, VERSION) as staging:

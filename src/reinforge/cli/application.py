@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from reinforge import __version__
 from reinforge.cli.chat import chat
+from reinforge.cli.compress import compress
 from reinforge.cli.doctor import doctor
 from reinforge.cli.evaluate import evaluate
 from reinforge.cli.export import export
@@ -47,6 +48,7 @@ VERBS = (
     (chat, mark("Talk with a language model in the terminal.")),
     (serve, mark("Serve bundles over HTTP until interrupted.")),
     (token, mark("Make a token, without which a server answers nobody.")),
+    (compress, mark("Make a smaller bundle of the same model, and measure both.")),
     (export, mark("Write a bundle in the form that another program reads.")),
     (report, mark("Write a run's report.html from its log.")),
     (recipes, mark("List the recipes that come with the package, or show one.")),

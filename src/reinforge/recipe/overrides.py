@@ -45,3 +45,18 @@ def apply(document: Document, overrides: Iterable[str] | Mapping[str, object]) -
         given = [parse(text) for text in overrides]
     for override in sorted(given, key=lambda o: (len(o.path), o.path[-1] != "kind")):
         document.set(override.path, override.value, override.place)
+
+
+def nested(overrides: Iterable[str]) -> dict[str, object]:
+    """The same as a tree of its own: ["body.sizes=[32]"] to {"body": {"sizes": [32]}}. Raises RecipeError."""
+    found: dict[str, object] = {}
+    for text in overrides:
+        override, place = parse(text), found
+        *above, last = map(str, override.path)
+        for key in above:
+            inner = place.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise RecipeError(_("{key!r} is a value already").format(key=key), where=override.place)
+            place = inner
+        place[last] = override.value
+    return found

@@ -1,0 +1,1 @@
+"""Bundles made smaller or faster, and measured before and after."""

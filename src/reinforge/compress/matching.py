@@ -1,0 +1,126 @@
+"""Recovery: a changed network learns to give what the network it came from gives, on given inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reinforge.bundle.bundle import Bundle
+from reinforge.core import batch as batches
+from reinforge.core.batch import Batch
+from reinforge.core.ragged import Ragged
+from reinforge.data.prepared import prepare
+from reinforge.environments.build import build as build_environment
+from reinforge.environments.observations import tensors
+from reinforge.environments.options import EnvironmentOptions
+from reinforge.errors import DataError
+from reinforge.messages import _
+from reinforge.models.policy import Policy, decode
+from reinforge.schema.signature import Output, Signature
+from reinforge.workflow.evaluate import recipe_of
+
+# How fast, and how many rows at once. A few passes are enough: the teacher tells more of a row than a label does.
+RATE, ROWS = 2e-3, 128
+# Rows of a policy are what it saw itself.
+STEPS, RANDOM = 8_000, 0.1
+
+
+def match(student: nn.Module, teacher: nn.Module, inputs: Batch, signature: Signature, updates: int, seed: int) -> None:
+    """Train the student for so many updates to give the teacher's outputs: Kullback-Leibler divergence of choices,
+    squared error of numbers (Hinton, Vinyals and Dean, arXiv:1503.02531, at temperature 1). Ends in evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+    learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(learning, lr=RATE, fused=True)
+    total = batches.rows(inputs)
+    student.train()
+    teacher.eval()
+    for update in range(updates):
+        for group in optimizer.param_groups:
+            # Down a straight line, to a hundredth.
+            group["lr"] = RATE * max(0.01, 1 - update / updates)
+        some = batches.select(inputs, torch.randint(total, (min(ROWS, total),), generator=generator))
+        with torch.no_grad():
+            wanted, _state = teacher(some)
+        found, _state = student(some)
+        apart = [_apart(output.form, found[name], wanted[name], some) for name, output in signature.outputs.items()]
+        loss = torch.stack(apart).sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+    student.eval()
+
+
+def _apart(form: str, found: Tensor, wanted: Tensor, inputs: Batch) -> Tensor:
+    """How far two outputs are apart, a row at the mean."""
+    match form:
+        case "category" | "ordinal" | "span" | "tokens":
+            each = functional.kl_div(found.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="none")
+            each = each.sum(-1)
+            tokens = next((leaf for leaf in inputs.values() if isinstance(leaf, Ragged)), None)
+            if form == "tokens" and tokens is not None:
+                real = torch.arange(each.shape[1]) < tokens.lengths[:, None]
+                return each[real].mean()
+            return each.mean()
+        case "labels":
+            return functional.binary_cross_entropy_with_logits(found, wanted.sigmoid())
+    # Scores of actions matter by their differences; of whatever size they are.
+    spread = wanted.std().clamp(min=1e-3) if wanted.numel() > 1 else wanted.new_ones(())
+    return functional.mse_loss(found / spread, wanted / spread)
+
+
+def inputs_of(bundle: Bundle, data: object, seed: int) -> Batch:
+    """What a network is shown while it learns again: the rows of `data`, the training rows of its recipe, or what a
+    policy sees in its environment. Raises DataError."""
+    if data is not None:
+        return bundle.form.table_inputs(data)
+    recipe = recipe_of(bundle)
+    if bundle.form.kind == "table":
+        prepared = prepare(recipe.data, recipe.seed, pipeline=bundle.form.pipeline)  # type: ignore[attr-defined]
+        found: Batch = prepared.train["inputs"]
+        return found
+    if isinstance(bundle.model, Policy) and isinstance(recipe.data, EnvironmentOptions):
+        return _seen(bundle.model, recipe.data, seed)
+    raise DataError(
+        _("there are no rows to learn again from"), where=str(bundle.path), remedy=_("Give some: --train FILE.")
+    )
+
+
+def _seen(policy: Policy, options: EnvironmentOptions, seed: int) -> Batch:
+    """What a policy sees while it acts; a tenth of its actions are drawn at random, so that it sees more than it
+    would."""
+    if policy.remembers:
+        raise DataError(
+            _("a policy that remembers learns from whole episodes, which this way can't give"),
+            remedy=_("Take int8 or int8-weight, or train a smaller one."),
+        )  # fmt: skip
+    draw, output = np.random.default_rng(seed), policy.output
+    environments = build_environment(options, seed=seed, count=8)
+    seen: list[Batch] = []
+    try:
+        observation = environments.reset()
+        for _step in range(STEPS // environments.count):
+            inputs = tensors(observation, policy.low.device)
+            seen.append(batches.apply(inputs, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf))
+            with torch.inference_mode():
+                action = decode(policy.act(inputs)[0], output).cpu().numpy()
+            other = draw.random(len(action)) < RANDOM
+            action[other] = _any(output, int(other.sum()), draw)
+            observation = environments.step(action).observation
+    finally:
+        environments.close()
+    return batches.concatenate(seen)
+
+
+def _any(output: Output, count: int, draw: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Actions at random, in the environment's units."""
+    match output.form:
+        case "discrete":
+            return draw.integers(output.size, size=count)
+        case "multi-discrete":
+            return draw.integers(np.array(output.sizes), size=(count, len(output.sizes)))
+    return draw.uniform(output.low, output.high, (count, output.size)).astype(np.float32)

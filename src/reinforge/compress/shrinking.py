@@ -1,0 +1,144 @@
+"""Smaller networks: of fewer units, chosen by the size of their weights, or with linear layers of low rank."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reinforge.core.seeds import undisturbed
+from reinforge.errors import RecipeError
+from reinforge.messages import _
+from reinforge.models.compressed import Compressed, Int8Linear, factor, quantised, restored
+from reinforge.registry import REGISTRY, Options
+from reinforge.schema.signature import Signature
+
+# Options that say how wide something is.
+WIDTHS = ("sizes", "width", "size", "hidden", "embedding", "channels")
+# Layers with fewer inputs gain nothing from products of whole numbers.
+LEAST_INPUTS = 128
+
+
+def in_8_bits(model: nn.Module, *, computing: bool) -> tuple[nn.Module, Compressed]:
+    """A copy whose matrices are rounded to 8 bits; where `computing`, large linear layers take inputs in 8 bits too."""
+    changed = copy.deepcopy(model)
+    seen: set[int] = set()
+    packed: list[str] = []
+    for name, tensor in changed.state_dict(keep_vars=True).items():
+        if not tensor.is_floating_point() or tensor.ndim < 2 or tensor.numel() < 64 or tensor.data_ptr() in seen:
+            continue
+        if tensor.dtype == torch.float64:
+            continue
+        seen.add(tensor.data_ptr())
+        packed.append(name)
+        with torch.no_grad():
+            tensor.copy_(restored(*quantised(tensor)))
+    linears: list[str] = []
+    if computing:
+        for name, module in changed.named_modules():
+            if (
+                type(module) is nn.Linear
+                and module.in_features >= LEAST_INPUTS
+                and module.weight.dtype == torch.float32
+            ):
+                linears.append(name)
+                module.__class__ = Int8Linear
+    return changed, Compressed(packed=tuple(packed), int8=tuple(linears))
+
+
+def of_low_rank(model: nn.Module, keep: float) -> tuple[nn.Module, Compressed]:
+    """A copy whose linear layers are products of two, from the largest singular values (Eckart and Young, 1936), where
+    that holds at most `keep` of a layer's numbers. Raises RecipeError where no layer is large enough."""
+    changed = copy.deepcopy(model)
+    ranks: dict[str, int] = {}
+    for name, module in list(changed.named_modules()):
+        if type(module) is not nn.Linear:
+            continue
+        outputs, inputs = module.weight.shape
+        rank = int(keep * outputs * inputs / (outputs + inputs))
+        if rank < 1 or min(outputs, inputs) < 8:
+            continue
+        left, values, right = torch.linalg.svd(module.weight.detach().double(), full_matrices=False)
+        root = values[:rank].sqrt()
+        down, up = root[:, None] * right[:rank], left[:, :rank] * root
+        factor(module, down.to(module.weight.dtype), up.to(module.weight.dtype))
+        ranks[name] = rank
+    if not ranks:
+        raise RecipeError(
+            _("it has no linear layer that is large enough"), where="--method low-rank",
+            remedy=_("Take another method, or a larger --keep."),
+        )  # fmt: skip
+    return changed, Compressed(low_rank=ranks)
+
+
+def narrower(options: Options, keep: float, signature: Signature) -> Options:
+    """Options of a network whose inner widths are `keep` of what they were. Raises RecipeError where none is wide."""
+
+    def shrunk(value: Any, wide: bool = False) -> Any:
+        if isinstance(value, Mapping):
+            return {key: shrunk(item, key in WIDTHS) for key, item in value.items()}
+        if isinstance(value, list):
+            return [shrunk(item, wide) for item in value]
+        if wide and isinstance(value, int) and not isinstance(value, bool) and value > 4:
+            # In fours, so that heads and groups divide it.
+            return max(4, 4 * round(value * keep / 4))
+        return value
+
+    told = options.model_dump(mode="json")
+    found = shrunk(told)
+    if found == told:
+        raise RecipeError(
+            _("its options name no width that could be smaller"), where="--method prune",
+            remedy=_("Take another method, or a smaller --keep."),
+        )  # fmt: skip
+    return type(options).model_validate(found)
+
+
+def pruned(model: nn.Module, options: Options, keep: float, signature: Signature) -> tuple[nn.Module, Options]:
+    """A narrower network with the units of the given one whose weights are largest, and its options.
+
+    A width that shrinks keeps the same units wherever it stands, so that what is added up or normalised together stays
+    together; which ones is said by the sum of the squares of all weights of each unit (Li et al., arXiv:1608.08710, by
+    the square). Raises RecipeError.
+    """
+    less = narrower(options, keep, signature)
+    with undisturbed():
+        small: nn.Module = REGISTRY.build("model", less, signature)
+    theirs, ours = dict(model.named_parameters()), dict(small.named_parameters())
+    if theirs.keys() != ours.keys() or any(theirs[name].ndim != ours[name].ndim for name in ours):
+        raise RecipeError(_("a narrower network of this kind has other layers"), where="--method prune")
+    weight: dict[tuple[int, int], Tensor] = {}
+    for name, mine in ours.items():
+        for place, (many, few) in enumerate(zip(theirs[name].shape, mine.shape)):
+            if many != few:
+                others = [side for side in range(mine.ndim) if side != place]
+                squares = theirs[name].detach().double().square()
+                size = squares.sum(others) if others else squares
+                weight[many, few] = weight.get((many, few), 0) + size / max(float(size.sum()), 1e-30)
+    chosen = {pair: size.topk(pair[1]).indices.sort().values for pair, size in weight.items()}
+    with torch.no_grad():
+        for name, mine in ours.items():
+            value = theirs[name].detach()
+            for place, (many, few) in enumerate(zip(value.shape, mine.shape)):
+                if many != few:
+                    value = value.index_select(place, chosen[many, few])
+            mine.copy_(value)
+        for name, buffer in small.named_buffers():
+            given = dict(model.named_buffers()).get(name)
+            if given is not None and given.shape == buffer.shape:
+                buffer.copy_(given)
+    return small.eval(), less
+
+
+def numbers(model: nn.Module) -> int:
+    """How many a network learned."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def share(keep: float) -> float:
+    """What a network keeps of its widths so as to keep `keep` of its numbers: those grow with the square."""
+    return math.sqrt(keep)

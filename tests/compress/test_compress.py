@@ -1,0 +1,181 @@
+"""Compressed bundles: what they hold, that they give what they state, and when they are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from reinforge.bundle.loading import load
+from reinforge.compress.compress import compress
+from reinforge.compress.judged import Judged, deciding, lost
+from reinforge.compress.shrinking import in_8_bits, narrower, of_low_rank, pruned
+from reinforge.core.tensor_files import read_checked
+from reinforge.errors import BundleError, DataError, IntegrityError, PathError, RecipeError
+from reinforge.models.compressed import Compressed, Int8Linear, quantised, restored, restructure, unpack
+from reinforge.models.options import ComposedOptions, MLPOptions
+from reinforge.registry import REGISTRY
+from tests.bundle import made
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table's bundle whose linear layers are worth being made smaller."""
+    folder = tmp_path_factory.mktemp("wide") / "bundle"
+    form, _table = made.table_form()
+    options = ComposedOptions(body=MLPOptions(sizes=(160, 160)))
+    torch.manual_seed(0)
+    model = REGISTRY.build("model", options, form.pipeline.signature)
+    made.table_bundle(folder, options=options, model=model)
+    return folder
+
+
+def test_rounding_is_to_the_nearest_of_255_values_of_each_row() -> None:
+    weight = torch.randn(7, 3, 5, generator=torch.Generator().manual_seed(0))
+    units, worth = quantised(weight)
+    assert units.dtype == torch.int8
+    step = weight.flatten(1).abs().amax(1) / 127
+    torch.testing.assert_close(worth, step)
+    assert bool(((restored(units, worth) - weight).flatten(1).abs() <= step[:, None] / 2 * 1.0001).all())
+    # What is rounded already stays as it is.
+    torch.testing.assert_close(restored(*quantised(restored(units, worth))), restored(units, worth), rtol=1e-6, atol=0)
+
+
+def test_a_layer_in_8_bits_gives_products_of_whole_numbers_and_rows_stay_apart() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 8)
+    x = torch.randn(5, 3, 64)
+    plain = layer(x)
+    layer.__class__ = Int8Linear
+    with torch.inference_mode():
+        found = layer(x)
+        units, worth = quantised(layer.weight)
+        step = x.abs().amax(-1, keepdim=True) / 127
+        whole = (x / step).round().to(torch.int64) @ units.to(torch.int64).T
+        torch.testing.assert_close(found, whole.float() * step * worth + layer.bias)
+        assert torch.equal(found[2:3], layer(x[2:3])), "a row's neighbours must not change it"
+    assert float((found - plain).abs().max()) < 0.05 * float(plain.abs().max())
+
+
+@pytest.mark.parametrize("method", ["int8", "int8-weight"])
+def test_8_bits_are_stored_as_such_and_verified(wide: Path, tmp_path: Path, method: str) -> None:
+    found = compress(wide, method, tmp_path / "out", data=made.rows(60, seed=5), tolerance=0.2)
+    assert found.smaller > 3
+    again = load(tmp_path / "out")
+    assert again.parents == (load(wide).digest,)
+    assert again.folder is not None
+    stored = read_checked(again.folder, "weights.safetensors")
+    assert {t.dtype for name, t in stored.items() if name.endswith("linears.1.weight")} == {torch.int8}
+    given = [{k: v for k, v in row.items() if k not in ("species", "price")} for row in made.rows(9, seed=3)]
+    for mine, theirs in zip(again.predict(given), load(wide).predict(given), strict=True):
+        assert mine["price"]["value"] == pytest.approx(theirs["price"]["value"], abs=0.5)
+    assert any(isinstance(module, Int8Linear) for module in again.model.modules()) == (method == "int8")
+
+
+def test_a_low_rank_of_everything_is_the_layer_itself(wide: Path) -> None:
+    bundle = load(wide)
+    changed, change = of_low_rank(bundle.model, 0.999)
+    assert change.low_rank["body.linears.1"] == 79
+    exact, _change = of_low_rank(bundle.model, 0.5)
+    weight = dict(bundle.model.named_parameters())["body.linears.1.weight"].detach()
+    layer = exact.get_submodule("body.linears.1")
+    left, values, right = np.linalg.svd(weight.double().numpy())
+    rank = layer.down.shape[0]
+    best = (left[:, :rank] * values[:rank]) @ right[:rank]
+    np.testing.assert_allclose((layer.up @ layer.down).detach().numpy(), best, atol=1e-5)
+    assert changed is not exact
+
+
+def test_pruning_keeps_the_units_with_the_largest_weights_wherever_they_stand(wide: Path) -> None:
+    bundle = load(wide)
+    model = bundle.model
+    last = model.get_submodule("body.linears.1")
+    with torch.no_grad():
+        # Units that nothing depends on: without them the network is what it was.
+        for name, parameter in model.named_parameters():
+            if name.startswith("body."):
+                parameter[80:] = 0
+        last.weight[:, 80:] = 0
+        for head in model.heads._modules.values():
+            head.projection.weight[:, 80:] = 0
+    assert bundle.blueprint.options is not None
+    small, less = pruned(model, bundle.blueprint.options, 0.5, bundle.signature)
+    assert less.body.sizes == (80, 80)
+    inputs = bundle.form.inputs(
+        [{k: v for k, v in row.items() if k in ("size", "mass", "island")} for row in made.rows(6)]
+    )
+    for name, output in model(inputs)[0].items():
+        torch.testing.assert_close(small(inputs)[0][name], output)
+
+
+def test_pruned_low_rank_and_distilled_networks_recover(wide: Path, tmp_path: Path) -> None:
+    data, given = made.rows(60, seed=5), made.rows(200, seed=6)
+    for method, options in (("prune", None), ("low-rank", None), ("distill", {"body": {"sizes": [24]}})):
+        found = compress(
+            wide, method, tmp_path / method, data=data, train=given, updates=150, tolerance=0.9, options=options
+        )
+        assert found.smaller > 1.8, method
+        again, rows = load(tmp_path / method), given[:50]
+        pairs = zip(again.predict(rows), load(wide).predict(rows), strict=True)
+        apart = [abs(mine["price"]["value"] - theirs["price"]["value"]) for mine, theirs in pairs]
+        assert np.mean(apart) < 1.0, method
+        shutil.rmtree(tmp_path / method)
+
+
+def test_what_misses_its_goal_or_tolerance_is_refused_and_nothing_is_left(wide: Path, tmp_path: Path) -> None:
+    data = made.rows(60, seed=5)
+    with pytest.raises(RecipeError, match="no smaller"):
+        compress(wide, "distill", tmp_path / "a", goal="size", data=data, train=data, updates=1, tolerance=0.99,
+                 options={"body": {"sizes": [400, 400]}})  # fmt: skip
+    assert not (tmp_path / "a").exists()
+    kept = compress(wide, "distill", tmp_path / "a", goal="size", data=data, train=data, updates=1, force=True,
+                    options={"body": {"sizes": [400, 400]}})  # fmt: skip
+    assert kept.smaller < 1
+    before = Judged("accuracy", 0.9, 100, 200, 1.0, 2.0)
+    assert lost(before, Judged("accuracy", 0.88, 50, 100, 2.0, 2.0)) == pytest.approx(0.02)
+    assert lost(
+        Judged("perplexity", 10.0, 1, 1, 1.0, 1.0), Judged("perplexity", 11.0, 1, 1, 1.0, 1.0)
+    ) == pytest.approx(0.1)
+    assert deciding({"a/accuracy": 0.5, "b/accuracy": 1.0, "loss": 3.0}) == ("accuracy", 0.75)
+    with pytest.raises(DataError, match="could be judged"):
+        deciding({"seconds": 1.0})
+
+
+def test_mistakes_are_named(wide: Path, tmp_path: Path) -> None:
+    for keywords, message in (
+        ({"method": "zip"}, "no method"), ({"method": "int8", "goal": "beauty"}, "no goal"),
+        ({"method": "prune", "keep": 1.5}, "out of bounds"), ({"method": "distill"}, "which network"),
+    ):  # fmt: skip
+        with pytest.raises(RecipeError, match=message):
+            compress(wide, **{"output": tmp_path / "x", **keywords})  # type: ignore[arg-type]
+    with pytest.raises(PathError, match="there already"):
+        compress(wide, "int8", tmp_path)
+    with pytest.raises(RecipeError, match="no width"):
+        narrower(ComposedOptions(body=MLPOptions(sizes=(4,))), 0.5, load(wide).signature)
+
+
+def test_hostile_parts_are_refused(wide: Path, tmp_path: Path) -> None:
+    compress(wide, "int8", tmp_path / "out", data=made.rows(60, seed=5), force=True)
+    told = json.loads((tmp_path / "out" / "model.json").read_text())
+    for change in ({"packed": ["no/such"]}, {"int8": ["heads"]}, {"low_rank": {"body.linears.1": 10**6}}, {"more": 1}):
+        made.rewrite(
+            tmp_path / "out", "model.json", json.dumps({**told, "compressed": {**told["compressed"], **change}})
+        )
+        with pytest.raises(BundleError):
+            load(tmp_path / "out")
+    with pytest.raises(IntegrityError, match="no number"):
+        unpack({"w": torch.zeros(2, 2, dtype=torch.int8), "w/scale": torch.tensor([1.0, float("inf")])}, ("w",))
+    with pytest.raises(IntegrityError, match="no plain linear layer"):
+        restructure(nn.ReLU(), Compressed(int8=("weight",)))
+
+
+def test_shared_and_small_weights_keep_their_type(tmp_path: Path) -> None:
+    bundle = made.text_bundle(tmp_path / "text")
+    changed, change = in_8_bits(bundle.model, computing=True)
+    assert all(dict(changed.state_dict())[name].ndim >= 2 for name in change.packed)
+    assert len(change.packed) == len(set(change.packed))
