@@ -80,6 +80,10 @@ class BundleError(IntegrityError):
     """A bundle is damaged, unsupported, or does not reproduce its golden outputs."""
 
 
+class TrainingWarning(RuntimeWarning):
+    """What goes wrong with a training that goes on: symptom with cause, and remedy. A run keeps it."""
+
+
 class TrainingDiverged(ReinforgeError):
     """Several updates in a row had non-finite gradients; the last good checkpoint is named."""
 

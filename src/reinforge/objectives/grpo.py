@@ -21,7 +21,7 @@ from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Step, Term
 from reinforge.core.ragged import Ragged
-from reinforge.errors import ComponentError
+from reinforge.errors import ComponentError, TrainingWarning
 from reinforge.messages import _
 from reinforge.models.adapters import adapters_are_new, without_adapters
 from reinforge.models.decoder import Decoder
@@ -285,4 +285,4 @@ def _compare(away: float, agrees: float) -> None:
 
 
 def _warn(problem: str, remedy: str) -> None:
-    warnings.warn(f"{problem}: {remedy}", RuntimeWarning, stacklevel=4)
+    warnings.warn(f"{problem}: {remedy}", TrainingWarning, stacklevel=4)

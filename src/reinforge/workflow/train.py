@@ -46,6 +46,7 @@ from reinforge.workflow.starting import begin_adapter, parent_of, take, transfer
 from reinforge.workflow.tasks.assemble import assemble
 from reinforge.workflow.tasks.task import Given, Task
 from reinforge.workflow.watching import logbook as watched
+from reinforge.workflow.watching import noticed
 
 
 def train(
@@ -180,11 +181,12 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
         elif logbook is not None:
             logbook.clear()
         try:
-            finished = engine.run()
+            with noticed(run if world.main else None, progress) as told:
+                finished = engine.run()
             if logbook is not None:
                 logbook.close()
             if world.main:
-                _finish(run, recipe, task, engine, finished, parent, store.notes, began)
+                _finish(run, recipe, task, engine, finished, parent, (*store.notes, *told), began)
         except EnvironmentFault as fault:
             raise rescued(fault, run, engine, world) from fault.__cause__
         world.barrier()

@@ -1,16 +1,18 @@
-"""A training in an environment is watched while it is logged: what goes wrong is said at once, and kept in the log."""
+"""A training is watched: what goes wrong is said at once, and kept with the run; in an environment, by its log."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from reinforge.core.contracts import State
 from reinforge.engine.logbook import Logbook
 from reinforge.environments.options import EnvironmentOptions
+from reinforge.errors import TrainingWarning
 from reinforge.evaluation.diagnosis import Finding, Setting, Watcher, told
 from reinforge.recipe.recipe import Recipe
 from reinforge.schema.signature import Signature
@@ -19,6 +21,34 @@ from reinforge.workflow.progress import Progress
 from reinforge.workflow.run import Run
 
 _PLACE = ("updates", "samples", "steps", "seconds")
+
+
+@contextlib.contextmanager
+def noticed(run: Run | None, progress: Progress) -> Iterator[list[str]]:
+    """What objectives and sources warn of meanwhile: each kind once, shown, and among the run's warnings; without a
+    run, of no one's."""
+    found: dict[str, str] = {}
+    show = warnings.showwarning
+
+    def keep(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if not issubclass(category, TrainingWarning):
+            show(message, category, *place, **more)
+            return
+        text = str(message)
+        # The remedy is the same whatever numbers the symptom has.
+        remedy = text.rpartition(": ")[2]
+        if run is None or remedy in found:
+            return
+        found[remedy] = text
+        told.append(text)
+        run.write_status(warnings=[*run.status.get("warnings", []), text])
+        progress.update(0.0, None, text)
+
+    told: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TrainingWarning)
+        warnings.showwarning = keep
+        yield told
 
 
 def logbook(run: Run, recipe: Recipe, signature: Signature, progress: Progress) -> Logbook:
@@ -69,9 +99,9 @@ class WatchedLogbook(Logbook):
         self._warn(list(told(rows)), [])
 
     def _warn(self, findings: list[Finding], before: list[str]) -> None:
-        warnings = [*before, *(finding.text() for finding in findings)]
-        if warnings != self._run.status.get("warnings", []):
-            self._run.write_status(warnings=warnings)
+        texts = [*before, *(finding.text() for finding in findings)]
+        if texts != self._run.status.get("warnings", []):
+            self._run.write_status(warnings=texts)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         if self.path.is_file():
