@@ -208,6 +208,13 @@ def test_token_losses_by_chunks() -> None:
         for got, right in zip(one, (oracle.detach(), h.grad, w.grad)):
             torch.testing.assert_close(got, right.float(), atol=1e-5, rtol=1e-5)
     assert token_losses(hidden.float()[:0], weight.float(), targets[:0]).shape == (0,)
+    # What is frozen gets no gradient, and the other's stays the same.
+    for frozen in (0, 1):
+        pair = [hidden.detach().float(), weight.detach().float()]
+        pair[1 - frozen].requires_grad_()
+        (token_losses(*pair, targets, 5 * WORDS) * scale).sum().backward()
+        assert pair[frozen].grad is None
+        torch.testing.assert_close(pair[1 - frozen].grad, found[1][1:][1 - frozen])
 
 
 @pytest.mark.parametrize("frozen", ["nothing", "hidden", "weight"])
