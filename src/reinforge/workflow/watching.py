@@ -27,7 +27,8 @@ _PLACE = ("updates", "samples", "steps", "seconds")
 def noticed(run: Run | None, progress: Progress) -> Iterator[list[str]]:
     """What objectives and sources warn of meanwhile: each kind once, shown, and among the run's warnings; without a
     run, of no one's."""
-    found: dict[str, str] = {}
+    found: list[str] = []
+    remedies: set[str] = set()
     show = warnings.showwarning
 
     def keep(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
@@ -37,18 +38,17 @@ def noticed(run: Run | None, progress: Progress) -> Iterator[list[str]]:
         text = str(message)
         # The remedy is the same whatever numbers the symptom has.
         remedy = text.rpartition(": ")[2]
-        if run is None or remedy in found:
+        if run is None or remedy in remedies:
             return
-        found[remedy] = text
-        told.append(text)
+        remedies.add(remedy)
+        found.append(text)
         run.write_status(warnings=[*run.status.get("warnings", []), text])
         progress.update(0.0, None, text)
 
-    told: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("always", TrainingWarning)
         warnings.showwarning = keep
-        yield told
+        yield found
 
 
 def logbook(run: Run, recipe: Recipe, signature: Signature, progress: Progress) -> Logbook:
