@@ -43,7 +43,7 @@ class Redis:
         for body in bodies:
             self.client.xadd(self.name, {"message": body})
 
-    def results(self, count: int) -> dict[str, list[Any]]:
+    def results(self, count: int, seconds: float = SECONDS) -> dict[str, list[Any]]:
         """By id, each result that was stored, once `count` ids have one."""
 
         def found() -> dict[str, list[Any]]:
@@ -51,7 +51,7 @@ class Redis:
             keys = [key.decode() for key in self.client.scan_iter(f"{prefix}*", count=1000)]
             return {key[len(prefix) :]: [json.loads(self.client.get(key))] for key in keys}
 
-        _until(lambda: len(found()) >= count)
+        _until(lambda: len(found()) >= count, seconds)
         return found()
 
     def dead(self, count: int) -> list[tuple[bytes, str]]:
@@ -79,7 +79,7 @@ class Rabbit:
 
         self._in(put)
 
-    def results(self, count: int) -> dict[str, list[Any]]:
+    def results(self, count: int, seconds: float = SECONDS) -> dict[str, list[Any]]:
         async def take(channel: Any) -> None:
             queue = await channel.get_queue(f"{self.name}.results")
             while (message := await queue.get(fail=False)) is not None:
@@ -90,7 +90,7 @@ class Rabbit:
             self._in(take)
             return len(self._results) >= count
 
-        _until(enough)
+        _until(enough, seconds)
         return self._results
 
     def dead(self, count: int) -> list[tuple[bytes, str]]:
@@ -122,8 +122,8 @@ class Rabbit:
         return asyncio.run(run())
 
 
-def _until(condition: Any) -> None:
-    end = time.monotonic() + SECONDS
+def _until(condition: Any, seconds: float = SECONDS) -> None:
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.05)
@@ -382,7 +382,8 @@ def test_workers_killed_at_random(kind: str, brokers: dict[str, str], bundles: A
                     if children:
                         os.kill(int(draw.choice(children)), signal.SIGKILL)
                         killed += 1
-        found = queue.results(count)
+        # What a worker had in hand when it was killed waits for 30 seconds, and may meet that fate again.
+        found = queue.results(count, 240)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
