@@ -14,6 +14,7 @@ import time
 import httpx
 import pytest
 
+from reinforge.bundle.signing import make_keys, sign
 from reinforge.serving.tokens import add_token
 from tests.bundle import made
 
@@ -247,5 +248,37 @@ def test_a_hangup_loads_the_folders_anew(folder, tmp_path):
         assert newer.digest != before
         server.process.send_signal(signal.SIGHUP)
         assert server.wait(lambda: server.get("/v1/models/table").json()["digest"] == newer.digest)
+    finally:
+        assert server.stop()[0] == 0
+
+
+def test_only_bundles_that_are_signed_are_served(folder, tmp_path):
+    """At the beginning, and when they are replaced: by hand, and as an administrator."""
+    mine, other = make_keys(tmp_path / "mine"), make_keys(tmp_path / "other")
+    shutil.copytree(folder / "table", tmp_path / "table")
+    command = ["serve", str(tmp_path / "table"), "--port", "0", "--require-signature", str(mine.public)]
+    found = subprocess.run([sys.executable, "-m", "reinforge", *command], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 1
+    assert "no signature" in found.stderr
+    sign(tmp_path / "table", mine.private)
+    root = add_token(tmp_path / "tokens.json", "root", ["admin", "predict"])
+    options = ["--require-signature", str(mine.public), "--tokens", str(tmp_path / "tokens.json")]
+    server = Served(tmp_path / "table", *options)
+    try:
+        bearer = {"authorization": f"Bearer {root}"}
+        assert server.predict(headers=bearer).status_code == 200
+        newer = made.table_bundle(tmp_path / "newer", parents=["0" * 64])
+
+        def swap():
+            return httpx.post(
+                f"{server.url}/admin/models/table", json={"bundle": str(newer.path)}, headers=bearer, timeout=60
+            )
+
+        assert swap().status_code == 409
+        sign(newer.path, other.private)
+        refused = swap()
+        assert (refused.status_code, "trusted" in refused.text) == (409, True)
+        sign(newer.path, mine.private)
+        assert swap().json() == {"models": {"table": newer.digest}}
     finally:
         assert server.stop()[0] == 0

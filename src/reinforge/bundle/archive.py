@@ -7,11 +7,11 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from reinforge.bundle.loading import FORMAT
+from reinforge.bundle.folders import FORMAT
 from reinforge.errors import BundleError, IntegrityError, StorageError
 from reinforge.storage import manifest as manifests
 from reinforge.storage import strict_json
-from reinforge.storage.files import CHUNK, require_space, storage_errors
+from reinforge.storage.files import CHUNK, require_space, storage_errors, write_new
 from reinforge.storage.folder import Folder, commit
 from reinforge.storage.manifest import parse_manifest
 
@@ -32,7 +32,8 @@ def pack(folder: Path | str, target: Path | str) -> Path:
     with storage_errors(path):
         try:
             with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
-                for name in (manifests.NAME, *sorted(source.manifest.files)):
+                beside = [manifests.SIGNATURES] if (source.path / manifests.SIGNATURES).is_file() else []
+                for name in (manifests.NAME, *beside, *sorted(source.manifest.files)):
                     entry = zipfile.ZipInfo(name, _EPOCH)
                     entry.external_attr = 0o644 << 16
                     with archive.open(entry, "w", force_zip64=True) as out, open(source.path / name, "rb") as file:
@@ -60,6 +61,7 @@ def unpack(archive: Path | str, target: Path | str, limit: int = MAX_BYTES) -> P
                 raise BundleError("it has no proper manifest", where=where)
             content = b"".join(_chunks(opened, entries.pop(manifests.NAME), where))
             manifest = parse_manifest(strict_json.parse(content, where), where, FORMAT)
+            signatures = entries.pop(manifests.SIGNATURES, None)
             if manifest.files.keys() != entries.keys():
                 raise BundleError("its files are not those of its manifest", where=where)
             require_space(path.parent, sum(entry.file_size for entry in entries.values()))
@@ -68,6 +70,8 @@ def unpack(archive: Path | str, target: Path | str, limit: int = MAX_BYTES) -> P
                 for name, entry in entries.items():
                     if staging.write(name, _chunks(opened, entry, where)) != manifest.files[name]:
                         raise BundleError(f"the digest of {name!r} does not match", where=where)
+                if signatures is not None:
+                    write_new(staging.path / manifests.SIGNATURES, _chunks(opened, signatures, where))
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise BundleError(f"it is no proper zip file: {error}", where=where) from None
     except BundleError:
@@ -90,7 +94,7 @@ def _checked(infos: list[zipfile.ZipInfo], where: str, limit: int) -> dict[str, 
     names = [info.filename for info in infos]
     if len(set(names)) != len(names):
         raise BundleError("a name stands in it twice", where=where)
-    manifests.check_names((name for name in names if name != manifests.NAME), where)
+    manifests.check_names((name for name in names if name not in (manifests.NAME, manifests.SIGNATURES)), where)
     for info in infos:
         mode = info.external_attr >> 16
         if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):

@@ -11,6 +11,9 @@ from reinforge.messages import _
 from reinforge.storage import strict_json
 from reinforge.storage.strict_json import Json
 
+# What a bundle's manifest says that it is.
+FORMAT = "reinforge-bundle"
+
 
 def bundle_folder(given: str | Path) -> Path:
     """The bundle's folder: the given one, or that of a run. Raises PathError where there is none."""

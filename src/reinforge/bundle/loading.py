@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from reinforge.bundle import golden
 from reinforge.bundle.bundle import Bundle
-from reinforge.bundle.folders import bundle_folder
+from reinforge.bundle.folders import FORMAT, bundle_folder
 from reinforge.bundle.forms import load_form
 from reinforge.bundle.network import Blueprint, Factory, build
 from reinforge.bundle.task import Task
@@ -23,7 +23,7 @@ from reinforge.storage import strict_json
 from reinforge.storage.folder import Folder
 from reinforge.storage.strict_json import Json
 
-FORMAT, VERSION = "reinforge-bundle", 1
+VERSION = 1
 JSON_FILES = ("schema.json", "pipeline.json", "model.json", "task.json", "reference.json", "provenance.json")
 REQUIRED = (*JSON_FILES, "pipeline.safetensors", "weights.safetensors", golden.NAME, "card.md")
 OPTIONAL = re.compile(r"training\.safetensors|exports/[A-Za-z0-9_./-]+", re.ASCII)

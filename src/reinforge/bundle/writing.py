@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from reinforge.bundle import golden
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.card import card
+from reinforge.bundle.folders import FORMAT
 from reinforge.bundle.forms import Form
-from reinforge.bundle.loading import FORMAT, VERSION, load
+from reinforge.bundle.loading import VERSION, load
 from reinforge.bundle.network import Blueprint, Factory, take_apart
 from reinforge.bundle.task import Task
 from reinforge.core.tensor_files import chunks

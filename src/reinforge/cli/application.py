@@ -22,6 +22,7 @@ from reinforge.cli.evaluate import evaluate
 from reinforge.cli.export import export
 from reinforge.cli.generate import generate
 from reinforge.cli.help import Command, Group
+from reinforge.cli.keys import keys
 from reinforge.cli.output import Result, show, show_error, speaks
 from reinforge.cli.play import play
 from reinforge.cli.predict import predict
@@ -29,6 +30,7 @@ from reinforge.cli.prepare import prepare
 from reinforge.cli.recipes import recipes
 from reinforge.cli.report import report
 from reinforge.cli.serve import serve
+from reinforge.cli.sign import sign
 from reinforge.cli.token import token
 from reinforge.cli.train import train
 from reinforge.cli.verify import verify
@@ -53,6 +55,8 @@ VERBS = (
     (report, mark("Write a run's report.html from its log.")),
     (recipes, mark("List the recipes that come with the package, or show one.")),
     (verify, mark("Check a bundle's files, and replay its golden examples.")),
+    (keys, mark("Make a pair of keys: one to sign bundles with, one to check signatures.")),
+    (sign, mark("Sign a bundle, so that others can tell that it is yours and unchanged.")),
     (doctor, mark("Look at this machine; for a recipe: parameters, memory, time, and whether it fits.")),
 )
 # Click's base of usage errors; typer exports only what derives from it.

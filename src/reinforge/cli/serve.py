@@ -13,6 +13,7 @@ from reinforge.errors import ReinforgeError
 from reinforge.messages import _, mark
 
 _BUNDLES = mark("Bundles' folders, or those of their runs; NAME=FOLDER names one.")
+_SIGNED = mark("Public key that must have signed every bundle; or one of several.")
 _BIND = mark("Address to listen on: 127.0.0.1 for this machine alone, 0.0.0.0 for the network.")
 
 
@@ -45,6 +46,9 @@ def serve(
     queue_name: Annotated[
         str, typer.Option("--queue-name", metavar="NAME", help=mark("What the queue is called there."))
     ] = "reinforge",
+    require_signature: Annotated[
+        list[Path] | None, typer.Option("--require-signature", metavar="FILE", help=_SIGNED)
+    ] = None,
     use: Use = None,
 ) -> Result:
     """Serve bundles over HTTP until interrupted."""
@@ -75,9 +79,11 @@ def serve(
         wanted = {name or stated_name(bundle_folder(folder)): folder for name, folder in given}
         if len(wanted) < len(given):
             raise ReinforgeError(_("two bundles have one name"))
-    return Result.of(
-        run(wanted, port=port, access=access, queue=taken, replicas=workers, threads=threads, use=use or ())
-    )
+    served = run(
+        wanted, port=port, access=access, queue=taken, replicas=workers, threads=threads, use=use or (),
+        signed_by=require_signature or (),
+    )  # fmt: skip
+    return Result.of(served)
 
 
 def _named(text: str) -> tuple[str | None, str]:

@@ -45,13 +45,15 @@ def serve(
     threads: int = 1,
     use: Sequence[str | Path] = (),
     modules: Mapping[str, Factory] | None = None,
+    signed_by: Sequence[str | Path] = (),
     ready: Callable[[str], None] | None = None,
 ) -> Served:
     """Serve bundles over HTTP until SIGINT or SIGTERM; requests that are being answered are finished.
 
     `bundles`: one, several, or by the names they shall have. Folders are served by `replicas` processes, which are
     replaced where they end or hang; SIGHUP loads the folders anew. Bundles in memory, and those with `modules`, are
-    served by this process itself. Port 0 takes a free one. `threads`: of each computation. With
+    served by this process itself. `signed_by`: files of public keys; folders that none of them has signed are refused,
+    those that come later as well. Port 0 takes a free one. `threads`: of each computation. With
     `queue`, requests are taken from there as well. `ready` is called with the
     URL once everything answers; by default it is printed on standard error. Raises MissingExtra without the extra
     `serve`, BundleError, or ReinforgeError where the address can't be had or the
@@ -76,6 +78,15 @@ def serve(
         from reinforge.serving.queues.queue import check
 
         asyncio.run(check(queue))
+    keys: tuple[str, ...] = ()
+    if signed_by:
+        from reinforge.bundle.signing import public_keys
+
+        keys = public_keys(signed_by)
+        if len(folders) < len(named):
+            raise ReinforgeError(
+                _("only folders have signatures"), remedy=_("Write the bundle to a folder, and sign it.")
+            )
     listener = listen(access.host, port)
     url = url_of(listener, secure=access.certificate is not None)
 
@@ -83,16 +94,19 @@ def serve(
         (ready or (lambda told: _announce(tuple(named), told)))(url)
 
     if alone:
+        from reinforge.recipe.user_code import load_user_code
         from reinforge.serving.server import Server
-        from reinforge.workflow.opened import opened
+        from reinforge.serving.trust import trusted
 
-        loaded = {name: opened(one, use, modules) for name, one in named.items()}
-        Server(loaded, listener, access, limits, queue=queue).run(threads, lambda _url: announce())
+        load_user_code(use)
+        loaded = {name: trusted(one, keys, modules) if isinstance(one, Path) else one for name, one in named.items()}
+        server = Server(loaded, listener, access, limits, queue=queue, keys=keys)
+        server.run(threads, lambda _url: announce())
     else:
         from reinforge.serving.supervisor import Supervisor
         from reinforge.serving.task import Task
 
-        task = Task(folders, tuple(map(str, use)), threads, replicas, access, limits, queue)
+        task = Task(folders, keys, tuple(map(str, use)), threads, replicas, access, limits, queue)
         Supervisor(task, listener).run(announce)
     return Served(url, tuple(named))
 

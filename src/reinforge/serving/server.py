@@ -11,14 +11,12 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TextIO
 
 import torch
 import uvicorn
 
 from reinforge.bundle.bundle import Bundle
-from reinforge.bundle.loading import load
 from reinforge.errors import ReinforgeError
 from reinforge.serving.app import Control, create_app
 from reinforge.serving.gate import Gate, hosts_of
@@ -30,6 +28,7 @@ from reinforge.serving.queues.address import Address
 from reinforge.serving.refusals import Refused
 from reinforge.serving.task import GRACE_SECONDS, Access
 from reinforge.serving.tokens import Tokens
+from reinforge.serving.trust import trusted
 
 # An idle connection is closed after so many seconds.
 _IDLE_SECONDS = 75
@@ -38,7 +37,8 @@ _IDLE_SECONDS = 75
 @dataclass
 class Server:
     """Bundles behind HTTP on one socket, and behind a queue where there is one. `control` stands for what lies outside
-    this process; `share` is the part of a token's rate that falls to this replica."""
+    this process; `share` is the part of a token's rate that falls to this replica; `keys` are those that bundles to
+    come must be signed by."""
 
     bundles: Mapping[str, Bundle]
     socket: socket.socket
@@ -47,6 +47,7 @@ class Server:
     control: Control | None = None
     share: float = 1.0
     queue: Address | None = None
+    keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.metrics = Metrics()
@@ -137,7 +138,7 @@ class Server:
 
     async def _swap(self, folders: Mapping[str, str]) -> dict[str, str]:
         try:
-            loaded = {name: await asyncio.to_thread(load, Path(folder)) for name, folder in folders.items()}
+            loaded = {name: await asyncio.to_thread(trusted, folder, self.keys) for name, folder in folders.items()}
         except ReinforgeError as error:
             raise Refused(409, error.problem, where=error.where, remedy=error.remedy) from None
         for name, bundle in loaded.items():

@@ -30,11 +30,13 @@ class Access:
 
 @dataclass(frozen=True)
 class Task:
-    """The folders of bundles by name, files with the user's components, threads of each computation, who may ask, what
-    it may cost, and the queue to take from as well; which of how many replicas it is, and the descriptors of the socket
-    and the board it inherits."""
+    """The folders of bundles by name, public keys (PEM) one of which must have signed each (none: unsigned ones are
+    served), files with the user's components, threads of each computation, who may ask, what it may cost, and the queue
+    to take from as well; which of how many replicas it is, and the descriptors of the socket and the board it inherits.
+    """
 
     bundles: Mapping[str, str]
+    keys: tuple[str, ...] = ()
     use: tuple[str, ...] = ()
     threads: int = 1
     replicas: int = 1
@@ -72,6 +74,6 @@ class Task:
         access["names"] = tuple(access["names"])
         known = None if tokens is None else tuple(Token.model_validate(token) for token in tokens)
         return cls(**{
-            **value, "use": tuple(value["use"]), "access": Access(**access, tokens=known),
+            **value, "use": tuple(value["use"]), "keys": tuple(value["keys"]), "access": Access(**access, tokens=known),
             "limits": Limits(**value["limits"]), "queue": value["queue"] and Address(**value["queue"]),
         })  # fmt: skip

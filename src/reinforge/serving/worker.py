@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 
 from reinforge.bundle.bundle import Bundle
-from reinforge.bundle.loading import load
 from reinforge.errors import ReinforgeError
 from reinforge.recipe.user_code import load_user_code
 from reinforge.serving import board as states
@@ -30,6 +29,7 @@ from reinforge.serving.channel import line, receive, streams
 from reinforge.serving.refusals import Refused
 from reinforge.serving.server import Server
 from reinforge.serving.task import Task
+from reinforge.serving.trust import trusted
 from reinforge.storage.strict_json import Json
 
 
@@ -49,7 +49,7 @@ class Replica:
         self._board.put(task.replica, states.STARTING)
         try:
             load_user_code(Path(path) for path in task.use)
-            bundles = {name: await asyncio.to_thread(load, Path(path)) for name, path in task.bundles.items()}
+            bundles = {name: await asyncio.to_thread(trusted, path, task.keys) for name, path in task.bundles.items()}
         except ReinforgeError as error:
             self._say({"failed": _told(error)})
             return
@@ -92,7 +92,8 @@ class Replica:
 
     async def _prepare(self, folders: Mapping[str, str]) -> Json:
         try:
-            self._loaded = {name: await asyncio.to_thread(load, Path(folder)) for name, folder in folders.items()}
+            keys = self._task.keys
+            self._loaded = {name: await asyncio.to_thread(trusted, folder, keys) for name, folder in folders.items()}
         except ReinforgeError as error:
             return {"refused": _told(error)}
         return {"prepared": {name: bundle.digest for name, bundle in self._loaded.items()}}

@@ -253,7 +253,7 @@ def _check_listing(path: Path, files: Mapping[str, FileRecord]) -> None:
                 where = str(path / name)
                 if stat.S_ISDIR(status.st_mode) and name in folders:
                     waiting.append((f"{name}/", folder / entry.name))
-                elif stat.S_ISREG(status.st_mode) and name == manifests.NAME:
+                elif stat.S_ISREG(status.st_mode) and name in (manifests.NAME, manifests.SIGNATURES):
                     continue
                 elif name not in files:
                     raise IntegrityError("the manifest does not list this", where=where, remedy="Remove it.")

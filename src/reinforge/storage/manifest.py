@@ -12,6 +12,8 @@ from reinforge.errors import IntegrityError
 from reinforge.storage.strict_json import Json, canonical, pretty
 
 NAME = "manifest.json"
+# Lies beside it and is about it, so that it can't be listed in it.
+SIGNATURES = "signatures.json"
 MAX_BYTES = 8 << 20
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?<!\.)", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -72,8 +74,9 @@ def check_names(names: Iterable[str], where: str) -> None:
         folders.update("/".join(parts[:i]) for i in range(1, len(parts)))
     for clash in folders & seen.keys():
         raise IntegrityError(f"{clash!r} is both a file and a folder", where=where)
-    if NAME in seen:
-        raise IntegrityError(f"{NAME} can't list itself", where=where)
+    for own in (NAME, SIGNATURES):
+        if own in seen:
+            raise IntegrityError(f"a manifest can't list {own}", where=where)
 
 
 def parse_manifest(value: Json, where: str, format: str) -> Manifest:
