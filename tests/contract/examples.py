@@ -31,10 +31,11 @@ from reinforge.models.policy_options import (
     QTableOptions,
     SquashedGaussianOptions,
 )
-from reinforge.models.scorer_options import ScorerOptions
+from reinforge.models.scorer_options import DecoderEncoderOptions, ScorerOptions
 from reinforge.objectives.options import (
     A2COptions,
     DDPGOptions,
+    DistillationOptions,
     DPOOptions,
     IPOOptions,
     IQLOptions,
@@ -83,6 +84,7 @@ ROWS = 6
 
 # Of components that have no default options.
 OPTIONS: dict[tuple[str, str], Options] = {
+    ("encoder", "decoder"): DecoderEncoderOptions(config=DecoderOptions(layers=1, width=8, heads=2, context=9)),
     ("encoder", "pretrained"): PretrainedOptions(
         source="tiny", weights=False,
         config={
@@ -282,6 +284,14 @@ def _language(seed: int, batch: int) -> Parts:
     return REGISTRY.build("objective", LanguageOptions(), signature), _decoder(signature, seed), source
 
 
+def _distillation(seed: int, batch: int) -> Parts:
+    """The same, of another decoder."""
+    _objective, model, source = _language(seed, batch)
+    signature = _signature({"tokens": "tokens"}, tokens="tokens")
+    options, teacher = DistillationOptions(weight=0.5), _decoder(signature, seed + 1)
+    return REGISTRY.build("objective", options, signature, teacher=teacher), model, source
+
+
 def _grpo(seed: int, batch: int) -> Parts:
     """A decoder that writes completions to a task's prompts; enough of them for some to be right."""
     options = CompletionOptions(prompts=2, group=16, max_tokens=4)
@@ -369,6 +379,7 @@ BUILDS: dict[str, Callable[[int, int], Parts]] = {
     **{name: piece.build for name, piece in SLICES.items()},
     **{
         "iterable": _iterable,
+        "distillation": _distillation,
         "tokens": _language,
         "completions": _grpo,
         "ddpg": _ddpg,

@@ -19,6 +19,7 @@ from reinforge.data.chats import (
     pair_of,
     taught,
 )
+from reinforge.data.cleaning.texts import clean_texts
 from reinforge.data.language_options import (
     ChatsOptions,
     DocumentsOptions,
@@ -98,6 +99,9 @@ def prepare_documents(
     """
     rows = Rows.read(options, seed, data)
     texts = rows.each(document_of)
+    if options.clean is not None:
+        cleaned = clean_texts(texts, options.clean, rows.places)
+        texts, rows = list(cleaned.texts), rows.only(cleaned.kept, cleaned.notes)
     if pipeline is None:
         template = by_name(options.template or "chatml")
         pipeline = _fitted(options, template, [text for text, side in zip(texts, rows.sides) if not side])
@@ -263,6 +267,19 @@ class Rows:
     @property
     def first(self) -> Row:
         return self.rows[0]
+
+    def only(self, kept: Sequence[int], notes: Sequence[str]) -> Rows:
+        """These rows alone, with more to be told. Raises DataError where a side has none left."""
+        sides = [self.sides[number] for number in kept]
+        if not any(sides) or all(sides):
+            raise DataError(
+                _("{n} rows leave too little for a part").format(n=len(kept)), where=self.name,
+                remedy=_("Clean less: data.clean. {notes}").format(notes="; ".join(notes)),
+            )  # fmt: skip
+        return replace(
+            self, rows=[self.rows[number] for number in kept], places=[self.places[number] for number in kept],
+            sides=sides, notes=(*self.notes, *notes),
+        )  # fmt: skip
 
     def each(self, function: Callable[[Row, Origin, int], Item]) -> list[Item]:
         """A function of every row."""

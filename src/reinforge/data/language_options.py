@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
+from reinforge.data.cleaning.options import TextCleanOptions
 from reinforge.data.options import BytePairOptions
 from reinforge.data.reward_options import NumericOptions
 from reinforge.recipe.component import OneOf
@@ -47,6 +48,7 @@ class DocumentsOptions(LanguageDataOptions):
 
     usual: ClassVar[Mapping[str, str]] = {"model": "decoder", "objective": "language"}
     kind: Literal["documents"] = "documents"
+    clean: TextCleanOptions | None = Field(None, description="What is mended and left out first; nothing where null.")
 
 
 @register("data", "reinforge.data.language_data:prepare_chats")

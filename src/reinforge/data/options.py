@@ -309,6 +309,14 @@ class PretrainedTokenizerOptions(Options):
     )
 
 
+@register("tokenizer", "reinforge.bundle.language_encoder:tokenizer_of")
+class BundleTokenizerOptions(Options):
+    """The tokenizer of a language model's bundle, as it is: for the encoder `decoder`."""
+
+    kind: Literal["bundle"] = "bundle"
+    source: str = Field("", description="The language model: a bundle, or a run.")
+
+
 @register("data", "reinforge.data.text:prepare_text")
 class TextOptions(Options):
     """One long text, split by position: the end of it is for validation."""

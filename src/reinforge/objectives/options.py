@@ -63,6 +63,16 @@ class LanguageOptions(Options):
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+@register("objective", "reinforge.objectives.distillation:Distillation")
+class DistillationOptions(LanguageOptions):
+    """Predict the next token as a larger model does, and as the text goes on (arXiv:1503.02531)."""
+
+    kind: Literal["distillation"] = "distillation"  # type: ignore[assignment]
+    teacher: str = Field("", description="The larger model's bundle, or its run; its tokenizer becomes the model's.")
+    temperature: PositiveFloat = Field(1.0, description="Of both distributions; higher, unlikely tokens teach more.")
+    weight: Fraction = Field(0.9, description="Weight of the teacher's distribution; the rest is the text's own.")
+
+
 class PreferenceOptions(Options):
     """What objectives share that learn from preferences. `reference`: whether they compare with the model as it was at
     the start; `judged`: whether they take answers alone, each judged, rather than pairs."""

@@ -59,3 +59,32 @@ class CleanOptions(Options):
         None,
         description="Drop training rows with a number more than so many interquartile ranges beyond the quartiles.",
     )
+
+
+class TextCleanOptions(Options):
+    """What is mended in documents, and which are left out, in this order, before the split. What was done is counted
+    and told, with the first document that it concerns."""
+
+    unicode: Literal["keep", "mend", "drop"] = Field(
+        "mend",
+        description="Characters that can't be seen and may mislead (controls, turned directions, tags) or that stand "
+        "for nothing: keep, take out, or leave the document out.",
+    )
+    shortest: PositiveInt | None = Field(None, description="Leave out what has fewer characters.")
+    longest: PositiveInt | None = Field(None, description="Leave out what has more characters.")
+    scripts: tuple[str, ...] = Field(
+        (), description="Leave out what is not mostly written in these scripts: latin, han, cyrillic, arabic, ..."
+    )
+    repetition: Part | None = Field(
+        None, description="Leave out what repeats itself: more than this part of its windows of 16 characters stood in "
+        "it before.",
+    )  # fmt: skip
+    personal: Literal["keep", "flag", "mask", "drop"] = Field(
+        "flag",
+        description="What may be personal (e-mail, telephone, payment card, Chinese identity number, internet "
+        "address): keep, tell how many, write <EMAIL> in its place, or leave the document out.",
+    )
+    duplicates: Literal["keep", "drop"] = Field("drop", description="Copies of another document.")
+    near: Annotated[float, Field(gt=0.5, le=1)] | None = Field(
+        None, description="Leave out what shares this part of its four-character pieces with another (MinHash)."
+    )

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.forms import Form
+from reinforge.bundle.language_encoder import pipeline_of
+from reinforge.bundle.loading import load
 from reinforge.bundle.score_form import ScoreForm
 from reinforge.bundle.text_form import TextForm
 from reinforge.core.batch import Batch
@@ -17,6 +19,7 @@ from reinforge.core.ragged import Ragged
 from reinforge.data.language_data import Answers as Taught
 from reinforge.data.language_data import LanguageData, PreferenceData
 from reinforge.data.language_options import LanguageDataOptions, PreferencesOptions
+from reinforge.data.text import TextPipeline
 from reinforge.errors import RecipeError
 from reinforge.evaluation.answers import Answers
 from reinforge.evaluation.continuations import continuations
@@ -26,7 +29,7 @@ from reinforge.messages import _
 from reinforge.models.decoder import Decoder
 from reinforge.models.options import DecoderOptions
 from reinforge.models.scorer_options import ScorerOptions
-from reinforge.objectives.options import RewardModelOptions
+from reinforge.objectives.options import DistillationOptions, RewardModelOptions
 from reinforge.objectives.preferences import Preference
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY, Options
@@ -48,6 +51,9 @@ def language_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
     if start is not None and not isinstance(start.form, (TextForm, ScoreForm) if scores else TextForm):
         raise unfit(start, "text")
     pipeline = start.form.pipeline if start is not None and isinstance(start.form, TextForm | ScoreForm) else None
+    teacher = _teacher(recipe)
+    if teacher is not None:
+        pipeline = pipeline or pipeline_of(teacher)
     chosen = decoder_options(recipe.model, start)
     if scores and not isinstance(chosen, ScorerOptions):
         chosen = ScorerOptions(**{**chosen.model_dump(), "kind": "scorer", "tied": True})
@@ -60,7 +66,8 @@ def language_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
     form = ScoreForm(data.pipeline) if scores else TextForm(data.pipeline)
     signature = form.signature
     model: nn.Module = REGISTRY.build("model", chosen, signature)
-    objective = REGISTRY.build("objective", recipe.objective, signature)
+    taught = {} if teacher is None else {"teacher": _fit(teacher, data.pipeline, context)}
+    objective = REGISTRY.build("objective", recipe.objective, signature, **taught)
     named = source_options(recipe.source, recipe.objective)
     if isinstance(data, PreferenceData):
         source, evaluator, notes = _preferences(recipe, data, named, objective)
@@ -167,6 +174,39 @@ def _batch(answers: Mapping[str, Taught], wanted: tuple[Tensor, Tensor] | None, 
         for name, answer in answers.items()
     }
     return batch if wanted is None else {**batch, "wanted": wanted[side]}
+
+
+def _teacher(recipe: Recipe) -> Bundle | None:
+    """The bundle to be distilled. Raises RecipeError where it is no language model."""
+    if not isinstance(recipe.objective, DistillationOptions):
+        return None
+    if not recipe.objective.teacher:
+        raise RecipeError(
+            _("there is no teacher"), where="objective.teacher", remedy=_("Name the bundle of a larger model.")
+        )
+    bundle = load(recipe.objective.teacher)
+    if not isinstance(bundle.form, TextForm):
+        raise RecipeError(_("the bundle is no language model"), where="objective.teacher")
+    return bundle
+
+
+def _fit(teacher: Bundle, pipeline: TextPipeline, context: int) -> nn.Module:
+    """The teacher's model. Raises RecipeError where it reads other tokens, or fewer."""
+    if pipeline_of(teacher).tokenizer.to_json() != pipeline.tokenizer.to_json():
+        raise RecipeError(
+            _("the teacher has another tokenizer than the bundle to begin with"), where="objective.teacher",
+            remedy=_("Begin without a bundle: the teacher's tokenizer is taken."),
+        )  # fmt: skip
+    model = teacher.model
+    assert isinstance(model, Decoder)
+    if model.options.context < context:
+        raise RecipeError(
+            _("the teacher's context is {theirs}, and the model's {own}").format(
+                theirs=model.options.context, own=context
+            ),
+            where="model.context", remedy=_("Lower it."),
+        )  # fmt: skip
+    return model
 
 
 def written(learner: nn.Module, form: Form, rows: Sequence[Mapping[str, Any]], seed: int) -> Answers | None:
