@@ -26,7 +26,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make setup PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve,client,sign,queue,track,data,pretrained,control,games,offline,reason,export,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve,client,sign,schema,queue,track,data,pretrained,control,games,offline,reason,export,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps $(SHIPPED)
 	@touch $@
 

@@ -154,17 +154,17 @@ def text_bundle(path, **keywords):
     )
 
 
-def chat_pipeline():
+def chat_pipeline(characters=" .,?!abcdefghijklmnopqrstuvwxyz"):
     template = TEMPLATES["chatml"]
     marks = Marks(*template.documents)
-    base = CharacterTokenizer("".join(sorted(set("\nabcdefghijklmnopqrstuvwxyz .,?!"))))
+    base = CharacterTokenizer("".join(sorted({"\n", *characters})))
     return TextPipeline(SpecialTokenizer(base, (marks.pad, marks.bos, marks.eos, *template.specials)), marks, template)
 
 
-def chat_bundle(path, context=96):
+def chat_bundle(path, context=96, **keywords):
     """A decoder with new weights that writes chats by the template chatml."""
     torch.manual_seed(0)
-    pipeline = chat_pipeline()
+    pipeline = chat_pipeline(**keywords)
     options = DecoderOptions(layers=1, width=32, heads=2, context=context)
     model = REGISTRY.build("model", options, pipeline.signature)
     return write_bundle(

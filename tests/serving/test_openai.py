@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import string
 import threading
 import time
 
@@ -26,7 +27,8 @@ CONTEXT = 1000
 def bundles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("openai")
     return {
-        "chat": made.chat_bundle(folder / "chat", context=CONTEXT),
+        "chat": made.chat_bundle(folder / "chat", context=CONTEXT, characters=string.printable[:95]),
+        "small": made.chat_bundle(folder / "small"),
         "text": made.text_bundle(folder / "text"),
         "table": made.table_bundle(folder / "table"),
     }
@@ -53,9 +55,14 @@ def complete(client, **more):
 
 
 def test_models_are_listed_for_both(url, client):
-    assert [model.id for model in client.models.list()] == ["chat", "text", "table"]
+    assert [model.id for model in client.models.list()] == ["chat", "small", "text", "table"]
     assert client.models.retrieve("chat").id == "chat"
-    assert [model["name"] for model in httpx.get(f"{url}/v1/models").json()["models"]] == ["chat", "text", "table"]
+    assert [model["name"] for model in httpx.get(f"{url}/v1/models").json()["models"]] == [
+        "chat",
+        "small",
+        "text",
+        "table",
+    ]
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("none")
 
@@ -148,6 +155,52 @@ def test_log_probabilities_of_chats_and_streams(client):
     assert chat(client).choices[0].logprobs is None
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "kind": {"enum": ["cat", "dog", "小鸟"]},
+        "legs": {"type": "integer", "minimum": 0, "maximum": 8},
+        "names": {"type": "array", "items": {"type": "string", "maxLength": 5}, "maxItems": 2},
+        "owner": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/person"}]},
+    },
+    "required": ["kind", "legs", "names", "owner"],
+    "additionalProperties": False,
+    "$defs": {
+        "person": {
+            "type": "object", "properties": {"age": {"type": "integer", "minimum": 1, "maximum": 120}},
+            "required": ["age"], "additionalProperties": False,
+        }
+    },
+}  # fmt: skip
+
+
+def test_an_answer_fits_its_schema(client):
+    """New weights know nothing of JSON; jsonschema, which knows nothing of the engine, judges what they write."""
+    schema = {**SCHEMA, "properties": {**SCHEMA["properties"], "kind": {"enum": ["cat", "dog"]}}}
+    form = {"type": "json_schema", "json_schema": {"name": "animal", "schema": schema, "strict": True}}
+    answer = chat(client, response_format=form, n=12, max_tokens=300, seed=1)
+    texts = [choice.message.content for choice in answer.choices]
+    for text in texts:
+        jsonschema.validate(json.loads(text), schema)
+    assert {choice.finish_reason for choice in answer.choices} == {"stop"}
+    assert len(set(texts)) > 6
+    pieces = chat(client, response_format=form, max_tokens=300, seed=1, stream=True)
+    assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == texts[0]
+    # Beside texts that are held to nothing, which stay what they are.
+    some = chat(client, response_format={"type": "json_object"}, max_tokens=40, seed=2).choices[0]
+    assert some.message.content.startswith("{")
+    assert some.finish_reason == "length" or json.loads(some.message.content) is not None
+    cut = chat(client, response_format=form, max_tokens=3, seed=1).choices[0]
+    assert (cut.finish_reason, cut.message.content) == ("length", texts[0][:3])
+
+
+def test_a_schema_that_the_model_has_no_letters_for_ends_all_the_same(client):
+    form = {"type": "json_schema", "json_schema": {"name": "animal", "schema": {"enum": ["小鸟"]}}}
+    answer = chat(client, response_format=form, max_tokens=50, seed=1).choices[0]
+    assert answer.message.content.startswith('"')
+    assert len(answer.message.content) < 50
+
+
 def test_texts_end_where_they_are_told_to(client, bundles):
     whole = chat(client, seed=2, max_tokens=60).choices[0].message.content
     stop = whole[20:22]
@@ -214,9 +267,13 @@ BAD = [
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "does not know"),
     ({"logit_bias": {"3": 1}}, "logit_bias", "does not know"),
     ({"frequency_penalty": 1}, "frequency_penalty", "does not know"),
-    ({"response_format": {"type": "json_object"}}, "response_format", "schema"),
-    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}}, "response_format",
-     "schema"),
+    ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema"),
+    ({"response_format": {"type": "yaml"}}, "response_format", "text"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "objekt"}}}},
+     "response_format", "objekt"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "http://127.0.0.1:1/x"}}}},
+     "response_format", "Schema"),
+    ({"model": "small", "response_format": {"type": "json_object"}}, "response_format", "lacks characters"),
     ({"tempratur": 1}, "tempratur", "does not know"),
     ({"model": "table"}, "model", "writes no text"),
     ({"model": "text"}, "messages", "template"),

@@ -52,7 +52,7 @@ class Models(Mapping[str, Model]):
         observe = partial(self.metrics.computed, name)
         writer = None
         if isinstance(bundle.form, TextForm) and isinstance(bundle.model, Decoder):
-            writer = Writer(name, bundle.model, self.limits, self.pool, self.metrics)
+            writer = Writer(name, bundle.model, bundle.form.pipeline, self.limits, self.pool, self.metrics)
         self._models[name] = Model(name, bundle, Batcher(bundle, self.limits, self.pool, observe), writer)
 
     def named(self, name: str) -> Model:

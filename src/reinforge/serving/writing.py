@@ -10,9 +10,11 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from reinforge.data.text import TextPipeline
 from reinforge.errors import ReinforgeError
 from reinforge.inference.engine import GenerationEngine, unfit
 from reinforge.inference.requests import Reason, Request, Token
+from reinforge.inference.schemas import Schemas
 from reinforge.inference.text import TextWriter
 from reinforge.models.decoder import Decoder
 from reinforge.serving.limits import Limits
@@ -118,8 +120,17 @@ class Writer:
     is refused; what takes longer than `limits.writing` is cut; who went is let go.
     """
 
-    def __init__(self, name: str, model: Decoder, limits: Limits, pool: ThreadPoolExecutor, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: Decoder,
+        pipeline: TextPipeline,
+        limits: Limits,
+        pool: ThreadPoolExecutor,
+        metrics: Metrics,
+    ) -> None:
         self.name, self.model = name, model
+        self.schemas = Schemas(pipeline.tokenizer.decode, pipeline.tokenizer.size, pipeline.stops)
         self._limits, self._pool, self._metrics = limits, pool, metrics
         self._engine = GenerationEngine(model, slots=limits.slots)
         self._coming: deque[_Text] = deque()

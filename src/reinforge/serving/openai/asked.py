@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reinforge.data.text import TextPipeline
 from reinforge.data.values import MEMORY
-from reinforge.errors import DataError, IntegrityError
+from reinforge.errors import DataError, IntegrityError, MissingExtra
 from reinforge.inference.requests import Request
 from reinforge.inference.sampling import Sampling
+from reinforge.inference.schemas import Schemas
 from reinforge.inference.text import TextWriter
 from reinforge.serving.limits import Limits
 from reinforge.serving.openai.errors import BadParameter
+from reinforge.serving.writing import Writer
 from reinforge.storage import strict_json
 from reinforge.workflow.generate import prompt_of, seed_of
 
@@ -41,12 +43,31 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class JsonSchema(BaseModel):
+    """A JSON Schema that an answer is to fit; `strict` is always so."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, serialize_by_alias=True)
+
+    name: Annotated[str, Field(max_length=64)] | None = None
+    description: str | None = None
+    strict: bool | None = True
+    content: dict[str, Any] = Field(alias="schema")
+
+
 class ResponseFormat(BaseModel):
-    """What shape an answer has."""
+    """What shape an answer has: text, some JSON object, or JSON of a schema."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    type: Literal["text"] = "text"
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+    @property
+    def schema_wanted(self) -> dict[str, Any] | None:
+        """The schema; None where any text will do."""
+        if self.type == "json_schema":
+            return self.json_schema.content if self.json_schema else None
+        return {"type": "object"} if self.type == "json_object" else None
 
 
 class Asked(BaseModel):
@@ -132,22 +153,13 @@ class ChatAsked(Asked):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _text_alone(cls, value: Any) -> Any:
-        form = value.get("response_format") if isinstance(value, dict) else None
-        if isinstance(form, dict) and form.get("type") in ("json_object", "json_schema"):
-            raise BadParameter(
-                "this server writes free text alone, and can't hold an answer to JSON or to a schema",
-                param="response_format", code="unsupported_parameter",
-                remedy='Leave it out, or send {"type": "text"}.',
-            )  # fmt: skip
-        return value
-
     @model_validator(mode="after")
     def _consistent(self) -> ChatAsked:
         if self.top_logprobs is not None and not self.logprobs:
             raise BadParameter("top_logprobs needs logprobs: true", param="top_logprobs")
+        form = self.response_format
+        if form is not None and (form.type == "json_schema") != (form.json_schema is not None):
+            raise BadParameter("json_schema goes with type json_schema", param="response_format")
         return self
 
     @property
@@ -220,7 +232,7 @@ def _told(error: ValidationError) -> BadParameter:
     return BadParameter(f"the parameter {place[:80]} can't be that: {first['msg']}", param=name, code=code)
 
 
-def chat_ordered(asked: ChatAsked, pipeline: TextPipeline, context: int) -> Ordered:
+def chat_ordered(asked: ChatAsked, pipeline: TextPipeline, writer: Writer) -> Ordered:
     """One prompt, by the bundle's template. Raises BadParameter."""
     if pipeline.template is None:
         raise BadParameter(
@@ -231,10 +243,31 @@ def chat_ordered(asked: ChatAsked, pipeline: TextPipeline, context: int) -> Orde
         prompt = prompt_of({"messages": asked.messages}, pipeline, MEMORY, 0)
     except DataError as error:
         raise BadParameter(error.problem, param=_place(error.where) or "messages", remedy=error.remedy) from None
-    return _ordered(asked, pipeline, [prompt], context, context, "messages")
+    schema = asked.response_format.schema_wanted if asked.response_format else None
+    ordered = _ordered(asked, pipeline, [prompt], writer.context, writer.context, "messages")
+    return ordered if schema is None else _held(ordered, schema, writer.schemas)
 
 
-def completion_ordered(asked: CompletionAsked, pipeline: TextPipeline, context: int) -> Ordered:
+def _held(ordered: Ordered, schema: dict[str, Any], schemas: Schemas) -> Ordered:
+    """The same, each text held to the schema. Raises BadParameter."""
+
+    def held(request: Request, writer: TextWriter) -> Request:
+        constraint = schemas.constraint(schema)
+        # Both look at each token.
+        return replace(request, constraint=constraint, watch=lambda token: writer(token) or constraint.complete)
+
+    try:
+        requests = [held(*each) for each in zip(ordered.requests, ordered.writers)]
+    except MissingExtra as error:
+        raise BadParameter(
+            error.problem, param="response_format", code="unsupported_parameter", remedy=error.remedy
+        ) from None
+    except DataError as error:
+        raise BadParameter(error.problem, param="response_format", remedy=error.remedy) from None
+    return replace(ordered, requests=tuple(requests))
+
+
+def completion_ordered(asked: CompletionAsked, pipeline: TextPipeline, writer: Writer) -> Ordered:
     """Each prompt as often as choices are wanted. Raises BadParameter."""
     given: Sequence[Any] = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     if given and isinstance(given[0], int):
@@ -243,7 +276,7 @@ def completion_ordered(asked: CompletionAsked, pipeline: TextPipeline, context: 
         raise BadParameter(f"a request may have {8 * _MOST_CHOICES} texts at most", param="prompt")
     prompts = [_prompt(one, pipeline, place) for place, one in enumerate(given)]
     before = [text if asked.echo else "" for text, _ids in prompts]
-    return _ordered(asked, pipeline, prompts, context, _BY_DEFAULT, "prompt", before)
+    return _ordered(asked, pipeline, prompts, writer.context, _BY_DEFAULT, "prompt", before)
 
 
 def _prompt(one: Any, pipeline: TextPipeline, place: int) -> tuple[str, tuple[int, ...]]:

@@ -35,7 +35,7 @@ from reinforge.serving.openai.errors import PATHS, BadParameter, openai_failed, 
 from reinforge.serving.refusals import Refused, answer
 from reinforge.serving.writing import Piece, Writer, Writing
 
-# Longer bodies are made tokens of beside the event loop.
+# Longer bodies are made tokens of beside the event loop, and schemas are read there.
 _LONG = 1 << 15
 _READ = ("application/json", "text/plain", "application/x-www-form-urlencoded", "")
 
@@ -53,7 +53,7 @@ def add_routes(app: FastAPI, models: Models) -> None:
 
 
 async def _written(
-    request: Request, models: Models, kind: type[Kind], order: Callable[[Kind, TextPipeline, int], Ordered]
+    request: Request, models: Models, kind: type[Kind], order: Callable[[Kind, TextPipeline, Writer], Ordered]
 ) -> Response:
     if kind_of(request) not in _READ:
         raise Refused(415, "the media type is not read", where="Content-Type", remedy="Send application/json.")
@@ -62,10 +62,10 @@ async def _written(
     model, writer, pipeline = _writer(models, asked)
     noted = request.scope.get(NOTED, {})
     noted["model"] = model.name
-    if len(body) > _LONG:
-        ordered = await asyncio.to_thread(order, asked, pipeline, writer.context)
+    if len(body) > _LONG or b"json_" in body:
+        ordered = await asyncio.to_thread(order, asked, pipeline, writer)
     else:
-        ordered = order(asked, pipeline, writer.context)
+        ordered = order(asked, pipeline, writer)
     try:
         writing = writer.write(ordered.requests, ordered.writers)
     except DataError as error:
