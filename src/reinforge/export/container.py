@@ -52,7 +52,8 @@ def to_container(bundle: Bundle, folder: Path) -> Exported:
     notes = (
         _("build it: docker build -t {name} {folder}").format(name=name, folder=folder),
         _(
-            "make tokens first: reinforge token tokens.json NAME; Prometheus has one with --scope metrics in scrape-token"
+            "make tokens first: reinforge token tokens.json NAME; Prometheus has one with --scope metrics in "
+            "scrape-token"
         ),
     )
     return exported(folder, "container", notes)
