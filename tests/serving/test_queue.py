@@ -27,6 +27,7 @@ from reinforge.serving.listening import listen
 from reinforge.serving.queues.address import Address
 from reinforge.serving.queues.queue import check
 from reinforge.serving.server import Server
+from tests.near import near
 from tests.serving.brokers import free_port, rabbitmq_server, redis_server, with_rabbitmq, with_redis
 
 GOOD = {"size": 1.0, "mass": 2, "island": "Dream"}
@@ -154,15 +155,6 @@ def queue(request: pytest.FixtureRequest, brokers: dict[str, str]) -> Redis | Ra
     return (Redis if kind == "redis" else Rabbit)(brokers[kind], name)
 
 
-def _near(found: Any, expected: Any) -> bool:
-    """Alike but for the rounding of numbers: rows are computed with whatever else waits."""
-    if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(_near(found[name], expected[name]) for name in expected)
-    if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(_near, found, expected))
-    return bool(found == pytest.approx(expected, rel=1e-5)) if isinstance(expected, float) else found == expected
-
-
 def _message(identity: str, *rows: Any, **more: Any) -> bytes:
     return json.dumps({"id": identity, "rows": list(rows) or [GOOD], **more}).encode()
 
@@ -190,8 +182,8 @@ def test_answers_are_those_of_predict(bundles: Any, queue: Redis | Rabbit) -> No
     for i, row in enumerate(queue_rows):
         (stored,) = found[f"t{i}"]
         assert (stored["id"], stored["model"]) == (f"t{i}", "table")
-        assert _near(stored["predictions"], json.loads(json.dumps(table.predict([row]))))
-    assert _near(found["p"][0]["predictions"], json.loads(json.dumps(policy.predict([observation]))))
+        assert near(stored["predictions"], json.loads(json.dumps(table.predict([row]))))
+    assert near(found["p"][0]["predictions"], json.loads(json.dumps(policy.predict([observation]))))
     assert queue.left() == 0
 
 
@@ -393,6 +385,6 @@ def test_workers_killed_at_random(kind: str, brokers: dict[str, str], bundles: A
     expected = table.predict([{**GOOD, "mass": i} for i in range(count)])
     for i, prediction in enumerate(json.loads(json.dumps(expected))):
         for stored in found[str(i)]:
-            assert _near(stored["predictions"], [prediction])
+            assert near(stored["predictions"], [prediction])
     if kind == "redis":
         assert queue.left() == 0

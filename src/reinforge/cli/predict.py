@@ -33,4 +33,7 @@ def predict(
     else:
         count = ngettext("{n} row", "{n} rows", len(found)).format(n=len(found))
         text = _("{rows} written to {path}").format(rows=count, path=output)
+        if found.found:
+            text += "; " + _("{n} of them were there from an interrupted run").format(n=found.found)
+        return Result({"rows": len(found), "output": output, "found": found.found}, text)
     return Result({"rows": len(found), "output": output}, text)

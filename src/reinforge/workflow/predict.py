@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -21,16 +22,17 @@ if TYPE_CHECKING:
     from reinforge.bundle.network import Factory
 
 Prediction = dict[str, Any]
-OUTPUTS = (".csv", ".jsonl", ".ndjson", ".parquet")
+OUTPUTS = (".csv", ".jsonl", ".ndjson", ".parquet", ".arrow")
 _LINE = 16 << 20
 
 
 @dataclass(frozen=True)
 class Written:
-    """How many predictions were written, and where."""
+    """How many predictions were written, and where; how many of them an interrupted run had left."""
 
     rows: int
     output: Path
+    found: int = 0
 
     def __len__(self) -> int:
         return self.rows
@@ -67,8 +69,9 @@ def predict(
 ) -> list[Prediction] | Written:
     """Predictions for a file (CSV, TSV, JSON, JSON Lines, Parquet) or data in memory, in their order.
 
-    With `output` (.csv, .jsonl or .parquet) they are written there, whole or not at all, and only their number is
-    returned. Policies and language models read JSON Lines a piece at a time. Raises DataError that names file, line
+    With `output` (.csv, .jsonl, .parquet or .arrow) they are written there, whole or not at all, and only their number
+    is returned. Large tables are read a piece at a time, and where that was interrupted, it goes on from there the next
+    time; policies and language models read JSON Lines a piece at a time. Raises DataError that names file, line
     and column.
     """
     from reinforge.workflow.opened import opened
@@ -78,7 +81,15 @@ def predict(
         remedy = _("Known suffixes: {known}.").format(known=", ".join(OUTPUTS))
         raise DataError(_("can't tell by its name how to write this"), where=str(target), remedy=remedy)
     loaded = opened(bundle, use, modules)
-    parts = _counted(_parts(loaded, data), progress or Silent())
+    shown = progress or Silent()
+    if target is not None and loaded.form.kind == "table":
+        from reinforge.workflow.predict_parts import large, written_in_parts
+
+        if large(data):
+            told = partial(shown.update, total=None, note=_("rows"))
+            rows, found = written_in_parts(loaded, str(data), target, _encoded, told)
+            return Written(rows, target, found)
+    parts = _counted(_parts(loaded, data), shown)
     if target is None:
         return list(chain.from_iterable(parts))
     return Written(_write(parts, target), target)
@@ -135,25 +146,34 @@ def _counted(parts: Iterable[list[Prediction]], progress: Progress) -> Iterator[
 
 
 def _write(parts: Iterator[list[Prediction]], target: Path) -> int:
-    from reinforge.bundle.bundle import outputs_of
-
     suffix, rows = target.suffix.lower(), 0
     # The first part is computed before the file is touched: most errors show there.
     first = next(parts, [])
     with replacing(target) as file:
-        if suffix == ".parquet":
-            import polars as pl
-
-            flat = [outputs_of(prediction) for part in chain([first], parts) for prediction in part]
-            pl.DataFrame(flat, infer_schema_length=None).write_parquet(file)
-            return len(flat)
+        if suffix in (".parquet", ".arrow"):
+            together = list(chain(first, *parts))
+            file.write(_encoded(together, suffix, True))
+            return len(together)
         for part in chain([first], parts):
-            if suffix == ".csv":
-                file.write(_csv([outputs_of(prediction) for prediction in part], header=rows == 0))
-            else:
-                file.write(b"".join(strict_json.compact(prediction) + b"\n" for prediction in part))
+            file.write(_encoded(part, suffix, rows == 0))
             rows += len(part)
     return rows
+
+
+def _encoded(predictions: Sequence[Prediction], suffix: str, header: bool) -> bytes:
+    """As a file of this kind holds them; a header where CSV begins."""
+    from reinforge.bundle.bundle import outputs_of
+
+    if suffix in (".jsonl", ".ndjson"):
+        return b"".join(strict_json.compact(prediction) + b"\n" for prediction in predictions)
+    flat = [outputs_of(prediction) for prediction in predictions]
+    if suffix == ".csv":
+        return _csv(flat, header)
+    import polars as pl
+
+    file, frame = io.BytesIO(), pl.DataFrame(flat, infer_schema_length=None)
+    frame.write_parquet(file) if suffix == ".parquet" else frame.write_ipc(file)
+    return file.getvalue()
 
 
 def _csv(rows: list[dict[str, object]], header: bool) -> bytes:
