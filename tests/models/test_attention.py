@@ -11,19 +11,26 @@ from reinforge.errors import ComponentError
 from reinforge.models.attention import KEPT_WEIGHTS, GroupedAttention, Layout, attend
 
 LENGTHS = (5, 33, 1, 5, 64, 0, 31)
+# Of one length that needs no filling up: nothing is gathered.
+EVEN = (32, 32, 32)
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def given(dtype: torch.dtype, device: str = "cpu", heads: int = 4, kv_heads: int = 2, width: int = 8) -> list[Tensor]:
+def given(
+    dtype: torch.dtype, device: str = "cpu", heads: int = 4, kv_heads: int = 2, width: int = 8,
+    lengths: tuple[int, ...] = LENGTHS,
+) -> list[Tensor]:  # fmt: skip
     g = torch.Generator().manual_seed(0)
-    shapes = [(sum(LENGTHS), h, width) for h in (heads, kv_heads, kv_heads)]
+    shapes = [(sum(lengths), h, width) for h in (heads, kv_heads, kv_heads)]
     return [torch.randn(shape, generator=g).to(device, dtype).requires_grad_() for shape in shapes]
 
 
-def by_hand(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> Tensor:
+def by_hand(
+    q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float, lengths: tuple[int, ...] = LENGTHS
+) -> Tensor:
     """Each query of each head alone."""
     rows, start = [], 0
-    for length in LENGTHS:
+    for length in lengths:
         for at in range(start, start + length):
             first = start if window is None else max(start, at - window + 1)
             for head in range(q.shape[1]):
@@ -34,9 +41,12 @@ def by_hand(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -
     return torch.stack(rows).view(q.shape)
 
 
-def compare(found: Tensor, inputs: list[Tensor], window: int | None, scale: float, tolerance: float) -> None:
+def compare(
+    found: Tensor, inputs: list[Tensor], window: int | None, scale: float, tolerance: float,
+    lengths: tuple[int, ...] = LENGTHS,
+) -> None:  # fmt: skip
     exact = [x.detach().cpu().double().requires_grad_() for x in inputs]
-    right = by_hand(exact[0], exact[1], exact[2], window, scale)
+    right = by_hand(exact[0], exact[1], exact[2], window, scale, lengths)
     weights = torch.randn(right.shape, generator=torch.Generator().manual_seed(1)).double()
     gradients = torch.autograd.grad((found.cpu().double() * weights).sum(), inputs)
     oracle = torch.autograd.grad((right * weights).sum(), exact)
@@ -57,6 +67,19 @@ def test_equals_one_query_at_a_time(road: str, kv_heads: int, window: int | None
     else:
         found = attend(inputs[0], inputs[1], inputs[2], layout, window=window, scale=0.3)
     compare(found, inputs, window, 0.3, 0.02 if road == "bfloat16" else 1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_documents_of_one_length(kv_heads: int, window: int | None) -> None:
+    inputs, layout = given(torch.float32, kv_heads=kv_heads, lengths=EVEN), Layout(EVEN, None, torch.device("cpu"))
+    assert layout.even
+    assert not Layout(LENGTHS, None, torch.device("cpu")).even
+    assert not Layout((5, 5), None, torch.device("cpu")).even
+    # As a part of one tensor, which queries, keys and values are.
+    joined = torch.cat(inputs, 1).detach().requires_grad_()
+    parts = [*joined.split([4, kv_heads, kv_heads], 1)]
+    compare(GroupedAttention.apply(*parts, layout, window, 0.3), parts, window, 0.3, 1e-5, EVEN)
 
 
 @pytest.mark.parametrize("length", [KEPT_WEIGHTS // 4, 1])

@@ -103,6 +103,11 @@ class Layout:
             end += index_gr.numel()
         return found, back_n.to(self.device)
 
+    @cached_property
+    def even(self) -> bool:
+        """Whether documents lie as their one group does: of one length, with nothing to fill up."""
+        return len(set(self.lengths)) == 1 and self.lengths[0] % ROUND == 0
+
     def weights(self, heads: int) -> int:
         """How many attention weights all documents have, rounded up."""
         return heads * sum((-(-length // ROUND) * ROUND) ** 2 for length in self.lengths)
@@ -148,7 +153,7 @@ class GroupedAttention(torch.autograd.Function):
         groups, back_n = layout.groups
         outputs, kept = [], []
         for rounded, index_gr in groups:
-            q, k, v = (_grouped(x, index_gr, k_nke.shape[1]) for x in (q_nhe * scale, k_nke, v_nke))
+            q, k, v = (_grouped(x, index_gr, k_nke.shape[1], layout.even) for x in (q_nhe * scale, k_nke, v_nke))
             scores = torch.bmm(q, k.transpose(1, 2))
             scores.view(len(q), -1, rounded, rounded).add_(_bias(rounded, window, q))
             weights = scores.softmax(-1)
@@ -156,19 +161,21 @@ class GroupedAttention(torch.autograd.Function):
             kept += [q, k, v, weights]
         ctx.save_for_backward(*kept)
         ctx.layout, ctx.scale, ctx.shapes = layout, scale, (q_nhe.shape[1], k_nke.shape[1])
-        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[back_n] if outputs else torch.empty_like(q_nhe)
+        return _back(outputs, back_n, layout.even) if outputs else torch.empty_like(q_nhe)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_nhe: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         (groups, back_n), (heads, kv_heads) = ctx.layout.groups, ctx.shapes
         found: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
-        # Filled-up places point to real tokens, whose gradients must not come in twice.
-        padded = grad_nhe.new_zeros(sum(index_gr.numel() for _r, index_gr in groups), *grad_nhe.shape[1:])
-        padded[back_n] = grad_nhe
+        padded = grad_nhe
+        if not ctx.layout.even:
+            # Filled-up places point to real tokens, whose gradients must not come in twice.
+            padded = grad_nhe.new_zeros(sum(index_gr.numel() for _r, index_gr in groups), *grad_nhe.shape[1:])
+            padded[back_n] = grad_nhe
         place = 0
         for (_rounded, index_gr), q, k, v, weights in zip(groups, *(ctx.saved_tensors[i::4] for i in range(4))):
-            grad = padded[place : place + index_gr.numel()].view(*index_gr.shape, heads, -1)
+            grad = padded[place : place + index_gr.numel()].unflatten(0, index_gr.shape)
             grad = _by_kv_head(grad, kv_heads)
             grad_weights = torch.bmm(grad, v.transpose(1, 2))
             grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
@@ -176,15 +183,20 @@ class GroupedAttention(torch.autograd.Function):
             found[1].append(_ungrouped(torch.bmm(grad_scores.transpose(1, 2), q), index_gr, kv_heads))
             found[2].append(_ungrouped(torch.bmm(weights.transpose(1, 2), grad), index_gr, kv_heads))
             place += index_gr.numel()
-        grad_q, grad_k, grad_v = (
-            (x[0] if len(x) == 1 else torch.cat(x))[back_n] if x else torch.zeros_like(grad_nhe) for x in found
-        )
+        grad_q, grad_k, grad_v = (_back(x, back_n, ctx.layout.even) if x else torch.zeros_like(grad_nhe) for x in found)
         return grad_q.mul_(ctx.scale), grad_k, grad_v, None, None, None
 
 
-def _grouped(x_nhe: Tensor, index_gr: Tensor, kv_heads: int) -> Tensor:
+def _grouped(x_nhe: Tensor, index_gr: Tensor, kv_heads: int, even: bool) -> Tensor:
     """(g k, q r, e): the group's documents, query heads of one key-value head under each other."""
-    return _by_kv_head(x_nhe[index_gr], kv_heads)
+    return _by_kv_head(x_nhe.unflatten(0, index_gr.shape) if even else x_nhe[index_gr], kv_heads)
+
+
+def _back(groups: list[Tensor], back_n: Tensor, even: bool) -> Tensor:
+    """(n, h, e) from the groups' places."""
+    if even:
+        return groups[0]
+    return (groups[0] if len(groups) == 1 else torch.cat(groups))[back_n]
 
 
 def _by_kv_head(x_grhe: Tensor, kv_heads: int) -> Tensor:
