@@ -24,6 +24,7 @@ from reinforge.core.ragged import Ragged
 from reinforge.errors import ComponentError, TrainingWarning
 from reinforge.messages import _
 from reinforge.models.adapters import adapters_are_new, without_adapters
+from reinforge.models.attention import Layout
 from reinforge.models.decoder import Decoder
 from reinforge.models.scorer import Scorer
 from reinforge.models.token_losses import token_losses
@@ -258,14 +259,17 @@ def log_probs(model: Decoder, batch: Batch, temperature: float) -> Tensor:
     """Log-probabilities of all completion tokens, row after row: (n,) float32, over the support of untruncated
     sampling."""
     tokens = cast(Ragged, batch["tokens"])
-    hidden_gtd, _state = model.hidden({model.input: tokens})
+    values_n = tokens.values[int(tokens.offsets[0]) : int(tokens.offsets[-1])].long()
+    layout = Layout.of_ragged(tokens)
     lengths_g, prompt_g = tokens.lengths, cast(Tensor, batch["prompt"]).cpu()
-    time = torch.arange(hidden_gtd.shape[1])
+    within_n = torch.arange(len(values_n)) - torch.repeat_interleave(lengths_g.cumsum(0) - lengths_g, lengths_g)
     # The position before a token predicts it.
-    predicts = (time >= prompt_g[:, None] - 1) & (time < lengths_g[:, None] - 1)
-    row, column = (index.to(hidden_gtd.device) for index in predicts.nonzero(as_tuple=True))
-    targets_n = tokens.pad()[row, column + 1]
-    return -token_losses(hidden_gtd[row, column] / temperature, model.head_weight, targets_n)
+    first_n, last_n = (torch.repeat_interleave(each, lengths_g) for each in (prompt_g - 1, lengths_g - 1))
+    place_n = ((within_n >= first_n) & (within_n < last_n)).nonzero().squeeze(1).to(values_n.device)
+    hidden_nd = model.hidden_of(values_n, layout)[place_n]
+    if temperature != 1.0:
+        hidden_nd = hidden_nd / temperature
+    return -token_losses(hidden_nd, model.head_weight, values_n[place_n + 1])
 
 
 def _values(batch: Mapping[str, object], name: str) -> Tensor:
