@@ -168,14 +168,14 @@ class GroupedAttention(torch.autograd.Function):
     def backward(ctx: Any, grad_nhe: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         (groups, back_n), (heads, kv_heads) = ctx.layout.groups, ctx.shapes
         found: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
-        padded = grad_nhe
+        padded = grad_nhe.contiguous()
         if not ctx.layout.even:
             # Filled-up places point to real tokens, whose gradients must not come in twice.
             padded = grad_nhe.new_zeros(sum(index_gr.numel() for _r, index_gr in groups), *grad_nhe.shape[1:])
             padded[back_n] = grad_nhe
         place = 0
         for (_rounded, index_gr), q, k, v, weights in zip(groups, *(ctx.saved_tensors[i::4] for i in range(4))):
-            grad = padded[place : place + index_gr.numel()].unflatten(0, index_gr.shape)
+            grad = padded[place : place + index_gr.numel()].view(*index_gr.shape, heads, -1)
             grad = _by_kv_head(grad, kv_heads)
             grad_weights = torch.bmm(grad, v.transpose(1, 2))
             grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
@@ -189,7 +189,7 @@ class GroupedAttention(torch.autograd.Function):
 
 def _grouped(x_nhe: Tensor, index_gr: Tensor, kv_heads: int, even: bool) -> Tensor:
     """(g k, q r, e): the group's documents, query heads of one key-value head under each other."""
-    return _by_kv_head(x_nhe.unflatten(0, index_gr.shape) if even else x_nhe[index_gr], kv_heads)
+    return _by_kv_head(x_nhe.view(*index_gr.shape, *x_nhe.shape[1:]) if even else x_nhe[index_gr], kv_heads)
 
 
 def _back(groups: list[Tensor], back_n: Tensor, even: bool) -> Tensor:
