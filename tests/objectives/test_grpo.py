@@ -113,7 +113,7 @@ def slow_terms(learner: GRPOLearner, prepared: Experience, options: GRPOOptions)
                 ])  # fmt: skip
             else:
                 gains.append([advantage[i]] * len(own))
-            divergences.append([math.exp(b - a) - (b - a) - 1 for a, b in zip(own, ref)])
+            divergences.append([math.exp(a - o) * (math.exp(b - a) - (b - a) - 1) for a, b, o in zip(own, ref, old)])
 
     def together(parts: list[list[float]]) -> float:
         if isinstance(aggregation, PerTokenOptions):
@@ -226,6 +226,37 @@ def test_one_update_learns_as_with_a_pass_for_the_old(settings: dict[str, object
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
     assert found[0][1].norm() > 0
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_the_divergence_has_the_gradient_of_the_divergence(epochs: int) -> None:
+    """Over every token that may be drawn, as often as it is: value and gradient of KL(policy, reference), exactly."""
+    objective, model = grpo(epochs=epochs, beta=1.0, mask_truncated=False, advantage="batch-mean"), decoder()
+    learner = objective.build(model)
+    moved(learner, 0.2)
+    prompt, size = torch.tensor([1, 2, 3]), PIPELINE.tokenizer.size
+    rows = [torch.cat((prompt, torch.tensor([token]))) for token in range(size)]
+    taken = Experience({
+        "tokens": Ragged.from_rows(rows), "prompt": torch.full((size,), 3), "group": torch.zeros(size).long(),
+        "reward": torch.arange(float(size)), "truncated": torch.zeros(size, dtype=torch.bool),
+        "sampled_log_probs": Ragged.from_rows([torch.zeros(1)] * size),
+    })  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prepared = objective.prepare(learner, taken)
+    assert learner.reference is not None
+    logs, before = (m({"tokens": prompt[None]})[0]["tokens"][0, -1].log_softmax(-1) for m in (model, learner.reference))
+    right = (logs.exp() * (logs - before.detach())).sum()
+    expected = torch.autograd.grad(right, list(model.parameters()), retain_graph=True)
+    terms = [
+        objective.loss(learner, part, objective.counts(part)).terms["kl"].sum
+        for part in batches.split(prepared.batch, 1)
+    ]
+    found = (logs.detach().exp() * torch.stack(terms)).sum()
+    torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-4)
+    assert float(right.detach()) > 0.01
+    for own, other in zip(torch.autograd.grad(found, list(model.parameters())), expected):
+        torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-3)
 
 
 def test_advantages_by_group() -> None:

@@ -290,7 +290,7 @@ def test_grpo_and_its_sisters(
     config = trl.GRPOConfig(
         **{**settings(tmp_path), "per_device_train_batch_size": PROMPTS * GROUP}, num_generations=GROUP,
         max_completion_length=LONGEST, num_iterations=2, beta=own_options.get("beta", 0.0),
-        use_bias_correction_kl=False, **their_options,
+        **their_options,
     )  # fmt: skip
     trainer = trl.GRPOTrainer(
         theirs, args=config, processing_class=tokenizer(), train_dataset=datasets.Dataset.from_list(texts),

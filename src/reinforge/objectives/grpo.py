@@ -232,9 +232,11 @@ class GRPO:
         for name in ("flat", "truncated", "reward"):
             terms[name] = Term(cast(Tensor, batch[name]).float().sum(), 0.0)
         if self.compared:
-            # Never negative, and unbiased for the sampled token (Schulman's k3).
+            # Never negative, and unbiased for the sampled token (Schulman's k3); by the ratio its gradient is that of
+            # the divergence too, which alone it is not (DeepSeek-V3.2, arXiv:2512.02556).
             away_n = _values(batch, "reference_log_probs") - log_prob_n
-            terms["kl"] = Term(((away_n.exp() - away_n - 1) * weight_n).sum(), self.options.beta)
+            ratio_n = (log_prob_n - old_n).exp()
+            terms["kl"] = Term(((away_n.exp() - away_n - 1) * ratio_n * weight_n).sum(), self.options.beta)
         return Loss(terms)
 
     def value_loss(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
