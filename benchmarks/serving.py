@@ -14,23 +14,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import reinforge
-from benchmarks.serving_language import free_port, measured
+from benchmarks._servers import free_port, started
+from benchmarks.serving_language import measured
 
 CLIENTS = 32
 ROW = {"island": "Biscoe", "bill_length_mm": 46.1, "bill_depth_mm": 13.2, "flipper_length_mm": 211,
@@ -79,32 +76,6 @@ if __name__ == "__main__":
         port=int(sys.argv[2]), log_level="warning", generate_client_file=False, access_log=False
     )
 """
-
-
-@contextmanager
-def running(command: list[str], url: str) -> Iterator[None]:
-    """The server, from its first answer until the block ends."""
-    # A group of its own: some servers leave their workers behind.
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        for _attempt in range(600):
-            if process.poll() is not None:
-                raise RuntimeError(f"{command[:3]} ended with {process.returncode}")
-            try:
-                answered(url)
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def answered(url: str) -> str:
@@ -166,7 +137,7 @@ def main() -> None:
         for _round in range(arguments.rounds):
             for key, command in commands.items():
                 url = f"http://127.0.0.1:{ports[key]}{ours if key.startswith('ours') else '/predict'}"
-                with running(command, url):
+                with started(command, partial(answered, url)):
                     assert answered(url) == "Gentoo"
                     load(url, CLIENTS, 1, folder / "post.lua")
                     lone[key].append(load(url, 1, arguments.seconds, folder / "post.lua"))

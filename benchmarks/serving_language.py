@@ -15,10 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +28,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks._servers import free_port, started
 from benchmarks.generate import CONTEXT, HEADS, HIDDEN, LAYERS, VOCABULARY, WIDTH, ours
 from reinforge.bundle.text_form import TextForm
 from reinforge.bundle.writing import write_bundle
@@ -71,31 +69,13 @@ def running(script: Path, folder: Path, slots: int) -> Iterator[int]:
     """The port of a server with so many slots."""
     port = free_port()
     command = [sys.executable, str(script), str(folder), str(port), str(slots)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        for _attempt in range(600):
-            if process.poll() is not None:
-                raise RuntimeError(f"the server ended with {process.returncode}")
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
-                    break
-            except OSError:
-                time.sleep(0.1)
+
+    def ready() -> None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+            pass
+
+    with started(command, ready):
         yield port
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 async def client(port: int, number: int, turns: int, tokens: int, first: list[float]) -> int:

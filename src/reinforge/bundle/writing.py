@@ -19,6 +19,7 @@ from reinforge.bundle.forms import Form
 from reinforge.bundle.loading import VERSION, load
 from reinforge.bundle.network import Blueprint, Factory, take_apart
 from reinforge.bundle.task import Task
+from reinforge.core.modes import evaluating
 from reinforge.core.tensor_files import chunks
 from reinforge.errors import BundleError
 from reinforge.models.compressed import Compressed, pack
@@ -60,12 +61,8 @@ def write_bundle(
     draft = Bundle(
         form.schema, form, blueprint, model, task or Task(), stated, reference or {}, tuple(parents), None, device
     )
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         records = golden.record(draft, examples)
-    finally:
-        model.train(was_training)
     if not records:
         raise BundleError("a bundle needs at least one golden row", remedy="Pass some raw rows as `examples`.")
     weights, shared = take_apart(model)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from reinforge.core.contracts import Clock
+from reinforge.core.modes import evaluating
 from reinforge.core.ragged import Ragged
 from reinforge.data.choices import Choices
 from reinforge.evaluation.resampling import Bounds, wilson
@@ -50,12 +51,8 @@ class ChoiceEvaluator:
     def evaluate(self, learner: nn.Module, clock: Clock) -> dict[str, float]:
         """The metrics of `learner.model`; draws nothing, changes nothing."""
         model = cast(Decoder, learner.model)
-        training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             self.chosen = [found for part in self._parts() for found in _chosen(model, part)]
-        finally:
-            model.train(training)
         return {
             "accuracy": float(np.mean(self._right("likeliest"))),
             "accuracy_by_byte": float(np.mean(self._right("likeliest_by_byte"))),

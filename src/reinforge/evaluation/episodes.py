@@ -11,6 +11,7 @@ from torch import nn
 
 from reinforge.core import seeds
 from reinforge.core.contracts import Clock
+from reinforge.core.modes import evaluating
 from reinforge.environments.build import build, is_native
 from reinforge.environments.observations import tensors
 from reinforge.environments.options import EnvironmentOptions
@@ -132,17 +133,12 @@ class EpisodeEvaluator:
 
     def run(self, policy: Policy, which: str) -> Episodes:
         """The episodes called `which`: the same name gives the same episodes."""
-        training = policy.training
-        policy.eval()
-        try:
-            with seeds.undisturbed():
-                if self._environments is None:
-                    self._environments = build(self.environment, seed=self.seed, count=self._copies())
-                self._environments.reseed(seeds.derive(self.seed, self.name, which))
-                generator = np.random.default_rng(seeds.derive(self.seed, self.name, which, "actions"))
-                return play(policy, self._environments, self.episodes, generator if self.stochastic else None)
-        finally:
-            policy.train(training)
+        with evaluating(policy), seeds.undisturbed():
+            if self._environments is None:
+                self._environments = build(self.environment, seed=self.seed, count=self._copies())
+            self._environments.reseed(seeds.derive(self.seed, self.name, which))
+            generator = np.random.default_rng(seeds.derive(self.seed, self.name, which, "actions"))
+            return play(policy, self._environments, self.episodes, generator if self.stochastic else None)
 
     def _copies(self) -> int:
         # A vectorised environment costs hardly more for a hundred copies; single ones cost by the copy.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reinforge.core import seeds
+from reinforge.core.modes import evaluating
 from reinforge.environments.film import Filmed, Scene, drawing, modes, opengl
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.evaluation import clips
@@ -20,9 +21,7 @@ def clip(policy: Policy, environment: EnvironmentOptions, seed: int) -> bytes | 
     """A few seconds of the policy as an animated WebP for a report: the beginning of an episode, or several short ones.
 
     None where the environment draws no pictures. Raises EnvironmentFault where it fails to."""
-    training = policy.training
-    policy.eval()
-    try:
+    with evaluating(policy):
         with seeds.undisturbed(), drawing(window=False):
             found = modes(environment)
             rate = found.rate
@@ -42,8 +41,6 @@ def clip(policy: Policy, environment: EnvironmentOptions, seed: int) -> bytes | 
                 finally:
                     scene.close()
         return clips.animated(film.frames, rate / every, "webp")
-    finally:
-        policy.train(training)
 
 
 class _Excerpt:

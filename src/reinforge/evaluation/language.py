@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reinforge.core.contracts import Clock
+from reinforge.core.modes import evaluating
 from reinforge.core.ragged import Ragged
 from reinforge.evaluation.resampling import Bounds, ratio_interval
 from reinforge.models.attention import Layout
@@ -54,12 +55,8 @@ class DocumentEvaluator:
     def evaluate(self, learner: nn.Module, clock: Clock) -> dict[str, float]:
         """The metrics of `learner.model`; draws nothing, changes nothing."""
         model = cast(Decoder, learner.model)
-        training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             self.scored = sorted(self._measure(model), key=lambda each: each.document)
-        finally:
-            model.train(training)
         count = max(sum(each.tokens for each in self.scored), 1)
         loss = sum(each.loss for each in self.scored) / count
         found = {

@@ -8,6 +8,7 @@ from torch import nn
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock, Experience, Objective
+from reinforge.core.modes import evaluating
 
 
 class PreferenceEvaluator:
@@ -20,12 +21,8 @@ class PreferenceEvaluator:
     @torch.no_grad()
     def evaluate(self, learner: nn.Module, clock: Clock) -> dict[str, float]:
         """The metrics; draws nothing, changes nothing."""
-        training = learner.training
-        learner.eval()
-        try:
+        with evaluating(learner):
             return self._measure(learner)
-        finally:
-            learner.train(training)
 
     def _measure(self, learner: nn.Module) -> dict[str, float]:
         device = next(learner.parameters()).device

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reinforge.core.contracts import Clock
+from reinforge.core.modes import evaluating
 from reinforge.evaluation.resampling import Bounds, ratio_interval
 from reinforge.models.decoder import Decoder
 from reinforge.models.token_losses import token_losses
@@ -35,12 +36,8 @@ class TextEvaluator:
     def evaluate(self, learner: nn.Module, clock: Clock) -> dict[str, float]:
         """The metrics of `learner.model`; draws nothing, changes nothing."""
         model = cast(Decoder, learner.model)
-        training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             self.blocks = list(self._measure(model))
-        finally:
-            model.train(training)
         return self._metrics(sum(loss for loss, _count in self.blocks) / sum(count for _loss, count in self.blocks))
 
     def intervals(self, seed: int = 0) -> dict[str, Bounds]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 
+from reinforge.core.modes import evaluating
 from reinforge.data.values import Origin
 from reinforge.errors import DataError
 from reinforge.inference.cache import KeyValueCache
@@ -117,15 +118,9 @@ class GenerationEngine:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        training = self.model.training
-        if training:
-            self.model.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            if training:
-                self.model.train()
+        # Asked for every token: where nothing trains there is nothing to change.
+        with evaluating(self.model) if self.model.training else nullcontext(), torch.inference_mode():
+            yield
 
     def _step(self) -> list[tuple[Running, Reason | None]]:
         """One token more of each that is at work, and why it was the last."""

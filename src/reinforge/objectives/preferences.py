@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import Experience, Loss, Term
+from reinforge.core.modes import evaluating
 from reinforge.core.ragged import Ragged
 from reinforge.models.adapters import adapters_are_new, without_adapters
 from reinforge.models.attention import Layout
@@ -92,14 +93,12 @@ class Preference(Plain, Generic[Chosen]):
             for parameter in reference.parameters():
                 parameter.data = parameter.data.to(model.embedding.weight.dtype)
         batch = dict(experience.batch)
-        judge, training = reference or model, model.training
-        judge.eval()
-        with without_adapters(model) if reference is None else nullcontext():
+        judge = reference or model
+        with evaluating(judge), without_adapters(model) if reference is None else nullcontext():
             for name in self.names:
                 part = cast(Batch, batch[name])
                 logs, _tokens = answer_logs(judge, [cast(Ragged, part["tokens"])], [cast(Ragged, part["learned"])])[0]
                 batch[name] = {**part, "reference": logs}
-        model.train(training)
         return dataclasses.replace(experience, batch=batch)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -205,12 +204,10 @@ class KTO(Preference[KTOOptions]):
         answer = cast(Batch, experience.batch["answer"])
         mixed, learned = _shifted(cast(Ragged, answer["tokens"]), cast(Ragged, answer["learned"]))
         model, reference = cast(Decoder, learner.model), cast("Decoder | None", learner.reference)
-        training = model.training
-        model.eval()
-        ((logs, _tokens),) = answer_logs(model, [mixed], [learned])
-        with without_adapters(model) if reference is None else nullcontext():
-            ((before, _same),) = answer_logs(reference or model, [mixed], [learned])
-        model.train(training)
+        with evaluating(learner):
+            ((logs, _tokens),) = answer_logs(model, [mixed], [learned])
+            with without_adapters(model) if reference is None else nullcontext():
+                ((before, _same),) = answer_logs(reference or model, [mixed], [learned])
         z = (logs - before).mean().clamp(min=0)
         batch = {**experience.batch, "baseline": z.expand(len(logs)).clone()}
         return dataclasses.replace(experience, batch=batch)

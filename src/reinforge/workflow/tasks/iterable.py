@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from reinforge.bundle.tensor_form import TensorForm
 from reinforge.core.batch import section
 from reinforge.core.contracts import Clock
+from reinforge.core.modes import evaluating
 from reinforge.errors import DataError
 from reinforge.evaluation.supervised import SupervisedEvaluator
 from reinforge.models.composed import Wrapped
@@ -108,11 +109,6 @@ def _target(y: Tensor, x: Tensor, module: nn.Module | None) -> Category | Number
 
 
 def _outputs(module: nn.Module, x: Tensor) -> int:
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            found: Any = module.module(x[:1].float()) if isinstance(module, Wrapped) else module(x[:1].float())
-        return int(found.shape[-1]) if isinstance(found, Tensor) else 0
-    finally:
-        module.train(training)
+    with evaluating(module), torch.no_grad():
+        found: Any = module.module(x[:1].float()) if isinstance(module, Wrapped) else module(x[:1].float())
+    return int(found.shape[-1]) if isinstance(found, Tensor) else 0
