@@ -145,7 +145,8 @@ def test_a_replica_killed_while_it_writes(bundle):
                 outcomes.append(type(error).__name__)
         assert set(outcomes) <= {"length", "APIConnectionError", "APIError"}
         assert len(set(outcomes)) == 2, outcomes
-        assert took < 5 * crowded, f"{took:.1f} s"
+        print(f"ready again after {took:.1f} s; {crowded:.1f} processes want each core")
+        assert took < 5 * crowded
         answer = client.chat.completions.create(model="table", messages=HELLO, max_tokens=3, temperature=0)
         assert answer.usage.completion_tokens == 3
     finally:
