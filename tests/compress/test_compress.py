@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from reinforge.bundle.loading import load
-from reinforge.compress.compress import compress
+from reinforge.compress.compress import Smaller, _hold, compress
 from reinforge.compress.judged import Judged, deciding, lost
 from reinforge.compress.shrinking import in_8_bits, narrower, of_low_rank, pruned
 from reinforge.core.tensor_files import read_checked
@@ -50,7 +51,7 @@ def test_a_layer_in_8_bits_gives_products_of_whole_numbers_and_rows_stay_apart()
     torch.manual_seed(0)
     layer = nn.Linear(64, 8)
     x = torch.randn(5, 3, 64)
-    plain = layer(x)
+    plain = layer(x).detach()
     layer.__class__ = Int8Linear
     with torch.inference_mode():
         found = layer(x)
@@ -113,6 +114,7 @@ def test_pruning_keeps_the_units_with_the_largest_weights_wherever_they_stand(wi
         torch.testing.assert_close(small(inputs)[0][name], output)
 
 
+@pytest.mark.slow
 def test_pruned_low_rank_and_distilled_networks_recover(wide: Path, tmp_path: Path) -> None:
     data, given = made.rows(60, seed=5), made.rows(200, seed=6)
     for method, options in (("prune", None), ("low-rank", None), ("distill", {"body": {"sizes": [24]}})):
@@ -127,6 +129,7 @@ def test_pruned_low_rank_and_distilled_networks_recover(wide: Path, tmp_path: Pa
         shutil.rmtree(tmp_path / method)
 
 
+@pytest.mark.slow
 def test_what_misses_its_goal_or_tolerance_is_refused_and_nothing_is_left(wide: Path, tmp_path: Path) -> None:
     data = made.rows(60, seed=5)
     with pytest.raises(RecipeError, match="no smaller"):
@@ -179,3 +182,36 @@ def test_shared_and_small_weights_keep_their_type(tmp_path: Path) -> None:
     changed, change = in_8_bits(bundle.model, computing=True)
     assert all(dict(changed.state_dict())[name].ndim >= 2 for name in change.packed)
     assert len(change.packed) == len(set(change.packed))
+
+
+@pytest.mark.slow
+def test_a_bundle_in_8_bits_is_exported_to_onnx(wide: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    from reinforge.edge.runner import Runner
+    from reinforge.export.export import export
+
+    compress(wide, "int8", tmp_path / "out", data=made.rows(60, seed=5), tolerance=0.2)
+    told = export(tmp_path / "out", "onnx", tmp_path / "onnx")
+    assert any("8 bits" in note for note in told.notes)
+    given = [{k: v for k, v in row.items() if k not in ("species", "price")} for row in made.rows(9, seed=3)]
+    pairs = zip(Runner(tmp_path / "onnx").predict(given), load(tmp_path / "out").predict(given), strict=True)
+    assert max(abs(mine["price"]["value"] - theirs["price"]["value"]) for mine, theirs in pairs) < 1.0
+
+
+def test_what_is_worse_than_stated_is_refused() -> None:
+    before = Judged("accuracy", 0.9, 100, 200, 1.0, 2.0)
+
+    def found(**changed: float) -> Smaller:
+        after = replace(before, **changed)
+        faster = before.milliseconds / after.milliseconds
+        return Smaller(Path("x"), "int8", before, after, lost(before, after), before.weights / after.weights, faster)
+
+    _hold(found(weights=50), "size", 0.01)
+    _hold(found(quality=0.895), None, 0.01)
+    for changed, goal, message in (
+        ({"quality": 0.88}, None, "may be lost"), ({"quality": float("nan")}, None, "may be lost"),
+        ({"weights": 100}, "size", "no smaller"), ({"milliseconds": 1.1}, "latency", "no faster"),
+    ):  # fmt: skip
+        with pytest.raises(RecipeError, match=message):
+            _hold(found(**changed), goal, 0.01)

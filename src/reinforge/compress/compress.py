@@ -15,6 +15,7 @@ from torch import nn
 from reinforge.bundle import golden
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.loading import load
+from reinforge.bundle.task import Tolerance
 from reinforge.bundle.writing import write_bundle
 from reinforge.compress.judged import Judged, judged, lost
 from reinforge.compress.matching import inputs_of, match
@@ -28,6 +29,8 @@ from reinforge.registry import REGISTRY, Options
 
 METHODS = ("int8", "int8-weight", "prune", "low-rank", "distill")
 GOALS = ("size", "latency")
+# What golden rows are held to where layers compute in 8 bits.
+EIGHT_BITS = Tolerance(relative=5e-2, absolute=5e-2)
 # What a method keeps of the numbers, and how many updates it takes to recover.
 KEEP, UPDATES = 0.4, 1000
 
@@ -194,10 +197,14 @@ def _write(
     rows: list[Any] = [record["row"] for record in records]
     stated = dict(parent.provenance) if isinstance(parent.provenance, Mapping) else {}
     told = {"method": method, "before": asdict(before)}
+    task = parent.task
+    if change is not None and change.int8:
+        # A sum's last bit decides which of two neighbouring units an input is rounded to.
+        task = task.model_copy(update={"tolerance": {**task.tolerance, "float32": EIGHT_BITS}})
     factory = {described: lambda: model} if isinstance(described, str) else None
     return write_bundle(
         target, model=model, options=described, signature=parent.signature, form=parent.form, examples=rows,
-        task=parent.task, reference=parent.reference, parents=[parent.digest], compressed=change, modules=factory,
+        task=task, reference=parent.reference, parents=[parent.digest], compressed=change, modules=factory,
         provenance={**stated, "name": f"{stated.get('name', 'model')}-{method}", "compressed": told},
     )  # fmt: skip
 

@@ -24,6 +24,7 @@ from reinforge.export.folder import Exported, exported, new_folder
 from reinforge.export.graph import ROWS, TIME, Graph
 from reinforge.export.replay import eager, golden_rows, latency, parity, tolerance_of
 from reinforge.messages import _
+from reinforge.models.compressed import Int8Linear
 
 FILE, OPSET = "model.onnx", 20
 # Beyond this protocol buffers end, and weights lie in a file beside.
@@ -67,7 +68,7 @@ def to_onnx(bundle: Bundle, folder: Path) -> Exported:
         chosen = records[:_CONTINUED] if bundle.form.kind == "text" else records
         rows = [record["row"] for record in chosen]
         greedy = bundle.form.kind != "text" or (bundle.task.text is None or bundle.task.text.temperature == 0)
-        expected = bundle.predict(rows) if greedy else runner.predict(rows)
+        expected = _with_model(bundle, graph.model).predict(rows) if greedy else runner.predict(rows)
         tolerance = tolerance_of(bundle)
         for index, (found, stated) in enumerate(zip(runner.predict(rows), expected)):
             if not alike(found, stated, tolerance.relative, tolerance.absolute):
@@ -102,6 +103,12 @@ def prepared(bundle: Bundle) -> tuple[Graph, tuple[str, ...]]:
             if parameter.dtype in (torch.float16, torch.bfloat16):
                 parameter.data = parameter.data.float()
         notes.append(_("weights of 16 bits are written in 32, as onnxruntime computes on CPUs"))
+    if any(isinstance(module, Int8Linear) for module in model.modules()):
+        model = copy.deepcopy(model)
+        for module in model.modules():
+            if isinstance(module, Int8Linear):
+                module.__class__ = nn.Linear  # type: ignore[assignment]
+        notes.append(_("layers that compute in 8 bits are written to compute in 32"))
     if bundle.form.kind == "text":
         notes.append(_("the graph has no cache: reinforge-edge reads all of a text again for each token, and takes the "
                        "likeliest one; chats go to the bundle itself"))  # fmt: skip
