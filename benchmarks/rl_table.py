@@ -1,5 +1,5 @@
-"""Every preset of reinforcement learning from five seeds, each policy measured in 100 fresh greedy episodes; writes
-docs/rl/results.md.
+"""Every preset of reinforcement learning from five seeds, each policy measured in fresh greedy episodes (100, or what
+its recipe says); writes docs/rl/results.md.
 
 It goes on where it stopped: each training is a small file in benchmarks/results/rl, named by preset, seed, version and
 a digest of what the recipe says, so a changed recipe is trained anew and nothing else. A training that was interrupted
@@ -96,7 +96,7 @@ LONG: dict[str, Preset] = {"pong-dqn": Preset()}
 
 @dataclass(frozen=True)
 class Result:
-    """One training: the mean return of its last policy in 100 fresh episodes and their deviation, the rate of success
+    """One training: the mean return of its policy in fresh episodes and their deviation, the rate of success
     where the environment states it, environment steps, seconds of training with its evaluations, and the seconds of
     one processor that all of it took (None where it was killed in between)."""
 
@@ -287,10 +287,11 @@ HEAD = f"""# Presets, measured
 
 Written by `{COMMAND}`, which goes on where it stopped; don't edit it.
 
-Each preset is trained from seeds 0 to 4, and its last policy plays 100 fresh episodes greedily. **IQM** is the
-interquartile mean of the seeds' mean returns, beside it its 95% interval by stratified bootstrap
-([how and why](evaluation.md)). **Target** is the return that rl-baselines3-zoo states for its own preset of that
-algorithm, of one run: *reached* means by the IQM and by the interval's lower end, *mean only* by the IQM alone.
+Each preset is trained from seeds 0 to 4, and its policy plays 100 fresh episodes greedily, of Pendulum 1,000; it is the
+last policy, or where the recipe monitors the return, the best of its evaluations ([how and why](evaluation.md)). **IQM**
+is the interquartile mean of the seeds' mean returns, beside it its 95% interval by stratified bootstrap. **Target** is
+the return that rl-baselines3-zoo states for its own preset of that algorithm, of one run: *reached* means by the IQM and
+by the interval's lower end, *mean only* by the IQM alone.
 
 Steps, minutes and processor are medians over seeds: environment steps, wall time of training with its evaluations, and
 the minutes of one processor that the whole command took. The wall time is of a machine that had much other work: on a

@@ -74,6 +74,8 @@ def environment_task(recipe: Recipe, start: Bundle | None) -> Task:
         examples=examples(options, _few(schema), seeds.derive(recipe.seed, "golden")),
         test=test,
         evaluator=evaluator,
+        # What `final` says of it is of fresh episodes: not the maximum over noise by which it was chosen.
+        ships="best" if settings.monitor else "last",
         notes=notes,
         film=film if settings.clip else None,
     )
