@@ -78,10 +78,9 @@ def test_shaping_changes_values_by_the_potential_and_no_policy() -> None:
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_the_shaped_reward_of_n_steps_is_that_of_its_ends(n: int) -> None:
-    weights = (1.0, -2.0, 0.5, 3.0)
-    options = ShapedOptions(
-        of=DQNOptions(gamma=0.9), potential=LinearPotentialOptions(weights={"observation": weights}, bias=0.7)
-    )
+    weights, squares = (1.0, -2.0, 0.5, 3.0), (0.2, 0.0, -1.5, 0.4)
+    potential = LinearPotentialOptions(weights={"observation": weights}, squares={"observation": squares}, bias=0.7)
+    options = ShapedOptions(of=DQNOptions(gamma=0.9), potential=potential)
     objective, learner = _parts(CARTPOLE, QNetworkOptions(sizes=(8,)), options)
     plain, _ = _parts(CARTPOLE, QNetworkOptions(sizes=(8,)), DQNOptions(gamma=0.9))
     raw = _transitions(20, n, torch.randint(2, (20,)))
@@ -90,10 +89,8 @@ def test_the_shaped_reward_of_n_steps_is_that_of_its_ends(n: int) -> None:
         before = plain.prepare(learner, raw).batch["goal"]
     b: Any = raw.batch
     for i in range(20):
-        phi = [
-            float(b[name]["observation"][i] @ torch.tensor(weights)) + 0.7
-            for name in ("observation", "next_observation")
-        ]
+        ends = [b[name]["observation"][i].tolist() for name in ("observation", "next_observation")]
+        phi = [sum(w * x + v * x * x for w, v, x in zip(weights, squares, end)) + 0.7 for end in ends]
         added = (0.0 if b["terminated"][i] else 0.9 ** int(b["length"][i]) * phi[1]) - phi[0]
         assert float(found[i] - before[i]) == pytest.approx(added, abs=1e-4)
     assert torch.equal(raw.batch["rewards"], _transitions(20, n, torch.randint(2, (20,))).batch["rewards"]), (
@@ -106,11 +103,11 @@ def test_shaping_refuses_what_it_can_not_shape() -> None:
 
     with pytest.raises(ReinforgeError, match="gamma"):
         REGISTRY.build("objective", ShapedOptions(of=GRPOOptions()), DISCRETE)
-    options = ShapedOptions(potential=LinearPotentialOptions(weights={"observation": (1.0,)}))
+    options = ShapedOptions(potential=LinearPotentialOptions(squares={"observation": (1.0,)}))
     objective, learner = _parts(CARTPOLE, ActorCriticOptions(sizes=(8,)), options)
     source = REGISTRY.build("source", RolloutOptions(steps=3), environment=CARTPOLE, seed=0, batch=0)
     source.publish(learner, Clock())
-    with pytest.raises(ReinforgeError, match="1 weights for 4"):
+    with pytest.raises(ReinforgeError, match=r"squares\.observation: 1 weights for 4"):
         objective.prepare(learner, source.next(Clock()))
 
 

@@ -43,7 +43,8 @@ def test_it_is_named_and_seeded_as_its_file_says(name: str) -> None:
     environment, _, algorithm = name.rpartition("-")
     assert environment
     kinds = {"rainbow": "dqn", "q": "q-learning"}
-    assert getattr(recipe.objective, "kind", None) == kinds.get(algorithm, algorithm)
+    objective = getattr(recipe.objective, "of", recipe.objective)
+    assert getattr(objective, "kind", None) == kinds.get(algorithm, algorithm)
     assert recipe.learn.threads == 1 or name in SLOW
     goal, evaluate = recipe.learn.stop.goal, recipe.evaluate
     assert goal is None or (evaluate.every is not None and evaluate.episodes >= 50) or name in SLOW

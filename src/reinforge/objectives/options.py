@@ -14,12 +14,13 @@ from reinforge.registry import Options, register
 
 @register("potential", "reinforge.objectives.wrapped:LinearPotential")
 class LinearPotentialOptions(Options):
-    """A weighted sum of the numbers in an observation."""
+    """A weighted sum of the numbers in an observation, and of their squares: energies, distances."""
 
     kind: Literal["linear"] = "linear"
     weights: dict[str, tuple[float, ...]] = Field(
         {}, description="A weight for each number, by part of the observation (`observation` where it has no parts)."
     )
+    squares: dict[str, tuple[float, ...]] = Field({}, description="A weight for the square of each number, likewise.")
     bias: float = Field(0.0, description="What is added to the sum.")
 
 

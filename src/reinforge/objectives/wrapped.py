@@ -150,21 +150,25 @@ def _valid(batch: Batch) -> Tensor:
 
 
 class LinearPotential:
-    """phi(s) = w . s + b: observations {name: (rows, ...)} to (rows,)."""
+    """phi(s) = w . s + v . s^2 + b: observations {name: (rows, ...)} to (rows,)."""
 
     def __init__(self, options: LinearPotentialOptions) -> None:
-        self.weights = {name: torch.tensor(values) for name, values in options.weights.items()}
+        # Key, part, weights and power of each.
+        self.terms = [
+            (f"{key}.{name}", name, torch.tensor(values), power)
+            for power, key in enumerate(("weights", "squares"), 1)
+            for name, values in getattr(options, key).items()
+        ]
         self.bias = options.bias
 
     def __call__(self, observation: Mapping[str, Tensor]) -> Tensor:
         total = torch.tensor(self.bias)
-        for name, weights in self.weights.items():
+        for key, name, weights, power in self.terms:
+            where = f"objective.potential.{key}"
             if name not in observation:
-                raise ComponentError(f"observations have no part {name!r}", where="objective.potential.weights")
+                raise ComponentError(f"observations have no part {name!r}", where=where)
             value = observation[name].flatten(1).float()
             if value.shape[1] != len(weights):
-                raise ComponentError(
-                    f"{len(weights)} weights for {value.shape[1]} numbers", where=f"objective.potential.weights.{name}"
-                )
-            total = total + value @ weights.to(value)
+                raise ComponentError(f"{len(weights)} weights for {value.shape[1]} numbers", where=where)
+            total = total + value**power @ weights.to(value)
         return total
