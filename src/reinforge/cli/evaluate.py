@@ -44,6 +44,19 @@ def evaluate(
         str | None,
         typer.Option("--reward", metavar="KIND", help=mark("What tells right from wrong: exact, numeric, ...")),
     ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option("--tasks", metavar="NAMES", help=mark("Tasks of lm-evaluation-harness, by commas.")),
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option("--shots", metavar="N", help=mark("With --tasks: examples before each question."))
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", help=mark("With --tasks: documents of each, at most."))
+    ] = None,
+    include: Annotated[
+        Path | None, typer.Option("--include", metavar="FOLDER", help=mark("With --tasks: a folder of more of them."))
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="OUT", help=mark("Write what a language model was measured on here.")),
@@ -58,6 +71,14 @@ def evaluate(
     for name, number in (("--samples", samples), ("--tokens", tokens)):
         if number is not None and number < 1:
             raise ReinforgeError(_("{option} must be at least 1, not {n}").format(option=name, n=number))
+    if tasks is not None:
+        from reinforge.workflow.evaluate import evaluate_tasks
+
+        with progress():
+            named = [name.strip() for name in tasks.split(",") if name.strip()]
+            return Result.of(
+                evaluate_tasks(bundle, named, shots=shots, limit=limit, include=include, output=output, use=use or ())
+            )
     asked = None
     if (samples, temperature, tokens, reward) != (None,) * 4:
         from reinforge.recipe.yaml_form import read_value

@@ -46,10 +46,10 @@ def choices_of(row: Row, pipeline: TextPipeline, context: int, origin: Origin = 
         texts, right = _listed(row, origin, index)
         if isinstance(row.get("text"), str):
             prompt = row["text"]
-            pairs = [_continued(pipeline, prompt, text, origin, index) for text in texts]
+            pairs = [continued(pipeline, prompt, text, origin, index) for text in texts]
         elif pipeline.template is None and isinstance(row.get("prompt"), str):
             prompt = row["prompt"]
-            pairs = [_continued(pipeline, prompt, text, origin, index) for text in texts]
+            pairs = [continued(pipeline, prompt, text, origin, index) for text in texts]
         else:
             chat = asked(row, origin, index)
             prompt = chat.messages[-1].content
@@ -77,7 +77,7 @@ def _listed(row: Row, origin: Origin, index: int) -> tuple[tuple[str, ...], int]
     )  # fmt: skip
 
 
-def _continued(pipeline: TextPipeline, text: str, answer: str, origin: Origin, index: int) -> tuple[Tensor, Tensor]:
+def continued(pipeline: TextPipeline, text: str, answer: str, origin: Origin, index: int) -> tuple[Tensor, Tensor]:
     """Text and answer encoded as one, since tokens may span where they meet; from the first token that the text alone
     does not have, all is the answer's."""
     alone, ids = pipeline.opened(text), pipeline.opened(text + answer)

@@ -31,7 +31,7 @@ from reinforge.recipe import load as load_recipe
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY
 from reinforge.storage.files import storage_errors
-from reinforge.workflow.evaluate_language import Asking, evaluate_language
+from reinforge.workflow.evaluate_language import Asking, evaluate_language, write_lines
 from reinforge.workflow.evaluate_scores import evaluate_scores
 from reinforge.workflow.opened import opened
 from reinforge.workflow.progress import Progress, Silent
@@ -104,6 +104,25 @@ def evaluate(
 def _recipe(bundle: Bundle) -> Recipe | None:
     """The recipe that a bundle was trained by; a bundle from elsewhere has none."""
     return recipe_of(bundle) if isinstance(bundle.provenance, Mapping) and "recipe" in bundle.provenance else None
+
+
+def evaluate_tasks(
+    bundle: str | Path | Bundle,
+    tasks: Sequence[str],
+    *,
+    shots: int | None = None,
+    limit: int | None = None,
+    include: Path | None = None,
+    output: str | Path | None = None,
+    use: Iterable[str | Path] = (),
+) -> dict[str, Any]:
+    """A language bundle's metrics on tasks of lm-evaluation-harness (extra `harness`), with their "intervals"; what was
+    answered goes to `output`, by default into the run's folder. Raises MissingExtra, DataError and BundleError."""
+    from reinforge.workflow.harness import harness
+
+    found, lines = harness(opened(bundle, use), tasks, shots=shots, limit=limit, include=include)
+    target = _beside(bundle, "-".join(tasks), output)
+    return {**found, **({"samples": write_lines(target, lines)} if target is not None else {})}
 
 
 def _beside(bundle: str | Path | Bundle | Run, data: object, output: str | Path | None) -> Path | None:
