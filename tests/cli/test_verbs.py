@@ -132,11 +132,34 @@ CALLS: list[tuple[str, str, Call]] = [
         "serve",
         (
             (["b"],),
-            {"port": 0, "access": Access("::1", ("*",), log="-"), "replicas": 2, "threads": 3, "use": ()},
+            {
+                "port": 0,
+                "access": Access("::1", ("*",), log="-"),
+                "queue": None,
+                "replicas": 2,
+                "threads": 3,
+                "use": (),
+                "signed_by": (),
+            },
         ),
     ),
-    ("serve b c", "serve", ((["b", "c"],), {"port": 8000, "access": Access(), "replicas": 1, "threads": 1, "use": ()})),
-    ("verify b", "verify", ((Path("b"),), {"use": ()})),
+    (
+        "serve b c",
+        "serve",
+        (
+            (["b", "c"],),
+            {
+                "port": 8000,
+                "access": Access(),
+                "queue": None,
+                "replicas": 1,
+                "threads": 1,
+                "use": (),
+                "signed_by": (),
+            },
+        ),
+    ),
+    ("verify b", "verify", ((Path("b"),), {"keys": (), "use": ()})),
     ("doctor", "doctor", ((None,), {})),
     ("doctor r seed=2", "doctor", ((("r", "seed=2"),), {})),
 ]

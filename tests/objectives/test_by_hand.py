@@ -11,6 +11,8 @@ from reinforge.core.contracts import Clock, Loss
 from reinforge.engine.loop import Engine
 from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
+from reinforge.models.adapters import adapt
+from reinforge.models.options import LoRAOptions
 from reinforge.models.policy_options import (
     ActorCriticOptions,
     DeterministicOptions,
@@ -183,3 +185,17 @@ def test_what_can_not_be_traced_is_left_to_autograd() -> None:
     for model in (ActorCriticOptions(memory=MemoryOptions(size=4)), ActorCriticOptions(activation="gelu")):
         objective, policy, _ = _parts(CARTPOLE, model, PPOOptions())
         assert objective.steps(objective.build(policy))[0].by_hand is None
+
+
+def test_adapters_learn_and_act() -> None:
+    """Layers with adapters are no plain ones: neither gradients by hand nor the snapshot in NumPy knows them."""
+    objective, policy, source = _parts(CARTPOLE, ActorCriticOptions(sizes=(8,)), PPOOptions(minibatches=1, epochs=2))
+    adapt(LoRAOptions(rank=2, patterns=("body.*", "*head*")), policy)
+    assert not policy.traceable
+    assert policy.quick(6) is None
+    learn = Learn(lr=1e-2, stop=Stop(updates=4), threads=1, compile="off")
+    before = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    Engine(objective, policy, source, learn=learn, seed=0).run()
+    moved = {name for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name in before if "lora_" in name}
+    assert moved

@@ -80,7 +80,7 @@ def rabbitmq_server(folder: Path) -> Iterator[str]:
     log = (folder / "out.txt").open("wb")
     process = subprocess.Popen([str(RABBIT)], env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        _answers(port, process, 90)
+        _answers(port, process, 180)
         yield f"amqp://guest:guest@127.0.0.1:{port}/"
     finally:
         os.killpg(process.pid, signal.SIGTERM)

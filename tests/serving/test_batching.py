@@ -101,6 +101,28 @@ def test_a_bad_row_fails_its_own_request_alone():
     assert partial[1]["error"]["problem"] == "no number"
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["on the loop", "in a thread"])
+def test_a_fault_of_ours_is_its_own_requests_alone(known):
+    """And the batcher goes on: nobody waits for what will never come."""
+
+    async def ask(batcher, bundle):
+        whole = bundle.predict
+
+        def predict(rows):
+            if 13 in rows:
+                raise RuntimeError("it breaks")
+            return whole(rows)
+
+        bundle.predict = predict
+        asked = [batcher.submit([row], False) for row in (1, 13, 2)]
+        found = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+        return found, await asyncio.wait_for(batcher.submit([3], False), 10)
+
+    (found, later), _bundle = run(ask, known=known)
+    assert (found[0], found[2], later) == ([{"y": 2}], [{"y": 4}], [{"y": 6}])
+    assert isinstance(found[1], RuntimeError)
+
+
 def test_a_full_queue_refuses_with_429_and_a_time():
     async def ask(batcher, bundle):
         bundle.gate.clear()

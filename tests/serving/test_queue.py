@@ -25,7 +25,8 @@ from reinforge.errors import MissingExtra, ReinforgeError
 from reinforge.serving.limits import Limits
 from reinforge.serving.listening import listen
 from reinforge.serving.queues.address import Address
-from reinforge.serving.queues.queue import check
+from reinforge.serving.queues.broker import InHand
+from reinforge.serving.queues.queue import check, queue_at
 from reinforge.serving.server import Server
 from tests.near import near
 from tests.serving.brokers import free_port, rabbitmq_server, redis_server, with_rabbitmq, with_redis
@@ -204,6 +205,7 @@ BAD = {
     b'{"id": "' + b"x" * 201 + b'", "rows": [1]}': "id", _message("a", model="none"): "no model",
     b'{"id": "b", "rows": []}': "rows", b'{"id": "c"}': "rows", _message("d", more=1): "rows",
     _message("e", {**GOOD, "mass": "heavy"}): "mass", _message("f", 7): "row", b"[" * 50_000: "deep",
+    json.dumps({"id": "é" * 150, "rows": [1]}, ensure_ascii=False).encode(): "id",
     b'{"id": "g", "rows": [' + b" " * 200_000 + b"1]}": "bytes", b'{"id": "h", "rows": [NaN]}': "message",
 }  # fmt: skip
 
@@ -266,6 +268,130 @@ def test_what_ends_every_worker_is_put_aside(bundles: Any, queue: Redis | Rabbit
     assert "taken 2 times" in found["bad"][0]["error"]["problem"]
 
 
+def test_a_dead_letter_sent_again_is_answered(bundles: Any, queue: Redis | Rabbit) -> None:
+    """Mended under the same id, it has predictions in the place of its error; then they stay."""
+    with _served({"table": bundles["table"]}, queue):
+        queue.put(_message("o", {**GOOD, "mass": "heavy"}))
+        queue.dead(1)
+        assert "error" in queue.results(1)["o"][-1]
+        queue.put(_message("o"))
+        _until(lambda: "predictions" in queue.results(1)["o"][-1])
+        queue.put(_message("o", {**GOOD, "mass": "heavy"}))
+        _until(lambda: queue.left() == 0)
+
+
+@with_redis
+def test_many_at_once(bundles: Any, brokers: dict[str, str], capfd: Any) -> None:
+    """More in hand than there are connections."""
+    queue = Redis(brokers["redis"], "many")
+    asyncio.run(check(Address(queue.url, queue.name)))
+    queue.put(*(_message(str(i)) for i in range(1000)))
+    with _served({"table": bundles["table"]}, queue):
+        assert len(queue.results(1000)) == 1000
+        _until(lambda: queue.left() == 0)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@with_redis
+def test_an_entry_of_another_shape(bundles: Any, brokers: dict[str, str]) -> None:
+    queue = Redis(brokers["redis"], "shape")
+    with _served({"table": bundles["table"]}, queue):
+        queue.client.xadd(queue.name, {"msg": b"precious"})
+        ((body, reason),) = queue.dead(1)
+    assert b"precious" in body
+    assert "no field `message`" in reason
+
+
+@with_redis
+def test_what_nobody_works_on_goes_first(brokers: dict[str, str]) -> None:
+    """Though new messages would fill all the room there is; what is worked on for long stays with its worker."""
+    queue = Redis(brokers["redis"], "abandoned")
+    address = Address(queue.url, queue.name, taken=0.6, ahead=4)
+    ended: list[tuple[bytes, int]] = []
+
+    async def handle(delivery: Any) -> None:
+        await asyncio.sleep(2.0 if delivery.body == b"long" else 0.02)
+        ended.append((delivery.body, delivery.attempts))
+        await delivery.drop()
+
+    async def run() -> None:
+        own, hand = queue_at(address), InHand(handle, address.ahead)
+        await own.check()
+        # A worker that took four and was killed.
+        queue.put(*(f"lost{i}".encode() for i in range(4)))
+        queue.client.xreadgroup("reinforge", "gone", {queue.name: ">"}, count=4)
+        queue.put(b"long", *(str(i).encode() for i in range(400)))
+        task = asyncio.ensure_future(own.take(hand))
+        await asyncio.sleep(3)
+        task.cancel()
+        await hand.settle(5)
+        await own.close()
+
+    asyncio.run(run())
+    bodies = [body for body, _attempts in ended]
+    assert len(set(bodies)) == len(bodies)
+    assert all((f"lost{i}".encode(), 2) in ended for i in range(4))
+    assert (b"long", 1) in ended
+
+
+@with_rabbitmq
+def test_who_asked_is_gone(bundles: Any, brokers: dict[str, str]) -> None:
+    """A reply to a queue that is there goes there, to one that is not to the results."""
+    queue = Rabbit(brokers["rabbitmq"], "replies")
+
+    async def ask(channel: Any) -> None:
+        await channel.declare_queue("mine", durable=True)
+        for place in ("mine", "nowhere"):
+            message = aio_pika.Message(_message(place), reply_to=place, correlation_id="c")
+            await channel.default_exchange.publish(message, queue.name)
+
+    async def mine(channel: Any) -> Any:
+        return await (await channel.get_queue("mine")).get(fail=False)
+
+    with _served({"table": bundles["table"]}, queue):
+        queue._in(ask)
+        assert set(queue.results(1)) == {"nowhere"}
+        found: list[Any] = []
+        _until(lambda: found.append(queue._in(mine)) or found[-1] is not None)
+    assert (found[-1].message_id, found[-1].correlation_id) == ("mine", "c")
+
+
+@with_redis
+def test_what_is_in_hand_is_finished(bundles: Any, brokers: dict[str, str], monkeypatch: Any) -> None:
+    """Told to stop, a server ends what it has begun and begins nothing more."""
+    table = load(bundles["table"].path)
+    real = type(table).predict
+
+    def slow(self: Any, rows: Any, *more: Any) -> Any:
+        time.sleep(1.5)
+        return real(self, rows, *more)
+
+    monkeypatch.setattr(type(table), "predict", slow)
+    queue = Redis(brokers["redis"], "stop")
+    with _served({"table": table}, queue):
+        queue.put(_message("begun"))
+        _until(lambda: queue.client.xpending(queue.name, "reinforge")["pending"] == 1)
+    queue.put(_message("late"))
+    assert set(queue.results(1)) == {"begun"}
+    assert queue.left() == 1
+
+
+@with_redis
+def test_taking_that_ends_by_itself_ends_the_server(bundles: Any, brokers: dict[str, str], monkeypatch: Any) -> None:
+    """Rather than answer HTTP and be called ready, while nothing is taken."""
+    from reinforge.serving.queues import redis as module
+
+    async def take(self: Any, hand: Any) -> None:
+        raise RuntimeError("it broke")
+
+    monkeypatch.setattr(module.RedisQueue, "take", take)
+    address = Address(brokers["redis"], "ends")
+    server = Server({"table": bundles["table"]}, listen("127.0.0.1", 0), queue=address)
+    with pytest.raises(RuntimeError, match="it broke"):
+        asyncio.run(asyncio.wait_for(server.serve(), 30))
+    server.close()
+
+
 @with_redis
 def test_redis_goes_away_and_comes_back(bundles: Any, tmp_path: Path, capfd: Any) -> None:
     port = free_port()
@@ -293,16 +419,13 @@ def test_no_more_is_taken_than_ahead(bundles: Any, tmp_path: Path) -> None:
         taken: list[int] = []
 
         async def run() -> None:
-            from reinforge.serving.queues.broker import InHand
-            from reinforge.serving.queues.redis import RedisQueue
-
             hold = asyncio.Event()
 
             async def handle(delivery: Any) -> None:
                 taken.append(1)
                 await hold.wait()
 
-            own, hand = RedisQueue(Address(url, ahead=7)), InHand(handle, 7)
+            own, hand = queue_at(Address(url, ahead=7)), InHand(handle, 7)
             await own.check()
             task = asyncio.ensure_future(own.take(hand))
             await asyncio.sleep(1.5)
@@ -318,7 +441,9 @@ def test_no_more_is_taken_than_ahead(bundles: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [("http://x", "begins with one of"), ("localhost:6379", "begins with one of"), ("redis://127.0.0.1:1", "reached"),
-     ("amqp://127.0.0.1:1", "reached"), ("redis://name:secret@127.0.0.1:1/0", "reached")],
+     ("amqp://127.0.0.1:1", "reached"), ("redis://name:secret@127.0.0.1:1/0", "reached"),
+     ("redis://h:abc", "read"), ("redis://[::1", "read"), ("redis://h:99999", "read"),
+     ("redis://h?protocol=3", "protocol"), ("unix:///nowhere/redis.sock", "reached")],
 )  # fmt: skip
 def test_an_address_that_is_none(url: str, said: str) -> None:
     with pytest.raises(ReinforgeError, match=said) as caught:

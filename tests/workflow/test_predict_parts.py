@@ -147,6 +147,42 @@ def test_a_bad_row_leaves_nothing(table: Any, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.jsonl"]
 
 
+@pytest.mark.parametrize("how", ["carriage returns", "utf-16", "header over lines", "in memory", "own code"])
+def test_what_cannot_be_read_in_pieces_is_read_whole(
+    table: Any, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made.rows(20, seed=3)
+    text = pl.DataFrame(rows).write_csv()
+    path = tmp_path / "rows.csv"
+    if how == "carriage returns":
+        path.write_bytes(text.replace("\n", "\r").encode())
+    elif how == "utf-16":
+        path.write_text(text, "utf-16")
+    elif how == "header over lines":
+        path.write_text(text.replace("price", '"pri\nce"', 1))
+    else:
+        path.write_text(text)
+    bundle = made.table_bundle(tmp_path / "own")
+    if how == "in memory":
+        bundle.folder = None
+    more: Any = {"modules": {}} if how == "own code" else {}
+    if how == "own code":
+        _interrupted(bundle, path, tmp_path / "out.jsonl", 0, monkeypatch)
+    found = predict(bundle, path, output=tmp_path / "out.jsonl", **more)
+    assert (len(found), found.found) == (20, 0)
+    assert near(_read(tmp_path / "out.jsonl"), table.predict(rows))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_table_without_rows(table: Any, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows.{suffix}"
+    frame = pl.DataFrame(made.rows(2)).clear()
+    frame.write_csv(path) if suffix == "csv" else frame.write_parquet(path)
+    with pytest.raises(DataError, match="no row"):
+        predict(table, path, output=tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_a_folder_of_somebody_else_stays(table: Any, data: Path, tmp_path: Path) -> None:
     (tmp_path / "out.csv.parts").mkdir()
     (tmp_path / "out.csv.parts" / "mine").write_text("x")

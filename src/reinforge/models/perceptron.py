@@ -34,8 +34,8 @@ class Network(nn.Module):
 
     @property
     def traceable(self) -> bool:
-        """Whether `trace` knows its derivative."""
-        return self.activation in TRACEABLE
+        """Whether `trace` knows its derivative: no layer has an adapter."""
+        return self.activation in TRACEABLE and all(type(layer) is nn.Linear for layer in self.layers)
 
     def forward(self, x: Tensor) -> Tensor:
         last = len(self.layers) - 1

@@ -25,12 +25,14 @@ _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 
 def snapshot(networks: Sequence[Network], rows: int) -> Callable[[Array], Array] | None:
     """Networks one after the other, as they are now: float32 (n, sizes[0]) to (n, sizes[-1]) of the last. None where
-    they are large, on a device, not in single precision, or of activations that are not known here."""
+    they are large, adapted, on a device, not in single precision, or of activations that are not known here."""
     layers: list[tuple[Array, Array, Callable[[Array], Array] | None]] = []
     for network in networks:
         own = list(cast("Sequence[nn.Linear]", network.layers))
         for index, layer in enumerate(own):
             weight = layer.weight.detach()
+            if type(layer) is not nn.Linear:
+                return None
             if weight.device.type != "cpu" or weight.dtype != torch.float32 or rows * weight.numel() > _SMALL:
                 return None
             active = network.last_active or index < len(own) - 1

@@ -18,7 +18,7 @@ from torch import Tensor
 TRACEABLE = ("relu", "tanh")
 # Up to so many columns of what goes in, BLAS gets the gradient of the weights several times faster the other way round.
 _FEW = 32
-_KEPT = 16
+_KEPT = 64
 _RELU, _TANH = torch.ops.aten.threshold_backward.grad_input, torch.ops.aten.tanh_backward.grad_input
 
 

@@ -152,8 +152,8 @@ class Batcher:
         if len(group) > 1:
             try:
                 together = self.bundle.predict([row for one in group for row in one.rows])
-            except DataError:
-                pass  # one of them is bad: each by itself
+            except Exception:  # noqa: BLE001 (one of them is bad, or brings out a fault of ours: each by itself)
+                pass
             else:
                 ends, start = [], 0
                 for one in group:

@@ -8,10 +8,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
 import torch
 import uvicorn
@@ -29,6 +28,9 @@ from reinforge.serving.refusals import Refused
 from reinforge.serving.task import GRACE_SECONDS, Access
 from reinforge.serving.tokens import Tokens
 from reinforge.serving.trust import trusted
+
+if TYPE_CHECKING:
+    from reinforge.serving.queues.taking import Taking
 
 # An idle connection is closed after so many seconds.
 _IDLE_SECONDS = 75
@@ -76,7 +78,14 @@ class Server:
         )
         # What can't be served ends here, before anybody is told that it is.
         config.load()
-        self._server = _Quiet(config, self._beside)
+        self._server = _Quiet(config, self._taking)
+
+    def _taking(self) -> Taking | None:
+        if self.queue is None:
+            return None
+        from reinforge.serving.queues.taking import Taking
+
+        return Taking(self.queue, self.models, self.stop)
 
     @property
     def url(self) -> str:
@@ -126,16 +135,6 @@ class Server:
         if self._log is not None and self._log is not sys.stdout:
             self._log.close()
 
-    @contextlib.asynccontextmanager
-    async def _beside(self) -> AsyncIterator[None]:
-        """What runs as long as requests are answered."""
-        async with contextlib.AsyncExitStack() as stack:
-            if self.queue is not None:
-                from reinforge.serving.queues.taking import taking
-
-                await stack.enter_async_context(taking(self.queue, self.models))
-            yield
-
     async def _swap(self, folders: Mapping[str, str]) -> dict[str, str]:
         try:
             loaded = {name: await asyncio.to_thread(trusted, folder, self.keys) for name, folder in folders.items()}
@@ -154,15 +153,22 @@ def _opened(log: str | None) -> TextIO | None:
 
 class _Quiet(uvicorn.Server):
     """uvicorn's server, but stopping by a signal is its ordinary end, and heard before the loop begins: the signal is
-    not raised once more afterwards. `beside` is entered while it serves."""
+    not raised once more afterwards. What `taking` makes is begun with it, and stopped with it."""
 
-    def __init__(self, config: uvicorn.Config, beside: Callable[[], AbstractAsyncContextManager[None]]) -> None:
+    def __init__(self, config: uvicorn.Config, taking: Callable[[], Taking | None]) -> None:
         super().__init__(config)
-        self._beside = beside
+        self._make, self._taking = taking, cast("Taking | None", None)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        async with self._beside():
-            await super().serve(sockets)
+        self._taking = self._make()
+        if self._taking is not None:
+            self._taking.begin()
+        await super().serve(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Both at once: whoever waits for this process waits little longer than for requests alone.
+        stopping = [] if self._taking is None else [self._taking.stop(GRACE_SECONDS - 4)]
+        await asyncio.gather(super().shutdown(sockets), *stopping)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -82,13 +82,15 @@ def predict(
         raise DataError(_("can't tell by its name how to write this"), where=str(target), remedy=remedy)
     loaded = opened(bundle, use, modules)
     shown = progress or Silent()
-    if target is not None and loaded.form.kind == "table":
+    if target is not None and loaded.form.kind == "table" and loaded.folder is not None:
         from reinforge.workflow.predict_parts import large, written_in_parts
 
         if large(data):
             told = partial(shown.update, total=None, note=_("rows"))
-            rows, found = written_in_parts(loaded, str(data), target, _encoded, told)
-            return Written(rows, target, found)
+            resume = not use and modules is None
+            done = written_in_parts(loaded, str(data), target, _encoded, told, resume=resume)
+            if done is not None:
+                return Written(done[0], target, done[1])
     parts = _counted(_parts(loaded, data), shown)
     if target is None:
         return list(chain.from_iterable(parts))

@@ -7,8 +7,10 @@ become OUT, and the folder goes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -19,10 +21,10 @@ import polars as pl
 
 from reinforge.data.chunks import Chunks
 from reinforge.data.readers import SUFFIXES
-from reinforge.data.reading.encodings import AUTO
 from reinforge.data.reading.how import How
 from reinforge.data.reading.places import files_of
 from reinforge.errors import DataError, IntegrityError, ReinforgeError
+from reinforge.schema.fields import Image
 from reinforge.storage import strict_json
 from reinforge.storage.files import replacing, storage_errors, write_atomic
 
@@ -49,18 +51,31 @@ def large(data: object) -> bool:
 
 
 def written_in_parts(
-    bundle: Bundle, data: str | Path, target: Path, encode: Encode, told: Callable[[int], None]
-) -> tuple[int, int]:
+    bundle: Bundle, data: str | Path, target: Path, encode: Encode, told: Callable[[int], None], *, resume: bool = True
+) -> tuple[int, int] | None:
     """Write the predictions of a table's files, and say how many there are, and how many of them an interrupted run had
-    left. `told` hears of rows as they are done."""
+    left; None, and nothing done, where they can't be read in pieces. `told` hears of rows as they are done.
+
+    Nothing is gone on with where not `resume`, or where rows name pictures: what they hold may have changed.
+    """
+    loads = Chunks(str(data), Path(), How(absent=bundle.schema.absent), ROWS).loads()
+    try:
+        first = next(loads, None)
+    except DataError:
+        return None
+    if first is None:
+        return None
     folder = target.with_name(f"{target.name}.parts")
+    whole = resume and not any(isinstance(field, Image) for field in bundle.schema.inputs)
     with storage_errors(folder):
-        _begin(folder, {"bundle": bundle.digest, "data": _state(data), "rows": ROWS, "output": target.suffix.lower()})
-    how = How(None, AUTO, bundle.schema.absent, None, None, None)
+        _begin(folder, {
+            "bundle": bundle.digest, "data": _state(data), "rows": ROWS, "output": target.suffix.lower(),
+            "run": None if whole else uuid.uuid4().hex,
+        })  # fmt: skip
     total = found = 0
     parts: list[Path] = []
     try:
-        for number, load in enumerate(Chunks(str(data), Path(), how, ROWS).loads()):
+        for number, load in enumerate(chain([first], loads)):
             existing = next(iter(folder.glob(f"{number:06d}-*{target.suffix.lower()}")), None)
             if existing is not None:
                 rows = int(existing.stem.partition("-")[2])
@@ -95,13 +110,14 @@ def _begin(folder: Path, belongs: dict[str, Any]) -> None:
     write_atomic(path, json.dumps(belongs, indent=1) + "\n")
 
 
-def _state(data: str | Path) -> list[list[Any]]:
-    """Each file with its size and the time it was changed: reading it all would take as long as predicting."""
-    found = []
+def _state(data: str | Path) -> str:
+    """A digest of each file's name, size, and the time it was changed: reading it all would take as long as
+    predicting."""
+    found: list[list[Any]] = []
     for path, _name in files_of(str(data), Path(), SUFFIXES):
         facts = path.stat()
         found.append([str(path.resolve()), facts.st_size, facts.st_mtime_ns])
-    return found
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def _join(parts: Sequence[Path], target: Path) -> None:

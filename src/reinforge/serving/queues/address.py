@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from reinforge.errors import MissingExtra, ReinforgeError
 from reinforge.messages import _
@@ -40,6 +40,19 @@ class Address:
             raise ReinforgeError(
                 _("{url} is no queue's address").format(url=self.shown), where="--queue",
                 remedy=_("It begins with one of: {known}.").format(known=known),
+            )  # fmt: skip
+        try:
+            split = urlsplit(self.url)
+            asked = {name for name, _value in parse_qsl(split.query)}
+            _port = split.port
+        except ValueError as error:
+            raise ReinforgeError(
+                _("the queue's address can't be read: {reason}").format(reason=error), where="--queue"
+            ) from None
+        if self.kind == "redis" and (strange := {n for n in asked if n != "db" and not n.startswith("ssl_")}):
+            raise ReinforgeError(
+                _("the queue's address may not say {names}").format(names=", ".join(sorted(strange))), where="--queue",
+                remedy=_("What may stand behind the question mark is db, and what begins with ssl_."),
             )  # fmt: skip
         if not _NAME.fullmatch(self.name):
             raise ReinforgeError(

@@ -10,15 +10,18 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from reinforge.errors import ReinforgeError
+from reinforge.messages import _
 from reinforge.serving.queues.address import Address
 
 
 class Delivery(Protocol):
-    """A message that was taken: its bytes, and how often it was taken, this time included. Until `finish`, `bury`,
+    """A message that was taken: its bytes, and how often it was taken, this time included; `fault` says
+    what is wrong with how it was put there. Until `finish`, `bury`,
     `drop` or `release` it is this worker's."""
 
     body: bytes
     attempts: int
+    fault: str | None
 
     async def known(self, identity: str) -> bool:
         """Whether a result of this id is stored already; False where the broker can't tell."""
@@ -80,6 +83,10 @@ class InHand:
             traceback.print_exc(file=sys.stderr)
             with contextlib.suppress(Exception):
                 await delivery.release()
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await delivery.release()
+            raise
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -107,6 +114,7 @@ def lost(address: Address, error: Exception) -> None:
 def unreachable(address: Address, error: Exception) -> ReinforgeError:
     """That a queue can't be used, as an error."""
     return ReinforgeError(
-        f"the queue can't be reached: {str(error)[:200] or type(error).__name__}", where=address.shown,
-        remedy="Start the broker, or mend the address.",
+        _("the queue can't be reached: {reason}").format(reason=str(error)[:200] or type(error).__name__),
+        where=address.shown,
+        remedy=_("Start the broker, or mend the address; what else has a name of the queue's must go."),
     )  # fmt: skip

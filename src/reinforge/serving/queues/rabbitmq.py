@@ -12,6 +12,7 @@ import asyncio
 from collections import OrderedDict
 from contextlib import suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage, AbstractRobustConnection
@@ -20,7 +21,7 @@ from aio_pika.exceptions import AMQPError, DeliveryError
 from reinforge.serving.queues.address import Address
 from reinforge.serving.queues.broker import InHand, unreachable
 
-_SECONDS = 10.0
+_SECONDS, _LEAVING = 10.0, 2.0
 # Ids of results that this worker sent last, so that what comes again is not computed again.
 _LATEST = 10_000
 _COUNT = "x-delivery-count"
@@ -32,6 +33,8 @@ class RabbitQueue:
     def __init__(self, address: Address) -> None:
         self.address = address
         self.results, self.dead = f"{address.name}.results", f"{address.name}.dead"
+        # The broker tells by its id which message it could not place: of one id, one at a time.
+        self.sending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.sent: OrderedDict[str, None] = OrderedDict()
         self._connection: AbstractRobustConnection | None = None
 
@@ -39,14 +42,14 @@ class RabbitQueue:
         """Raise ReinforgeError where RabbitMQ is not there, or a queue of that name is another."""
         try:
             await self._open()
-        except (AMQPError, OSError, TimeoutError, ValueError) as error:
+        except (AMQPError, OSError, TimeoutError, ValueError, RuntimeError) as error:
             raise unreachable(self.address, error) from None
 
     async def close(self) -> None:
         """Disconnect: what was taken and not acknowledged goes back."""
         if self._connection is not None:
-            with suppress(AMQPError, OSError):
-                await self._connection.close()
+            with suppress(AMQPError, OSError, TimeoutError, RuntimeError):
+                await asyncio.wait_for(self._connection.close(), _LEAVING)
 
     async def take(self, hand: InHand) -> None:
         """Take messages as the broker gives them, never more than are ahead."""
@@ -59,13 +62,14 @@ class RabbitQueue:
         try:
             await asyncio.Event().wait()
         finally:
-            with suppress(AMQPError, OSError):
-                await queue.cancel(tag)
+            # Where the broker is away, the consumer went with it.
+            with suppress(AMQPError, OSError, TimeoutError, RuntimeError):
+                await queue.cancel(tag, timeout=_LEAVING)
 
     async def _open(self) -> Any:
         """The queue, all that belongs to it declared."""
         self._connection = await aio_pika.connect_robust(self.address.url, timeout=_SECONDS)
-        channel = await self._connection.channel(publisher_confirms=True)
+        channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
         await channel.set_qos(prefetch_count=self.address.ahead)
         self.exchange = channel.default_exchange
         name = self.address.name
@@ -78,12 +82,14 @@ class RabbitQueue:
         }  # fmt: skip
         return await channel.declare_queue(name, durable=True, arguments=arguments)
 
-    async def send(self, body: bytes, place: str, **more: Any) -> None:
-        """Until the broker has it."""
+    async def send(self, body: bytes, place: str, identity: str | None, **more: Any) -> None:
+        """Until the broker has it. Raises DeliveryError where there is no such place."""
         message = aio_pika.Message(
-            body, content_type="application/json", delivery_mode=aio_pika.DeliveryMode.PERSISTENT, **more
-        )
-        await self.exchange.publish(message, routing_key=place)
+            body, content_type="application/json", delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            message_id=identity, **more,
+        )  # fmt: skip
+        async with self.sending.setdefault(identity or "", asyncio.Lock()):
+            await self.exchange.publish(message, routing_key=place)
 
     def remember(self, identity: str) -> None:
         """That its result was sent."""
@@ -97,6 +103,7 @@ class RabbitDelivery:
 
     def __init__(self, queue: RabbitQueue, message: AbstractIncomingMessage) -> None:
         count = message.headers.get(_COUNT, 0)
+        self.fault: str | None = None
         self.body, self.attempts = message.body, 1 + (count if isinstance(count, int) else 0)
         self._queue, self._message = queue, message
 
@@ -113,7 +120,7 @@ class RabbitDelivery:
     async def bury(self, identity: str | None, result: bytes, reason: str) -> None:
         """The same, with a dead letter."""
         told = {"reason": reason[:2000]}
-        await self._queue.send(self.body, self._queue.dead, headers=told, message_id=identity)
+        await self._queue.send(self.body, self._queue.dead, identity, headers=told)
         if identity is not None:
             await self._reply(identity, result)
         await self._message.ack()
@@ -128,9 +135,9 @@ class RabbitDelivery:
 
     async def _reply(self, identity: str, result: bytes) -> None:
         place = self._message.reply_to or self._queue.results
-        told = {"message_id": identity, "correlation_id": self._message.correlation_id or identity}
+        told = self._message.correlation_id or identity
         try:
-            await self._queue.send(result, place, **told)
+            await self._queue.send(result, place, identity, correlation_id=told)
         except DeliveryError:
             # Who asked is gone, and his queue with him.
-            await self._queue.send(result, self._queue.results, **told)
+            await self._queue.send(result, self._queue.results, identity, correlation_id=told)

@@ -42,7 +42,7 @@ def asked(body: bytes, models: Models) -> Asked:
         raise Refused(400, error.problem, where=error.where, remedy=_REMEDY) from None
     identity = identity_in(value)
     if identity is None:
-        raise Refused(400, f"`id` must be a text of 1 to {_LONGEST_ID} characters", where="message", remedy=_REMEDY)
+        raise Refused(400, f"`id` must be a text of 1 to {_LONGEST_ID} bytes", where="message", remedy=_REMEDY)
     rest = {name: part for name, part in value.items() if name not in ("id", "model")}
     name = value.get("model", next(iter(models)) if len(models) == 1 else None)
     if not isinstance(name, str):
@@ -54,7 +54,7 @@ def asked(body: bytes, models: Models) -> Asked:
 def identity_in(value: Json) -> str | None:
     """The id of a message that was parsed; None where it has none."""
     identity = value.get("id") if isinstance(value, dict) else None
-    return identity if isinstance(identity, str) and 0 < len(identity) <= _LONGEST_ID else None
+    return identity if isinstance(identity, str) and 0 < len(identity.encode()) <= _LONGEST_ID else None
 
 
 def handler(models: Models, attempts: int) -> Handler:
@@ -71,6 +71,8 @@ def handler(models: Models, attempts: int) -> Handler:
             await _bury(delivery, identity, ReinforgeError(problem), models)
             return
         try:
+            if delivery.fault is not None:
+                raise Refused(400, delivery.fault, where="message", remedy=_REMEDY)
             request = asked(delivery.body, models)
         except Refused as error:
             await _bury(delivery, _identity_of(delivery.body), error, models)
@@ -108,7 +110,7 @@ async def _predicted(models: Models, request: Asked) -> list[Json]:
 async def _bury(
     delivery: Delivery, identity: str | None, error: ReinforgeError, models: Models, model: str = ""
 ) -> None:
-    answer = {"id": identity, "error": told(error)}
+    answer = {"error": told(error), "id": identity}
     await delivery.bury(identity, _bytes(answer), str(error))
     models.metrics.queued.labels(model, "buried").inc()
 
