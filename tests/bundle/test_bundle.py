@@ -320,6 +320,7 @@ def test_every_registered_model_is_built_within_bounds(component):
     shapes = [
         Signature(inputs={"numbers": Input(form="numbers", shape=(3,))}, outputs={"y": Output(form="number", size=1)}),
         Signature(inputs={"text": Input(form="tokens", sizes=(11,))}, outputs={"text": Output(form="tokens", size=11)}),
+        Signature(inputs={"text": Input(form="tokens", sizes=(11,))}, outputs={"score": Output(form="number", size=1)}),
         Signature(
             inputs={"observation": Input(form="box", shape=(4,))}, outputs={"action": Output(form="discrete", size=2)}
         ),

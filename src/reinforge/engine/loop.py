@@ -29,6 +29,7 @@ from reinforge.core.contracts import (
     Source,
     State,
 )
+from reinforge.core.modes import evaluating
 from reinforge.core.sealed import Sealed
 from reinforge.engine.averaging import Average, batch_statistics
 from reinforge.engine.checkpoint import CheckpointStore
@@ -362,12 +363,9 @@ class Engine:
     def deployed(self) -> Iterator[None]:
         """The learner as it is evaluated and shipped: in evaluation mode, with the averages of its weights where such
         are taken. Afterwards it is what it was, and so is all random state."""
-        with seeds.undisturbed(), torch.no_grad(), self.average.applied() if self.average else nullcontext():
-            self.learner.eval()
-            try:
-                yield
-            finally:
-                self.updater.train()
+        averaged = self.average.applied() if self.average else nullcontext()
+        with seeds.undisturbed(), torch.no_grad(), averaged, evaluating(self.learner):
+            yield
 
     def _place(self) -> dict[str, float | int | str]:
         place = dataclasses.asdict(self.clock)

@@ -14,6 +14,7 @@ from reinforge.bundle.task import Reading
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import Clock
+from reinforge.core.modes import evaluating
 from reinforge.core.seeds import undisturbed
 from reinforge.evaluation.intervals import REPLICATES, interval
 from reinforge.evaluation.metrics.metric import Metric, metrics_for
@@ -80,14 +81,8 @@ class SupervisedEvaluator:
     def judge(self, learner: nn.Module, parts: Iterable[Batch] | None = None) -> Judgement:
         """What the learner's model says of all rows, or of those of `parts`, which need not be in memory at once.
         Leaves modes and random state as they were."""
-        modes = [(module, module.training) for module in learner.modules()]
-        with undisturbed(), torch.no_grad():
-            learner.eval()
-            try:
-                return self._judge(learner, batches.split(self.data, self.size) if parts is None else parts)
-            finally:
-                for module, training in modes:
-                    module.training = training
+        with undisturbed(), torch.no_grad(), evaluating(learner):
+            return self._judge(learner, batches.split(self.data, self.size) if parts is None else parts)
 
     def measure(
         self, judgement: Judgement, readings: Mapping[str, Reading] | None = None, *, watched: bool = False
