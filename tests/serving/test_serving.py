@@ -1,5 +1,6 @@
 import contextlib
 import copy
+import gc
 import json
 import os
 import signal
@@ -294,3 +295,13 @@ def test_the_process_stops_gracefully(bundles, number):
     finally:
         process.kill()
         process.wait()
+
+
+def test_what_is_loaded_is_no_garbage(bundles):
+    """Looking through all that torch and bundles keep would stop the loop for a tenth of a second, now and then."""
+    gc.unfreeze()
+    server = Server({"table": bundles["table"]}, listen("127.0.0.1", 0))
+    with server.background() as url:
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert gc.get_freeze_count() > 10_000
+    assert gc.get_freeze_count() == 0
