@@ -80,6 +80,9 @@ class Server:
         # What can't be served ends here, before anybody is told that it is.
         config.load()
         self._server = _Quiet(config, self._taking)
+        # What is loaded stays: looking through all of it for garbage again and again would stop the loop for 0.1 s.
+        gc.collect()
+        gc.freeze()
 
     def _taking(self) -> Taking | None:
         if self.queue is None:
@@ -131,6 +134,7 @@ class Server:
 
     def close(self) -> None:
         """Give the socket, the threads and the log back."""
+        gc.unfreeze()
         self.models.pool.shutdown(wait=False, cancel_futures=True)
         self.socket.close()
         if self._log is not None and self._log is not sys.stdout:
@@ -164,13 +168,7 @@ class _Quiet(uvicorn.Server):
         self._taking = self._make()
         if self._taking is not None:
             self._taking.begin()
-        # What is loaded stays: looking through all of it for garbage again and again would stop the loop for 0.1 s.
-        gc.collect()
-        gc.freeze()
-        try:
-            await super().serve(sockets)
-        finally:
-            gc.unfreeze()
+        await super().serve(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Both at once: whoever waits for this process waits little longer than for requests alone.
