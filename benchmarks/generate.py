@@ -31,7 +31,7 @@ from reinforge.inference.engine import GenerationEngine
 from reinforge.inference.requests import Request
 from reinforge.inference.sampling import Sampling
 from reinforge.models.decoder import Decoder
-from reinforge.models.options import DecoderOptions
+from reinforge.models.decoder_options import DecoderOptions
 from reinforge.schema.signature import Input, Output, Signature
 
 LAYERS, WIDTH, HEADS, HIDDEN, VOCABULARY, CONTEXT = 6, 384, 6, 1024, 8192, 512

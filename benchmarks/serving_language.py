@@ -33,7 +33,7 @@ from benchmarks.generate import CONTEXT, HEADS, HIDDEN, LAYERS, VOCABULARY, WIDT
 from reinforge.bundle.text_form import TextForm
 from reinforge.bundle.writing import write_bundle
 from reinforge.data.text import CharacterTokenizer, TextPipeline
-from reinforge.models.options import DecoderOptions
+from reinforge.models.decoder_options import DecoderOptions
 
 CLIENTS, TURNS, PROMPT = 32, 2, 32
 _FIRST = 0x4E00

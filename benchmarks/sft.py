@@ -30,7 +30,7 @@ from reinforge.core.ragged import Ragged
 from reinforge.engine.loop import Engine
 from reinforge.engine.options import AdamWOptions
 from reinforge.models.decoder import Decoder
-from reinforge.models.options import DecoderOptions
+from reinforge.models.decoder_options import DecoderOptions
 from reinforge.objectives.language import Language
 from reinforge.objectives.options import LanguageOptions
 from reinforge.recipe.sections import Learn, Stop

@@ -49,6 +49,7 @@ BUILTIN = (
     "reinforge.data.language_options",
     "reinforge.data.augmentation.options",
     "reinforge.models.options",
+    "reinforge.models.decoder_options",
     "reinforge.models.policy_options",
     "reinforge.models.scorer_options",
     "reinforge.models.classic.options",

@@ -18,7 +18,8 @@ from reinforge.data.special_tokens import Marks, SpecialTokenizer
 from reinforge.data.templates import TEMPLATES
 from reinforge.data.text import CharacterTokenizer, TextPipeline
 from reinforge.models.composed import Composed, Wrapped
-from reinforge.models.options import ComposedOptions, DecoderOptions
+from reinforge.models.decoder_options import DecoderOptions
+from reinforge.models.options import ComposedOptions
 from reinforge.models.policy_options import QNetworkOptions, SquashedGaussianOptions
 from reinforge.registry import REGISTRY
 from reinforge.schema.fields import Box, Category, Continuous, Discrete, Number

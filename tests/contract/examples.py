@@ -23,7 +23,8 @@ from reinforge.errors import ReinforgeError
 from reinforge.models.classic.classic import Classic
 from reinforge.models.classic.fitting import fit
 from reinforge.models.classic.options import BoostingOptions, ForestOptions, LinearOptions, TreeOptions
-from reinforge.models.options import ComposedOptions, DecoderOptions, MLPOptions, PretrainedOptions
+from reinforge.models.decoder_options import DecoderOptions
+from reinforge.models.options import ComposedOptions, MLPOptions, PretrainedOptions
 from reinforge.models.policy_options import (
     ActorCriticOptions,
     DeterministicOptions,

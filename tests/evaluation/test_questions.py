@@ -15,7 +15,7 @@ from reinforge.data.rewards import exact
 from reinforge.evaluation.questions import QuestionEvaluator, pass_at
 from reinforge.evaluation.resampling import wilson
 from reinforge.models.decoder import Decoder
-from reinforge.models.options import DecoderOptions
+from reinforge.models.decoder_options import DecoderOptions
 from reinforge.objectives.language import LanguageLearner
 from tests.bundle import made
 

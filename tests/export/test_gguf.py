@@ -19,7 +19,7 @@ from reinforge.data.text import TextPipeline
 from reinforge.data.tokenizers import fit_byte_pairs
 from reinforge.errors import ComponentError, RecipeError
 from reinforge.export.export import export
-from reinforge.models.options import DecoderOptions, RotaryOptions
+from reinforge.models.decoder_options import DecoderOptions, RotaryOptions
 from reinforge.registry import REGISTRY
 from tests.bundle import made
 

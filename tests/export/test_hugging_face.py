@@ -24,8 +24,8 @@ from reinforge.data.tokenizers import fit_byte_pairs
 from reinforge.errors import ComponentError
 from reinforge.export.hugging_face import to_hugging_face
 from reinforge.models.decoder import Decoder
+from reinforge.models.decoder_options import DecoderOptions
 from reinforge.models.families import config_of, options_of
-from reinforge.models.options import DecoderOptions
 
 transformers = pytest.importorskip("transformers")
 SIZES: dict[str, Any] = {

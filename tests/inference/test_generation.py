@@ -16,7 +16,7 @@ from reinforge.inference.generation import generate
 from reinforge.inference.requests import Request
 from reinforge.inference.sampling import Sampler, Sampling
 from reinforge.models.decoder import Decoder
-from reinforge.models.options import DecoderOptions
+from reinforge.models.decoder_options import DecoderOptions
 from reinforge.schema.signature import Input, Output, Signature
 from tests.inference.oracle import distribution
 

@@ -11,7 +11,7 @@ from torch import nn
 from reinforge.errors import RecipeError
 from reinforge.models.adapters import AdaptedLinear, adapt, adapted_layers, adapter_state, merge, without_adapters
 from reinforge.models.decoder import Decoder, Joined
-from reinforge.models.options import DecoderOptions, LoRAOptions
+from reinforge.models.decoder_options import DecoderOptions, LoRAOptions
 from reinforge.schema.signature import Input, Output, Signature
 
 SIGNATURE = Signature(

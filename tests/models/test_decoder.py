@@ -13,7 +13,7 @@ from torch import Tensor
 from reinforge.core.ragged import Ragged
 from reinforge.errors import ComponentError
 from reinforge.models.decoder import Decoder, Gated, Normalise
-from reinforge.models.options import DecoderOptions, RotaryOptions
+from reinforge.models.decoder_options import DecoderOptions, RotaryOptions
 from reinforge.models.rotary import Rotate, rotary_tables
 from reinforge.models.token_losses import summed_loss, token_losses
 from reinforge.registry import REGISTRY

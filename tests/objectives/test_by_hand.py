@@ -12,7 +12,7 @@ from reinforge.engine.loop import Engine
 from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.models.adapters import adapt
-from reinforge.models.options import LoRAOptions
+from reinforge.models.decoder_options import LoRAOptions
 from reinforge.models.policy_options import (
     ActorCriticOptions,
     DeterministicOptions,

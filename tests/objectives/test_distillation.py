@@ -10,7 +10,7 @@ from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
 from reinforge.models.decoder import Decoder
-from reinforge.models.options import DecoderOptions
+from reinforge.models.decoder_options import DecoderOptions
 from reinforge.objectives import distillation
 from reinforge.objectives.distillation import Distillation
 from reinforge.objectives.options import DistillationOptions

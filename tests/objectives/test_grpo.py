@@ -18,7 +18,7 @@ from reinforge.engine.loop import Engine
 from reinforge.errors import ComponentError
 from reinforge.models.adapters import adapt
 from reinforge.models.decoder import Decoder
-from reinforge.models.options import DecoderOptions, LoRAOptions
+from reinforge.models.decoder_options import DecoderOptions, LoRAOptions
 from reinforge.objectives.completions import flat
 from reinforge.objectives.grpo import GRPO, GRPOLearner, completion_lengths, log_probs
 from reinforge.objectives.language import LanguageLearner

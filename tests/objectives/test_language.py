@@ -16,7 +16,7 @@ from reinforge.engine.loop import Engine
 from reinforge.errors import ComponentError
 from reinforge.evaluation.text import TextEvaluator
 from reinforge.models.decoder import Decoder
-from reinforge.models.options import DecoderOptions
+from reinforge.models.decoder_options import DecoderOptions
 from reinforge.objectives.language import Language
 from reinforge.objectives.options import LanguageOptions
 from reinforge.recipe.sections import Learn, Stop

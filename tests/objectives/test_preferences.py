@@ -14,7 +14,7 @@ from reinforge.core.contracts import Experience
 from reinforge.core.ragged import Ragged
 from reinforge.models.adapters import adapt
 from reinforge.models.decoder import Decoder
-from reinforge.models.options import DecoderOptions, LoRAOptions
+from reinforge.models.decoder_options import DecoderOptions, LoRAOptions
 from reinforge.objectives.preferences import PreferenceLearner, answer_logs
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Input, Output, Signature

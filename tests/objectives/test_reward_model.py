@@ -15,7 +15,7 @@ from reinforge.core.ragged import Ragged
 from reinforge.errors import ComponentError
 from reinforge.models.adapters import adapt
 from reinforge.models.decoder import Decoder
-from reinforge.models.options import DecoderOptions, LoRAOptions
+from reinforge.models.decoder_options import DecoderOptions, LoRAOptions
 from reinforge.models.scorer import Scorer
 from reinforge.models.scorer_options import ScorerOptions
 from reinforge.objectives.options import RewardModelOptions

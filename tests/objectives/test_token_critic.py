@@ -13,7 +13,7 @@ from reinforge.core.contracts import Clock
 from reinforge.core.ragged import Ragged
 from reinforge.engine.loop import Engine
 from reinforge.models.adapters import adapt
-from reinforge.models.options import LoRAOptions
+from reinforge.models.decoder_options import LoRAOptions
 from reinforge.objectives.grpo import GRPOLearner, completion_lengths, log_probs
 from reinforge.objectives.reward_options import CriticOptions
 from reinforge.objectives.token_critic import TokenCritic, critic_of, token_values

@@ -17,8 +17,8 @@ from reinforge.core.contracts import Experience, Objective
 from reinforge.core.ragged import Ragged
 from reinforge.export.hugging_face import named_weights
 from reinforge.models.decoder import Decoder
+from reinforge.models.decoder_options import DecoderOptions
 from reinforge.models.families import config_of, weight_names
-from reinforge.models.options import DecoderOptions
 from reinforge.registry import REGISTRY
 from reinforge.schema.signature import Input, Output, Signature
 

@@ -36,14 +36,13 @@ from reinforge.environments.build import signature as environment_signature
 from reinforge.environments.options import EnvironmentOptions, RewardOptions
 from reinforge.models.adapters import adapt
 from reinforge.models.composed import Composed
+from reinforge.models.decoder_options import DecoderOptions, LoRAOptions
 from reinforge.models.options import (
     CategoryOptions,
     CNNOptions,
     ComposedOptions,
-    DecoderOptions,
     FocalOptions,
     GateOptions,
-    LoRAOptions,
     MLPOptions,
     PiecewiseOptions,
     ResidualMLPOptions,

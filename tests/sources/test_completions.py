@@ -10,7 +10,7 @@ from reinforge.core.ragged import Ragged
 from reinforge.data.prompts import Prompt
 from reinforge.errors import ComponentError
 from reinforge.models.decoder import Decoder
-from reinforge.models.options import DecoderOptions
+from reinforge.models.decoder_options import DecoderOptions
 from reinforge.objectives.language import LanguageLearner
 from reinforge.sources.completions import CompletionSource, task_pipeline
 from reinforge.sources.options import CompletionOptions, CopyOptions, ReasoningGymOptions, SumOptions

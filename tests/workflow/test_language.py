@@ -18,7 +18,7 @@ from reinforge.errors import RecipeError
 from reinforge.export.export import export
 from reinforge.models.adapters import adapted_layers
 from reinforge.models.decoder import Decoder
-from reinforge.models.options import LoRAOptions
+from reinforge.models.decoder_options import LoRAOptions
 from reinforge.workflow.run import Run
 from reinforge.workflow.starting import begin_adapter
 from reinforge.workflow.train import train

@@ -10,7 +10,7 @@ import torch
 
 from reinforge import recipe as recipes
 from reinforge.models.decoder import Decoder
-from reinforge.models.options import DecoderOptions
+from reinforge.models.decoder_options import DecoderOptions
 from reinforge.schema.signature import Input, Output, Signature
 from reinforge.workflow.doctor import doctor
 from reinforge.workflow.measured import read_answers

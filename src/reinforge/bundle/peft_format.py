@@ -15,8 +15,8 @@ from reinforge.errors import ComponentError, IntegrityError
 from reinforge.messages import _
 from reinforge.models.adapters import AdaptedLinear, adapt, adapted_layers, parts_of
 from reinforge.models.decoder import Decoder
+from reinforge.models.decoder_options import LoRAOptions
 from reinforge.models.families import weight_names
-from reinforge.models.options import LoRAOptions
 from reinforge.storage.model_folder import read_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

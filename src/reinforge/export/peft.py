@@ -12,7 +12,7 @@ from reinforge.errors import PathError, RecipeError
 from reinforge.export.folder import Exported
 from reinforge.messages import _
 from reinforge.models.decoder import Decoder
-from reinforge.models.options import LoRAOptions
+from reinforge.models.decoder_options import LoRAOptions
 
 
 def to_peft(bundle: Bundle, folder: Path) -> Exported:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from reinforge.errors import RecipeError
 from reinforge.messages import _
-from reinforge.models.options import LoRAOptions
+from reinforge.models.decoder_options import LoRAOptions
 
 NAMES = ("lora_a", "lora_b", "magnitude")
 

@@ -21,7 +21,7 @@ from reinforge.core.batch import Batch
 from reinforge.core.ragged import Ragged
 from reinforge.errors import ComponentError
 from reinforge.models.attention import Layout, attend, seen_tt
-from reinforge.models.options import DecoderOptions
+from reinforge.models.decoder_options import DecoderOptions
 from reinforge.models.rotary import rotary_tables, rotate
 from reinforge.schema.signature import Signature
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from reinforge.errors import ComponentError
 from reinforge.messages import _
-from reinforge.models.options import DecoderOptions, RotaryOptions
+from reinforge.models.decoder_options import DecoderOptions, RotaryOptions
 
 Config = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from reinforge.models.options import RotaryOptions
+from reinforge.models.decoder_options import RotaryOptions
 
 
 class Rotate(torch.autograd.Function):

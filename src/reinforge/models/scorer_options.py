@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from reinforge.models.options import DecoderOptions, Rate
+from reinforge.models.decoder_options import DecoderOptions
+from reinforge.models.options import Rate
 from reinforge.registry import Options, register
 
 

@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from reinforge.core.batch import Leaf
 from reinforge.errors import ComponentError
-from reinforge.models.options import RotaryOptions, TransformerOptions
+from reinforge.models.decoder_options import RotaryOptions
+from reinforge.models.options import TransformerOptions
 from reinforge.models.rotary import rotary_tables, rotate
 from reinforge.models.tokens import Padded, TokenEncoder, length_limit, padded, pooled
 from reinforge.schema.signature import Input

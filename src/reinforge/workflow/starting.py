@@ -21,8 +21,8 @@ from reinforge.engine.distributed import World
 from reinforge.errors import ComponentError, RecipeError
 from reinforge.messages import _
 from reinforge.models.decoder import Decoder
+from reinforge.models.decoder_options import LoRAOptions
 from reinforge.models.grow import grow
-from reinforge.models.options import LoRAOptions
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY, Options
 from reinforge.storage.files import storage_errors

@@ -27,7 +27,7 @@ from reinforge.evaluation.language import DocumentEvaluator
 from reinforge.evaluation.preferences import PreferenceEvaluator
 from reinforge.messages import _
 from reinforge.models.decoder import Decoder
-from reinforge.models.options import DecoderOptions
+from reinforge.models.decoder_options import DecoderOptions
 from reinforge.models.scorer_options import ScorerOptions
 from reinforge.objectives.options import DistillationOptions, RewardModelOptions
 from reinforge.objectives.preferences import Preference
