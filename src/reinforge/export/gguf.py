@@ -43,7 +43,7 @@ def to_gguf(bundle: Bundle, folder: Path) -> Exported:
     if not isinstance(model, Decoder) or not isinstance(form, TextForm):
         raise RecipeError(
             _("only language models have a form of llama.cpp"), where=str(bundle.path),
-            remedy=_("Give the bundle of a decoder."),
+            remedy=_("Give the bundle of a decoder, or export another with --to onnx."),
         )  # fmt: skip
     try:
         gguf: Any = importlib.import_module("gguf")

@@ -39,7 +39,7 @@ def to_hugging_face(bundle: Bundle, folder: Path, *, shard: int = SHARD_BYTES) -
     if not isinstance(model, Decoder) or not isinstance(form, TextForm):
         raise RecipeError(
             _("only language models have a form of transformers"), where=str(bundle.path),
-            remedy=_("Give the bundle of a decoder."),
+            remedy=_("Give the bundle of a decoder, or export another with --to onnx."),
         )  # fmt: skip
     where, pipeline = str(bundle.path), form.pipeline
     config = config_of(model.options, pipeline.tokenizer.size, dtype_name(model), where)
