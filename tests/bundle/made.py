@@ -162,11 +162,11 @@ def chat_pipeline(characters=" .,?!abcdefghijklmnopqrstuvwxyz"):
     return TextPipeline(SpecialTokenizer(base, (marks.pad, marks.bos, marks.eos, *template.specials)), marks, template)
 
 
-def chat_bundle(path, context=96, **keywords):
+def chat_bundle(path, context=96, width=32, **keywords):
     """A decoder with new weights that writes chats by the template chatml."""
     torch.manual_seed(0)
     pipeline = chat_pipeline(**keywords)
-    options = DecoderOptions(layers=1, width=32, heads=2, context=context)
+    options = DecoderOptions(layers=1, width=width, heads=2, context=context)
     model = REGISTRY.build("model", options, pipeline.signature)
     return write_bundle(
         path, model=model, options=options, signature=pipeline.signature, form=TextForm(pipeline),

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import reinforge
+from reinforge.cli import main
 from reinforge.data.chats import Chat, Message
-from reinforge.errors import BundleError, DataError
-from reinforge.workflow.generate import Conversation, Draws, generate
+from reinforge.errors import BundleError, DataError, ReinforgeError
+from reinforge.workflow.generate import Conversation, Draft, Draws, generate
 from tests.bundle import made
 
 
@@ -79,3 +80,57 @@ def test_what_can_not_talk_is_refused(tmp_path: Path) -> None:
     for wrong in ([], [{}], [{"messages": []}], ["x" * 200]):
         with pytest.raises(DataError):
             generate(bundle, wrong)
+
+
+def test_a_draft_changes_nothing_but_the_time(tmp_path: Path) -> None:
+    """Greedy, from the verb, and in a conversation; what it proposed is counted."""
+    bundle, draft = made.chat_bundle(tmp_path / "a"), made.chat_bundle(tmp_path / "draft", width=16)
+    with torch.no_grad():
+        for parameter in (*bundle.model.parameters(), *draft.model.parameters()):
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.2)
+    draws = Draws(max_tokens=12, temperature=0.0)
+    alone = generate(bundle, ["hello", "why?"], draws)
+    for small in (draft, bundle):
+        found = generate(bundle, ["hello", "why?"], draws, draft=Draft(small, 3))
+        assert [each.text for each in found] == [each.text for each in alone]
+        assert [each.log_prob for each in found] == pytest.approx([each.log_prob for each in alone], abs=1e-4)
+        assert all(each.proposed > 0 for each in found)
+        assert all(each.accepted == each.proposed for each in found) == (small is bundle)
+    talks = [Conversation(bundle, draws), Conversation(bundle, draws, draft=Draft(draft))]
+    for text in ("hello", "and?"):
+        one, other = ("".join(talk.say(text)) for talk in talks)
+        assert one == other
+
+
+def test_a_draft_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    bundle = made.chat_bundle(tmp_path / "a")
+    # Of the same size, so that its tokens alone tell.
+    made.chat_bundle(tmp_path / "other", characters=" .,?!abcdefghijklmnopqrstuvwxyZ")
+    with pytest.raises(BundleError, match="the draft's tokenizer is not the model's") as raised:
+        generate(bundle, ["hello"], draft=Draft(tmp_path / "other"))
+    assert str(tmp_path / "other") in str(raised.value)
+    made.chat_bundle(tmp_path / "short", context=48)
+    with pytest.raises(ReinforgeError, match="context of 48 is shorter"):
+        generate(bundle, ["hello"], draft=Draft(tmp_path / "short"))
+    with pytest.raises(BundleError, match="does not write text"):
+        Conversation(bundle, draft=Draft(made.table_bundle(tmp_path / "table")))
+    assert main(["generate", str(tmp_path / "a"), "--prompt", "hello", "--proposals", "2"]) == 2
+
+
+def test_the_command_tells_how_many_were_accepted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made.chat_bundle(tmp_path / "a")
+    arguments = [
+        "--prompt",
+        "hello",
+        "--draft",
+        str(tmp_path / "a"),
+        "--max-tokens",
+        "9",
+        "--temperature",
+        "0",
+        "--json",
+    ]
+    assert main(["generate", str(tmp_path / "a"), *arguments]) == 0
+    captured = capfd.readouterr()
+    told = json.loads(captured.out.splitlines()[-1])
+    assert f"{told['accepted']} of {told['proposed']} proposed tokens were accepted" in captured.err

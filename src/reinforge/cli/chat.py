@@ -33,12 +33,15 @@ def chat(
     presence: drawing.Presence = 0.0,
     stop: drawing.StopTexts = None,
     seed: drawing.Seed = 0,
+    draft: drawing.DraftFolder = None,
+    proposals: drawing.Proposals = None,
 ) -> Result:
     """Talk with a language model: a line is a turn, and answers appear as they are written."""
     chosen = drawing.draws(max_tokens, temperature, top_k, top_p, min_p, repetition, presence, stop, seed)
+    proposer = drawing.draft(draft, proposals)
     from reinforge.workflow.generate import Conversation
 
-    conversation = Conversation(bundle, chosen, system=system)
+    conversation = Conversation(bundle, chosen, system=system, draft=proposer)
     asks = sys.stdin.isatty() and sys.stdout.isatty()
     if asks:
         text = _("A line is a turn. {reset} begins anew, {system} TEXT sets the system message, {leave} ends.")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reinforge.messages import mark
+from reinforge.errors import ReinforgeError
+from reinforge.messages import _, mark
 
 if TYPE_CHECKING:
-    from reinforge.workflow.generate import Draws
+    from reinforge.workflow.generate import Draft, Draws
 
 MaxTokens = Annotated[int, typer.Option("--max-tokens", metavar="N", help=mark("Tokens of a text, at most."))]
 Temperature = Annotated[
@@ -30,6 +32,16 @@ Presence = Annotated[
 ]
 StopTexts = Annotated[list[str] | None, typer.Option("--stop", metavar="TEXT", help=mark("End before this text."))]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help=mark("Seed of the draws."))]
+DraftFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--draft", metavar="BUNDLE", help=mark("A smaller model that proposes tokens, which the bundle judges.")
+    ),
+]
+Proposals = Annotated[
+    int | None,
+    typer.Option("--proposals", metavar="N", help=mark("Tokens that it proposes at a time; 4 unless given.")),
+]
 
 
 def draws(
@@ -42,3 +54,16 @@ def draws(
     found = Draws(max_tokens, temperature, top_k, top_p, min_p, repetition, presence, tuple(stop or ()), seed)
     found.sampling(())
     return found
+
+
+def draft(bundle: Path | None, proposals: int | None) -> Draft | None:
+    """The draft that was named. Raises ReinforgeError for proposals without one."""
+    if bundle is None:
+        if proposals is not None:
+            raise ReinforgeError(
+                _("{option} is for a draft").format(option="--proposals"), remedy=_("Give --draft BUNDLE.")
+            )
+        return None
+    from reinforge.workflow.generate import Draft
+
+    return Draft(bundle) if proposals is None else Draft(bundle, proposals)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -35,6 +36,8 @@ def generate(
     presence: drawing.Presence = 0.0,
     stop: drawing.StopTexts = None,
     seed: drawing.Seed = 0,
+    draft: drawing.DraftFolder = None,
+    proposals: drawing.Proposals = None,
     use: Use = None,
 ) -> Result:
     """Let a language model go on from prompts."""
@@ -43,14 +46,20 @@ def generate(
     if bool(prompt) == (data is not None):
         raise ReinforgeError(_("one of --prompt and --data is needed"), remedy=_("Give --prompt TEXT, or --data FILE."))
     chosen = drawing.draws(max_tokens, temperature, top_k, top_p, min_p, repetition, presence, stop, seed)
+    proposer = drawing.draft(draft, proposals)
     from reinforge.storage.files import write_atomic
     from reinforge.workflow.generate import generate as run
 
     with progress() as shown:
         found = run(
-            bundle, data if data is not None else prompt, chosen, samples=samples, use=use or (), progress=shown
-        )
+            bundle, data if data is not None else prompt, chosen, samples=samples, draft=proposer, use=use or (),
+            progress=shown,
+        )  # fmt: skip
     rows = [asdict(each) for each in found]
+    if proposer is not None:
+        accepted, proposed = sum(each.accepted for each in found), sum(each.proposed for each in found)
+        told = _("{accepted} of {proposed} proposed tokens were accepted")
+        print(told.format(accepted=accepted, proposed=proposed), file=sys.stderr)
     if output is not None:
         write_atomic(output, "".join(json_line(row) + "\n" for row in rows))
         count = ngettext("{n} text", "{n} texts", len(rows)).format(n=len(rows))

@@ -102,6 +102,35 @@ class KeyValueCache:
 
         return self.model.run(token_n, position_n, self._mixes(mix))
 
+    def steps(self, token_nt: Tensor, position_nt: Tensor, longest: int) -> Tensor:
+        """The same for several tokens in each slot, which see those before them: (n, time, width). A position that
+        stands twice must have the same token both times."""
+        rows, time = token_nt.shape
+        read = min(-(-(longest + 1) // ROUND) * ROUND, self.capacity)
+        position_n = position_nt.flatten()
+        place_nk = self._places(torch.arange(rows, device=token_nt.device).repeat_interleave(time), position_n)
+        groups = self.heads // self.kv_heads
+        biases = {
+            kind: bias.view(rows, 1, time, 1, read).expand(-1, -1, -1, groups, -1).reshape(rows, 1, time * groups, read)
+            for kind, bias in self._biases(position_n, read).items()
+        }
+
+        def mix(layer: int, kind: str) -> Mix:
+            keys, values = self.keys[layer][:rows, :, :read], self.values[layer][:rows, :, :read]
+
+            def cached(q_nhe: Tensor, k_nke: Tensor, v_nke: Tensor) -> Tensor:
+                self._write(layer, place_nk, k_nke, v_nke)
+                # Queries of one key-value head stand under each other, those of one time together.
+                q_ntkge = q_nhe.reshape(rows, time, self.kv_heads, groups, self.width)
+                q = q_ntkge.transpose(1, 2).reshape(rows, self.kv_heads, time * groups, self.width)
+                mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=biases[kind], scale=self.scale)
+                mixed_nktge = mixed.view(rows, self.kv_heads, time, groups, self.width)
+                return mixed_nktge.transpose(1, 2).reshape(rows * time, self.heads, self.width)
+
+            return cached
+
+        return self.model.run(token_nt.flatten(), position_n, self._mixes(mix)).view(rows, time, -1)
+
     def _mixes(self, mix: Callable[[int, str], Mix]) -> list[Mix]:
         return [mix(layer, kind) for layer, kind in enumerate(self.model.kinds)]
 

@@ -114,12 +114,7 @@ class Sampler:
         `logits_bv`: float32. `uniform_b`: float64 in [0, 1), which the draw inverts. `allowed_bv`: bool. `written_bv`:
         how often each token stands in prompt and completion, and in the completion alone; needed for penalties.
         """
-        if self.penalises and written_bv is not None:
-            logits_bv = self.penalised(logits_bv, *written_bv)
-        if allowed_bv is not None:
-            logits_bv = logits_bv.masked_fill(~allowed_bv, -torch.inf)
-        if not self.cold:
-            logits_bv = logits_bv / self.temperature_b1
+        logits_bv = self._scaled(logits_bv, allowed_bv, written_bv)
         draws = (_likeliest, _drawn, self._truncated)
         if len(self.groups) == 1:
             return draws[self.groups[0][0]](logits_bv, uniform_b)
@@ -129,6 +124,36 @@ class Sampler:
             token_b[rows], log_prob_b[rows] = draws[kind](logits_bv[rows], uniform_b[rows])
         return token_b, log_prob_b
 
+    def distribution(
+        self, logits_bv: Tensor, allowed_bv: Tensor | None = None, written_bv: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What `__call__` draws from with the same arguments: the probability of each token (b, v) float64, and the
+        log-probability that would be told of it (b, v) float32."""
+        logits_bv = self._scaled(logits_bv, allowed_bv, written_bv)
+        prob_bv = torch.zeros(logits_bv.shape, dtype=torch.float64, device=self.device)
+        told_bv = torch.empty_like(logits_bv)
+        for kind, rows in self.groups:
+            part_bv = logits_bv if rows is None else logits_bv[rows]
+            if kind == 2:
+                index_bk, log_prob_bk = self._kept(part_bv)
+                log_prob_bv = torch.full_like(part_bv, -torch.inf).scatter_(1, index_bk, log_prob_bk)
+            else:
+                log_prob_bv = part_bv.log_softmax(-1)
+            drawn_bv = log_prob_bv.double().exp()
+            if kind == 0:
+                best_b1 = part_bv.argmax(-1, keepdim=True)
+                drawn_bv = torch.zeros_like(drawn_bv).scatter_(1, best_b1, 1.0)
+            place = slice(None) if rows is None else rows
+            prob_bv[place], told_bv[place] = drawn_bv, log_prob_bv
+        return prob_bv, told_bv
+
+    def _scaled(self, logits_bv: Tensor, allowed_bv: Tensor | None, written_bv: tuple[Tensor, Tensor] | None) -> Tensor:
+        if self.penalises and written_bv is not None:
+            logits_bv = self.penalised(logits_bv, *written_bv)
+        if allowed_bv is not None:
+            logits_bv = logits_bv.masked_fill(~allowed_bv, -torch.inf)
+        return logits_bv if self.cold else logits_bv / self.temperature_b1
+
     def penalised(self, logits_bv: Tensor, seen_bv: Tensor, own_bv: Tensor) -> Tensor:
         """Less likely where a token was seen."""
         repeated_bv = torch.where(logits_bv > 0, logits_bv / self.repetition_b1, logits_bv * self.repetition_b1)
@@ -136,6 +161,12 @@ class Sampler:
         return torch.where(own_bv > 0, logits_bv - self.presence_b1, logits_bv)
 
     def _truncated(self, logits_bv: Tensor, uniform_b: Tensor) -> tuple[Tensor, Tensor]:
+        index_bk, log_prob_bk = self._kept(logits_bv)
+        place_b1 = inverted(log_prob_bk.double().exp(), uniform_b)
+        return index_bk.gather(-1, place_b1).squeeze(-1), log_prob_bk.gather(-1, place_b1).squeeze(-1)
+
+    def _kept(self, logits_bv: Tensor) -> tuple[Tensor, Tensor]:
+        """Candidates (b, k), and their log-probabilities: -inf where one does not stay."""
         vocabulary = logits_bv.shape[-1]
         width = min(self.at_least, vocabulary)
         while True:
@@ -160,9 +191,7 @@ class Sampler:
             if not bool((stays_bk[:, -1:] & (self.top_k_b1 == 0)).any()):
                 break
             width = min(4 * width, vocabulary)
-        log_prob_bk = kept_bk.masked_fill(~stays_bk, -torch.inf).log_softmax(-1)
-        place_b1 = _inverted(log_prob_bk.double().exp(), uniform_b)
-        return index_bk.gather(-1, place_b1).squeeze(-1), log_prob_bk.gather(-1, place_b1).squeeze(-1)
+        return index_bk, kept_bk.masked_fill(~stays_bk, -torch.inf).log_softmax(-1)
 
 
 def _likeliest(logits_bv: Tensor, uniform_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,7 +226,8 @@ def _blocks(x_bv: Tensor, fill: float) -> Tensor:
     return padded_bv.view(len(x_bv), -1, BLOCK)
 
 
-def _inverted(prob_bk: Tensor, uniform_b: Tensor) -> Tensor:
+def inverted(prob_bk: Tensor, uniform_b: Tensor) -> Tensor:
+    """(b, 1): the place that a number in [0, 1) draws from float64 probabilities, which need not sum to 1."""
     return _located(prob_bk, uniform_b[:, None] * prob_bk.sum(-1, keepdim=True))
 
 

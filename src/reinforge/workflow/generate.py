@@ -14,9 +14,10 @@ from reinforge.data.chats import Chat, Message, asked
 from reinforge.data.text import TextPipeline
 from reinforge.data.values import Origin
 from reinforge.errors import BundleError, DataError
-from reinforge.inference.engine import GenerationEngine
+from reinforge.inference.engine import PROMPTS, GenerationEngine
 from reinforge.inference.requests import Request
 from reinforge.inference.sampling import Sampling
+from reinforge.inference.speculative import PROPOSALS, SpeculativeEngine
 from reinforge.inference.text import TextWriter
 from reinforge.messages import _
 from reinforge.models.decoder import Decoder
@@ -52,13 +53,25 @@ class Draws:
 @dataclass(frozen=True)
 class Written:
     """A completion of a prompt. `reason`: "stop" where the model or a stop string ended it, "length" where a limit
-    did. `log_prob`: the sum over its tokens."""
+    did. `log_prob`: the sum over its tokens. `proposed`, `accepted`: tokens that a draft proposed, and those of them
+    that stayed; 0 without one."""
 
     prompt: str
     text: str
     tokens: int
     log_prob: float
     reason: str
+    proposed: int = 0
+    accepted: int = 0
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A small bundle with the model's own tokenizer, that proposes so many tokens at a time: the texts are distributed
+    as without it."""
+
+    bundle: Bundle | str | Path
+    proposals: int = PROPOSALS
 
 
 def generate(
@@ -67,18 +80,20 @@ def generate(
     draws: Draws | None = None,
     *,
     samples: int = 1,
+    draft: Draft | None = None,
     use: Sequence[str | Path] = (),
     progress: Progress | None = None,
 ) -> list[Written]:
     """What the model writes after each prompt, `samples` times, in order.
 
     `prompts`: texts to go on from; rows {"text"}, {"prompt"} or {"messages"}, which the bundle's template writes; or a
-    file of such rows. Raises DataError that names the row, BundleError for a bundle that writes no text.
+    file of such rows. Raises DataError that names the row, BundleError for a bundle that writes no text or a draft that
+    does not fit.
     """
     loaded, shown, drawn = opened(bundle, use), progress or Silent(), draws or Draws()
-    model, pipeline = writer_of(loaded)
+    _model, pipeline = writer_of(loaded)
     rows, origin = _rows(prompts)
-    engine = GenerationEngine(model, slots=SLOTS, origin=origin)
+    engine = _engine(loaded, draft, SLOTS, origin)
     writers: list[TextWriter] = []
     requests: list[tuple[str, Request]] = []
     for index, row in enumerate(rows):
@@ -97,19 +112,27 @@ def generate(
         if token.reason is not None:
             reasons[token.request] = token.reason
             shown.update(len(reasons), len(requests), _("writing"))
+    proposed, accepted = (engine.proposed, engine.accepted) if isinstance(engine, SpeculativeEngine) else ({}, {})
     return [
-        Written(prompt, writers[number].finish(), counts[number], log_probs[number], reasons[number])
+        Written(
+            prompt, writers[number].finish(), counts[number], log_probs[number], reasons[number],
+            proposed.get(number, 0), accepted.get(number, 0),
+        )
         for number, (prompt, _request) in enumerate(requests)
-    ]
+    ]  # fmt: skip
 
 
 class Conversation:
     """Turns with a model, by its own template. What was said stays as the tokens that it was said in: it is added to,
     and never encoded again."""
 
-    def __init__(self, bundle: Bundle | str | Path, draws: Draws | None = None, *, system: str | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle | str | Path, draws: Draws | None = None, *, system: str | None = None,
+        draft: Draft | None = None,
+    ) -> None:  # fmt: skip
         self.draws, self.system = draws or Draws(), system
-        model, self.pipeline = writer_of(opened(bundle))
+        loaded = opened(bundle)
+        _model, self.pipeline = writer_of(loaded)
         if self.pipeline.template is None:
             raise BundleError(
                 _("this model has no chat template"),
@@ -117,7 +140,7 @@ class Conversation:
                     command="reinforge generate BUNDLE --prompt TEXT"
                 ),
             )
-        self.engine = GenerationEngine(model, slots=1)
+        self.engine = _engine(loaded, draft, 1)
         self.reset()
 
     def reset(self) -> None:
@@ -179,6 +202,23 @@ def writer_of(bundle: Bundle) -> tuple[Decoder, TextPipeline]:
             remedy=_("Use {command}.").format(command="reinforge predict"),
         )  # fmt: skip
     return bundle.model, bundle.form.pipeline
+
+
+def _engine(bundle: Bundle, draft: Draft | None, slots: int, origin: Origin = PROMPTS) -> GenerationEngine:
+    """What writes with this bundle. Raises BundleError where the draft's tokenizer is another."""
+    model, pipeline = writer_of(bundle)
+    if draft is None:
+        return GenerationEngine(model, slots=slots, origin=origin)
+    small = opened(draft.bundle)
+    proposer, its_pipeline = writer_of(small)
+    if its_pipeline.tokenizer.to_json() != pipeline.tokenizer.to_json():
+        raise BundleError(
+            _("the draft's tokenizer is not the model's"), where=str(small.path),
+            remedy=_("Train the draft with {start}, from which it takes the tokenizer, or by distillation.").format(
+                start="--from"
+            ),
+        )  # fmt: skip
+    return SpeculativeEngine(model, proposer, proposals=draft.proposals, slots=slots, origin=origin)
 
 
 def _rows(prompts: Sequence[str | Mapping[str, Any]] | str | Path | None) -> tuple[list[Any], Origin]:
