@@ -33,6 +33,7 @@ from reinforge.models.policy_options import (
     SquashedGaussianOptions,
 )
 from reinforge.models.scorer_options import DecoderEncoderOptions, ScorerOptions
+from reinforge.objectives.masked import Vocabulary
 from reinforge.objectives.options import (
     A2COptions,
     DDPGOptions,
@@ -43,6 +44,7 @@ from reinforge.objectives.options import (
     KTOOptions,
     LanguageOptions,
     LinearPotentialOptions,
+    MaskedOptions,
     ORPOOptions,
     PreferenceOptions,
     REINFORCEOptions,
@@ -293,6 +295,16 @@ def _distillation(seed: int, batch: int) -> Parts:
     return REGISTRY.build("objective", options, signature, teacher=teacher), model, source
 
 
+def _masked(seed: int, batch: int) -> Parts:
+    """An encoder on the same tokens, the last two of which no text has."""
+    _objective, _model, source = _language(seed, batch)
+    signature = _signature({"tokens": "tokens"}, tokens="tokens")
+    torch.manual_seed(seed)
+    model = REGISTRY.build("model", DecoderOptions(layers=1, width=16, heads=2, context=8, causal=False), signature)
+    vocabulary = Vocabulary(6, torch.arange(7) < 5)
+    return REGISTRY.build("objective", MaskedOptions(), signature, vocabulary=vocabulary), model, source
+
+
 def _grpo(seed: int, batch: int) -> Parts:
     """A decoder that writes completions to a task's prompts; enough of them for some to be right."""
     options = CompletionOptions(prompts=2, group=16, max_tokens=4)
@@ -381,6 +393,7 @@ BUILDS: dict[str, Callable[[int, int], Parts]] = {
     **{
         "iterable": _iterable,
         "distillation": _distillation,
+        "masked": _masked,
         "tokens": _language,
         "completions": _grpo,
         "ddpg": _ddpg,

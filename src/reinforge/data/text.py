@@ -222,6 +222,12 @@ class TextPipeline:
         return torch.cat(ids), torch.cat(learned), torch.cat(turns)
 
     @property
+    def special_ids(self) -> dict[str, int]:
+        """The ids of the marks that there are, by name: bos, eos, pad."""
+        marks = {"bos": self.marks.bos, "eos": self.marks.eos, "pad": self.marks.pad}
+        return {name: self._mark(text) for name, text in marks.items() if text is not None}
+
+    @property
     def stops(self) -> tuple[int, ...]:
         """The tokens that end what the model writes: of an answer, and of a document."""
         texts = (self.template.stop if self.template else ()) + ((EOS,) if self.marks.eos else ())

@@ -16,7 +16,7 @@ from reinforge.core.batch import Batch
 from reinforge.data.blocks import NumbersBlock
 from reinforge.data.operations.numbers import Blank, Clip, Impute, Indicate, Log, Operation, Scale
 from reinforge.edge.description import LENGTHS, MEMORY, START, Port
-from reinforge.errors import RecipeError
+from reinforge.errors import ComponentError, RecipeError
 from reinforge.messages import _
 from reinforge.models.decoder import Decoder
 from reinforge.models.policy import Policy
@@ -67,6 +67,12 @@ class Graph(nn.Module):
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         self.model = bundle.model
+        if isinstance(self.model, Decoder) and not self.model.options.causal:
+            # Filled-up rows would be seen: its graph has no lengths.
+            raise ComponentError(
+                _("an encoder of text has no graph of its own"), where=str(bundle.path),
+                remedy=_("Export the classifier that was begun with it."),
+            )  # fmt: skip
         self.signature = bundle.signature
         self.ports: list[Port] = []
         self.preparation: Preparation | None = None

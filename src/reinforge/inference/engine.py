@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reinforge.core.modes import evaluating
 from reinforge.data.values import Origin
-from reinforge.errors import DataError
+from reinforge.errors import ComponentError, DataError
 from reinforge.inference.cache import KeyValueCache
 from reinforge.inference.packed import PackedDecoder, packable
 from reinforge.inference.requests import Completion, Likeliest, Reason, Request, Running, Token
@@ -35,10 +35,15 @@ class GenerationEngine:
     to within that.
 
     Weights may change in place whenever nothing is being written; `flush` then takes the new ones and forgets what was
-    read with the old.
+    read with the old. Raises ComponentError for a model that is not causal.
     """
 
     def __init__(self, model: Decoder, *, slots: int = 32, origin: Origin = PROMPTS) -> None:
+        if not model.options.causal:
+            raise ComponentError(
+                _("the model reads its texts from both sides, and writes none"), where="model.causal",
+                remedy=_("Put a head on it: model.encoders.NAME={kind: decoder, source: BUNDLE, pool: mean}."),
+            )  # fmt: skip
         self.model, self.slots, self.origin = model, slots, origin
         self.network = PackedDecoder.of(model) if packable(model) else model
         self.cache = KeyValueCache(self.network, slots)

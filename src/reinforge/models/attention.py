@@ -1,4 +1,4 @@
-"""Causal attention within documents that lie end to end: none ever sees another, and none is filled up.
+"""Attention within documents that lie end to end: none ever sees another, and none is filled up.
 
 Shape suffixes: n tokens of all documents, h query heads, k key-value heads, e head width; inside a group of documents
 of about one length: g documents, r their rounded length, q query heads of one key-value head.
@@ -122,9 +122,10 @@ def attend(
     window: int | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
+    causal: bool = True,
 ) -> Tensor:
     """softmax(q k^T scale) v within each document, over the positions up to one's own, the last `window` of them where
-    that is given: (n, h, e). `scale`: 1 / sqrt(e) where None.
+    that is given, or over all where not `causal`: (n, h, e). `scale`: 1 / sqrt(e) where None.
 
     On a CPU, half precision takes matrix products of documents of about one length together, with closed-form
     gradients; fp32, long documents and dropout take torch's own attention, one document at a time. On a GPU, half
@@ -135,11 +136,17 @@ def attend(
         window = None
     half = q_nhe.dtype in (torch.bfloat16, torch.float16)
     if half and dropout == 0.0 and q_nhe.device.type == "cuda":
-        return _by_kernel(q_nhe, k_nke, v_nke, layout, window, factor)
+        return _by_kernel(q_nhe, k_nke, v_nke, layout, window, factor, causal)
     # Without gradients torch's own is as fast.
-    if half and dropout == 0.0 and torch.is_grad_enabled() and layout.weights(q_nhe.shape[1]) <= KEPT_WEIGHTS:
+    if (
+        causal
+        and half
+        and dropout == 0.0
+        and torch.is_grad_enabled()
+        and layout.weights(q_nhe.shape[1]) <= KEPT_WEIGHTS
+    ):
         return cast(Tensor, GroupedAttention.apply(q_nhe, k_nke, v_nke, layout, window, factor))  # type: ignore[no-untyped-call]
-    return _one_by_one(q_nhe, k_nke, v_nke, layout, window, factor, dropout)
+    return _one_by_one(q_nhe, k_nke, v_nke, layout, window, factor, dropout, causal)
 
 
 class GroupedAttention(torch.autograd.Function):
@@ -220,8 +227,9 @@ def _bias(length: int, window: int | None, like: Tensor) -> Tensor:
 
 
 def _one_by_one(
-    q_nhe: Tensor, k_nke: Tensor, v_nke: Tensor, layout: Layout, window: int | None, scale: float, dropout: float
-) -> Tensor:
+    q_nhe: Tensor, k_nke: Tensor, v_nke: Tensor, layout: Layout, window: int | None, scale: float, dropout: float,
+    causal: bool,
+) -> Tensor:  # fmt: skip
     """Neighbours of one length in one call of torch's attention."""
     runs: list[tuple[int, int]] = []
     for length in layout.lengths:
@@ -236,7 +244,7 @@ def _one_by_one(
         q, k, v = (part.unflatten(0, (count, length)).transpose(1, 2) for part in parts)
         mask = None if window is None or window >= length else seen_tt(length, window, q.device)
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scale,
+            q, k, v, attn_mask=mask, is_causal=causal and mask is None, dropout_p=dropout, scale=scale,
             enable_gqa=q.shape[1] != k.shape[1],
         )  # fmt: skip
         mixed.append(out.transpose(1, 2).flatten(0, 1))
@@ -251,12 +259,15 @@ def seen_tt(time: int, window: int | None, device: torch.device) -> Tensor:
     return near_tt if window is None else near_tt.triu_(1 - window)
 
 
-def _by_kernel(q_nhe: Tensor, k_nke: Tensor, v_nke: Tensor, layout: Layout, window: int | None, scale: float) -> Tensor:
+def _by_kernel(
+    q_nhe: Tensor, k_nke: Tensor, v_nke: Tensor, layout: Layout, window: int | None, scale: float, causal: bool
+) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     longest = max(layout.lengths, default=0)
     found: Any = varlen_attn(
         q_nhe, k_nke, v_nke, layout.offsets, layout.offsets, longest, longest, scale=scale,
-        window_size=(-1 if window is None else window - 1, 0), enable_gqa=q_nhe.shape[1] != k_nke.shape[1],
+        window_size=(-1 if window is None else window - 1, 0 if causal else -1),
+        enable_gqa=q_nhe.shape[1] != k_nke.shape[1],
     )  # fmt: skip
     return cast(Tensor, found)

@@ -278,7 +278,7 @@ class Decoder(nn.Module):
         mixes: dict[str, Mix] = {
             kind: partial(
                 attend, layout=layout, window=options.window if kind == "local" else None,
-                scale=options.attention_scale, dropout=dropout,
+                scale=options.attention_scale, dropout=dropout, causal=options.causal,
             ) for kind in set(self.kinds)
         }  # fmt: skip
         return self.run(tokens_n, layout.positions, [mixes[kind] for kind in self.kinds])
@@ -308,7 +308,12 @@ class Decoder(nn.Module):
         return cast(Tensor, self.norm(x_btd))
 
     def _continued(self, given: object, state: Batch) -> tuple[Tensor, Batch]:
-        """What follows the positions that a cache holds."""
+        """What follows the positions that a cache holds. Raises ComponentError where nothing can follow."""
+        if not self.options.causal:
+            raise ComponentError(
+                "it sees its documents from both sides, and can't go on from a cache", where="model decoder",
+                remedy="Give it whole documents.",
+            )  # fmt: skip
         tokens_bt = given.pad().long() if isinstance(given, Ragged) else cast(Tensor, given)
         time = tokens_bt.shape[1]
         self._check_time(time)
@@ -334,7 +339,7 @@ class Decoder(nn.Module):
             k_bkce = keys_bkce.scatter_(2, slots_bkte, k_bkce)
             v_bkce = values_bkce.scatter_(2, slots_bkte, v_bkce)
         mixed_bhte = F.scaled_dot_product_attention(
-            q_bhte, k_bkce, v_bkce, attn_mask=mask, is_causal=mask is None,
+            q_bhte, k_bkce, v_bkce, attn_mask=mask, is_causal=self.options.causal and mask is None,
             dropout_p=self.options.dropout if self.training else 0.0, scale=self.options.attention_scale,
             enable_gqa=q_bhte.shape[1] != k_bkce.shape[1],
         )  # fmt: skip
@@ -365,11 +370,12 @@ class Decoder(nn.Module):
 
     def masks(self, time: int, documents_bt: Tensor | None) -> dict[str, Tensor]:
         """By kind of layer, what positions see of one another, (rows or 1, 1, time, time) bool; where it is merely
-        everything before, there is no mask."""
+        everything before, or everything where not causal, there is no mask."""
         found: dict[str, Tensor] = {}
         if documents_bt is not None:
             same_btt = documents_bt[:, :, None] == documents_bt[:, None, :]
-            found = dict.fromkeys(("global", "local", "unrotated"), same_btt.tril_()[:, None])
+            seen_btt = same_btt.tril_() if self.options.causal else same_btt
+            found = dict.fromkeys(("global", "local", "unrotated"), seen_btt[:, None])
         window = self.options.window
         if window is not None and window < time:
             near_tt = seen_tt(time, window, self.cos.device)

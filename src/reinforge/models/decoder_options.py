@@ -41,7 +41,7 @@ class RotaryOptions(Options):
 
 @register("model", "reinforge.models.decoder:Decoder")
 class DecoderOptions(Options):
-    """A decoder language model over tokens. Sizes from `depth` alone, or one by one."""
+    """A decoder language model over tokens, or an encoder of its parts. Sizes from `depth` alone, or one by one."""
 
     kind: Literal["decoder"] = "decoder"
     depth: PositiveInt | None = Field(
@@ -54,6 +54,10 @@ class DecoderOptions(Options):
     head_width: PositiveInt | None = Field(None, description="Width of a head, even; width / heads where null.")
     hidden: PositiveInt | None = Field(None, description="Width inside the feed-forward; 8/3 of the width where null.")
     context: PositiveInt = Field(64, description="The most positions the model sees at once.")
+    causal: bool = Field(
+        True, description="Whether a position sees only what stands before it; false, all of its document: an encoder, "
+        "which learns by the objective masked and writes nothing.",
+    )  # fmt: skip
     dropout: Rate = Field(0.0, description="Share of attention weights and layer outputs dropped.")
     tied: bool = Field(True, description="Whether the output layer is the embedding itself.")
     rotary: RotaryOptions = Field(RotaryOptions(), description="Rotary positions.")
@@ -111,6 +115,8 @@ class DecoderOptions(Options):
             raise ValueError(f"{self.kv_heads} key-value heads do not divide {self.heads} heads")
         if "local" in self.pattern and self.window is None:
             raise ValueError("a pattern with local layers needs a window")
+        if self.window is not None and not self.causal:
+            raise ValueError("a window looks back: it goes with causal: true alone")
         return self
 
 

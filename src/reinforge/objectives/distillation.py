@@ -53,6 +53,7 @@ class Distillation(Language):
                 _("there is no teacher"), where="objective distillation",
                 remedy=_("Name the bundle of a larger model: objective.teacher."),
             )  # fmt: skip
+        as_decoder(teacher, "distillation")
         if teacher.embedding.num_embeddings != decoder.embedding.num_embeddings:
             raise ComponentError(
                 _("teacher and model have vocabularies of {theirs} and {own} tokens").format(

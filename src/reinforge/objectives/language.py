@@ -12,6 +12,7 @@ from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.core.contracts import Loss, Term
 from reinforge.errors import ComponentError
+from reinforge.messages import _
 from reinforge.models.decoder import Decoder, token_names
 from reinforge.models.token_losses import summed_loss
 from reinforge.objectives.options import LanguageOptions
@@ -36,7 +37,7 @@ class Language(Plain):
 
     def __init__(self, options: LanguageOptions, signature: Signature) -> None:
         self.options = options
-        _, self.name, _ = token_names(signature)
+        self.name = token_names(signature)[1]
 
     def build(self, model: nn.Module) -> LanguageLearner:
         """The learner. Raises ComponentError for a model that is no decoder."""
@@ -61,12 +62,23 @@ class Language(Plain):
         return Loss({self.name: Term(summed_loss(hidden_nd, model.head_weight, targets_n))})
 
 
-def as_decoder(model: nn.Module, objective: str) -> Decoder:
-    """The model, if it is a decoder. Raises ComponentError where it is not."""
+def as_decoder(model: nn.Module, objective: str, *, causal: bool = True) -> Decoder:
+    """The model, if it is a decoder that sees what the objective needs. Raises ComponentError where it is not."""
     if not isinstance(model, Decoder):
         raise ComponentError(
             f"it needs a language model, not {type(model).__name__}",
             where=f"objective {objective}",
             remedy="Set model.kind to decoder.",
+        )
+    if model.options.causal != causal:
+        problem = (
+            _("it predicts what follows, and the model sees what follows")
+            if causal
+            else _("it fills in what is hidden from both sides, and the model sees but one")
+        )
+        raise ComponentError(
+            problem,
+            where=f"objective {objective}",
+            remedy=_("Set {key}.").format(key=f"model.causal={str(causal).lower()}"),
         )
     return model

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from reinforge.models.options import ComposedOptions, MLPOptions
 from reinforge.models.policy_options import PolicyOptions
@@ -72,6 +72,24 @@ class DistillationOptions(LanguageOptions):
     teacher: str = Field("", description="The larger model's bundle, or its run; its tokenizer becomes the model's.")
     temperature: PositiveFloat = Field(1.0, description="Of both distributions; higher, unlikely tokens teach more.")
     weight: Fraction = Field(0.9, description="Weight of the teacher's distribution; the rest is the text's own.")
+
+
+@register("objective", "reinforge.objectives.masked:Masked")
+class MaskedOptions(LanguageOptions):
+    """Fill in what is hidden of a text, from both sides (arXiv:1810.04805): for encoders, that is a decoder with
+    causal: false."""
+
+    kind: Literal["masked"] = "masked"  # type: ignore[assignment]
+    part: Annotated[float, Field(gt=0, lt=1)] = Field(0.15, description="Part of the tokens that are to be told.")
+    hidden: Fraction = Field(0.8, description="Of these, the part in whose place the mask stands.")
+    random: Fraction = Field(0.1, description="Of these, the part in whose place any token stands; the rest stay.")
+    whole_words: bool = Field(False, description="Whether the tokens of a word are told together.")
+
+    @model_validator(mode="after")
+    def together(self) -> Self:
+        if self.hidden + self.random > 1:
+            raise ValueError("hidden and random are parts of one whole: together at most 1")
+        return self
 
 
 class PreferenceOptions(Options):

@@ -51,7 +51,7 @@ class Models(Mapping[str, Model]):
         """Serve this bundle under the name from the next request on; those before it are answered by the one before."""
         observe = partial(self.metrics.computed, name)
         writer = None
-        if isinstance(bundle.form, TextForm) and isinstance(bundle.model, Decoder):
+        if isinstance(bundle.form, TextForm) and isinstance(bundle.model, Decoder) and bundle.model.options.causal:
             writer = Writer(name, bundle.model, bundle.form.pipeline, self.limits, self.pool, self.metrics)
         self._models[name] = Model(name, bundle, Batcher(bundle, self.limits, self.pool, observe), writer)
 

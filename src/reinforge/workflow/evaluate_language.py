@@ -19,6 +19,7 @@ from reinforge.data.choices import Choices, choices_of
 from reinforge.data.language_data import Documents, Rows, encoded_chats, encoded_documents, prepare_preferences
 from reinforge.data.language_options import (
     ChatsOptions,
+    DocumentsOptions,
     LanguageDataOptions,
     PreferencesOptions,
     QuestionsOptions,
@@ -32,11 +33,13 @@ from reinforge.data.text import TextPipeline, prepare_text, read_text
 from reinforge.errors import BundleError, DataError
 from reinforge.evaluation.choices import ChoiceEvaluator
 from reinforge.evaluation.language import DocumentEvaluator
+from reinforge.evaluation.masked import MaskedEvaluator, vocabulary_of
 from reinforge.evaluation.questions import QuestionEvaluator
 from reinforge.evaluation.resampling import Bounds
 from reinforge.evaluation.text import TextEvaluator
 from reinforge.messages import _, mark
 from reinforge.models.decoder import Decoder
+from reinforge.objectives.options import MaskedOptions
 from reinforge.recipe import load as load_recipe
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY, Options
@@ -85,6 +88,11 @@ def evaluate_language(
     model = bundle.model
     if not isinstance(model, Decoder):
         raise BundleError(_("its model does not write text"), where=str(bundle.path))
+    if not model.options.causal and not _reads_documents(recipe, data):
+        raise BundleError(
+            _("its model writes nothing: it is measured on documents alone"), where=str(bundle.path),
+            remedy=_('Give {{"{name}": "..."}}.').format(name=form.pipeline.FIELD),
+        )  # fmt: skip
     if data is not None:
         found = _given(bundle, form.pipeline, recipe, data, how)
     elif recipe is not None:
@@ -99,6 +107,16 @@ def evaluate_language(
     if output is not None:
         told["samples"] = write_lines(output, found.samples)
     return told
+
+
+def _reads_documents(recipe: Recipe | None, data: object) -> bool:
+    """Whether documents would be measured."""
+    if data is None:
+        return recipe is None or isinstance(recipe.data, DocumentsOptions)
+    if isinstance(data, str | Path) and not _is_rows(str(data)):
+        return False
+    first = read_objects(data)[0].rows[0]
+    return "text" in first and not {"choices", "chosen", "answer"} & set(first)
 
 
 def write_lines(output: Path, lines: Sequence[Mapping[str, Any]]) -> str:
@@ -131,7 +149,7 @@ def _held(bundle: Bundle, pipeline: TextPipeline, recipe: Recipe, how: Asking) -
     assert isinstance(options, LanguageDataOptions)
     prepared = REGISTRY.find("data", str(getattr(options, "kind", ""))).load()(options, pipeline, seed=recipe.seed)
     same_data(bundle, prepared.digest)
-    return _documents(bundle, pipeline, prepared.validation, on, how)
+    return _documents(bundle, pipeline, recipe, prepared.validation, on, how)
 
 
 def _given(bundle: Bundle, pipeline: TextPipeline, recipe: Recipe | None, data: object, how: Asking) -> Found:
@@ -153,7 +171,7 @@ def _given(bundle: Bundle, pipeline: TextPipeline, recipe: Recipe | None, data: 
         return _questions(bundle, pipeline, prompts, by_answer(reward), how, own.tokens, on)
     if "text" in first:
         texts = [document_of(row, *place) for row, place in _each(parts)]
-        return _documents(bundle, pipeline, encoded_documents(texts, pipeline), on, how)
+        return _documents(bundle, pipeline, recipe, encoded_documents(texts, pipeline), on, how)
     if pipeline.template is None:
         raise DataError(
             _("this model has no chat template"), where=on,
@@ -163,7 +181,7 @@ def _given(bundle: Bundle, pipeline: TextPipeline, recipe: Recipe | None, data: 
     own_data = recipe.data if recipe is not None else None
     learn = own_data.learn if isinstance(own_data, ChatsOptions) else ChatsOptions().learn
     rendered = [(chat, pipeline.template.render(chat)) for chat in chats]
-    return _documents(bundle, pipeline, encoded_chats(rendered, pipeline, learn), on, how)
+    return _documents(bundle, pipeline, recipe, encoded_chats(rendered, pipeline, learn), on, how)
 
 
 def reward_of(given: object) -> AnyReward:
@@ -198,21 +216,37 @@ def _stream(
     return Found(on, {"tokens": len(tokens)}, metrics, evaluator.intervals(how.seed), lines)
 
 
-def _documents(bundle: Bundle, pipeline: TextPipeline, documents: Documents, on: str, how: Asking) -> Found:
-    evaluator = DocumentEvaluator(
-        documents.tokens, documents.learned, context=_context(bundle), sizes=documents.sizes
-    )  # fmt: skip
+def _documents(
+    bundle: Bundle, pipeline: TextPipeline, recipe: Recipe | None, documents: Documents, on: str, how: Asking
+) -> Found:
+    evaluator = _document_evaluator(bundle, pipeline, recipe, documents)
     metrics = evaluator.evaluate(_Holder(bundle.model), Clock())
-    if not evaluator.scored:
+    measured = [each for each in evaluator.scored if each.tokens]
+    if not measured:
         raise DataError(_("no document is long enough to be measured"), where=on)
     lines = [
         {
             "document": each.document, "text": _begins(pipeline, documents, each.document), "tokens": each.tokens,
             "loss": each.loss / each.tokens, "accuracy": each.right / each.tokens,
-        } for each in evaluator.scored
+        } for each in measured
     ]  # fmt: skip
-    counts = {"documents": len(lines), "tokens": sum(each.tokens for each in evaluator.scored)}
+    counts = {"documents": len(lines), "tokens": sum(each.tokens for each in measured)}
     return Found(on, counts, metrics, evaluator.intervals(how.seed), lines)
+
+
+def _document_evaluator(
+    bundle: Bundle, pipeline: TextPipeline, recipe: Recipe | None, documents: Documents
+) -> DocumentEvaluator:
+    """Of an encoder, as it was trained: what it tells of what is hidden."""
+    assert isinstance(bundle.model, Decoder)
+    if bundle.model.options.causal:
+        return DocumentEvaluator(
+            documents.tokens, documents.learned, context=_context(bundle), sizes=documents.sizes
+        )  # fmt: skip
+    options = (
+        recipe.objective if recipe is not None and isinstance(recipe.objective, MaskedOptions) else MaskedOptions()
+    )
+    return MaskedEvaluator(documents.tokens, options, vocabulary_of(pipeline, options), context=_context(bundle))
 
 
 def _begins(pipeline: TextPipeline, documents: Documents, number: int) -> str:

@@ -24,12 +24,13 @@ from reinforge.errors import RecipeError
 from reinforge.evaluation.answers import Answers
 from reinforge.evaluation.continuations import continuations
 from reinforge.evaluation.language import DocumentEvaluator
+from reinforge.evaluation.masked import MaskedEvaluator, vocabulary_of
 from reinforge.evaluation.preferences import PreferenceEvaluator
 from reinforge.messages import _
 from reinforge.models.decoder import Decoder
 from reinforge.models.decoder_options import DecoderOptions
 from reinforge.models.scorer_options import ScorerOptions
-from reinforge.objectives.options import DistillationOptions, RewardModelOptions
+from reinforge.objectives.options import DistillationOptions, MaskedOptions, RewardModelOptions
 from reinforge.objectives.preferences import Preference
 from reinforge.recipe.recipe import Recipe
 from reinforge.registry import REGISTRY, Options
@@ -39,7 +40,7 @@ from reinforge.sources.tokens import TokenSource
 from reinforge.workflow.tasks.task import Given, Task, Tested, source_options, unfit
 
 # What a recipe may set of a bundle's decoder without making it another network.
-_ADJUSTABLE = ("dropout", "context")
+_ADJUSTABLE = ("dropout", "context", "causal")
 
 
 def language_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
@@ -66,19 +67,27 @@ def language_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
     form = ScoreForm(data.pipeline) if scores else TextForm(data.pipeline)
     signature = form.signature
     model: nn.Module = REGISTRY.build("model", chosen, signature)
-    taught = {} if teacher is None else {"teacher": _fit(teacher, data.pipeline, context)}
+    taught: dict[str, Any] = {} if teacher is None else {"teacher": _fit(teacher, data.pipeline, context)}
+    masked = recipe.objective if isinstance(recipe.objective, MaskedOptions) else None
+    if masked is not None:
+        taught["vocabulary"] = vocabulary_of(data.pipeline, masked)
     objective = REGISTRY.build("objective", recipe.objective, signature, **taught)
     named = source_options(recipe.source, recipe.objective)
     if isinstance(data, PreferenceData):
         source, evaluator, notes = _preferences(recipe, data, named, objective)
     else:
         source, evaluator, notes = _documents(recipe, data, named, context)
+        if masked is not None:
+            held = data.validation.tokens
+            evaluator = MaskedEvaluator(held, masked, taught["vocabulary"], context=context)
 
     examples = _fitting(data.examples, form, context)
 
+    writes = not scores and masked is None
+
     def test(learner: nn.Module) -> Tested:
         found = {f"validation/{name}": value for name, value in evaluator.evaluate(learner, Clock()).items()}
-        return Tested(found, answers=None if scores else written(learner, form, examples, recipe.seed))
+        return Tested(found, answers=written(learner, form, examples, recipe.seed) if writes else None)
 
     return Task(
         signature=signature, model=model, model_options=chosen, objective=objective, source=source,
