@@ -56,6 +56,7 @@ BUILTIN = (
     "reinforge.environments.options",
     "reinforge.sources.options",
     "reinforge.data.reward_options",
+    "reinforge.data.interaction_options",
     "reinforge.objectives.options",
     "reinforge.objectives.reward_options",
     "reinforge.engine.options",

@@ -81,6 +81,7 @@ ELSEWHERE = {
     "data": "tests/data", "task": "tests/sources", "tokenizer": "tests/data", "environment": "tests/environments",
     "potential": "tests/objectives", "adapter": "tests/models", "advantage": "tests/objectives",
     "ratio": "tests/objectives", "aggregation": "tests/objectives", "reward": "tests/data",
+    "interaction": "tests/data",
 }  # fmt: skip
 ROWS = 6
 

@@ -89,6 +89,11 @@ class QuestionsOptions(LanguageDataOptions):
     reward: Annotated[Options, OneOf("reward")] = Field(
         NumericOptions(), description="What a completion gets, by the answer; yours comes by --use."
     )
+    interaction: Annotated[Options, OneOf("interaction")] | None = Field(
+        None,
+        description="What answers between the model's turns: a tool, a game, your own by --use. One turn where null.",
+    )
+    turns: PositiveInt = Field(4, description="Turns that the model has at most, where something answers.")
     system: str | None = Field(None, description="A system message for prompts that have none.")
     asked: PositiveInt = Field(200, description="Questions held back that each evaluation asks, at most.")
     tokens: PositiveInt = Field(64, description="Tokens of an answer in evaluations, at most.")

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from reinforge.data import made_sums
+from reinforge.data import made_products, made_sums
 from reinforge.errors import DataError
 from reinforge.messages import _
 
@@ -87,4 +87,6 @@ def _task(draw: random.Random) -> tuple[str, str, bool]:
 MADE: Mapping[str, Callable[[], list[Row]]] = {
     "chats": chats, "shouting": shouting, "preferences": preferences, "sums": made_sums.texts,
     "sums-answered": made_sums.demonstrations, "sums-asked": made_sums.questions, "sums-held": made_sums.tests,
+    "products-answered": made_products.demonstrations, "products-asked": made_products.questions,
+    "products-held": made_products.tests,
 }  # fmt: skip

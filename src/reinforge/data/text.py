@@ -19,7 +19,7 @@ from torch import Tensor
 
 from reinforge.core.batch import Batch
 from reinforge.core.ragged import Ragged
-from reinforge.data.chats import Chat
+from reinforge.data.chats import Chat, Message
 from reinforge.data.options import CharacterOptions, TextOptions
 from reinforge.data.special_tokens import LanguageTokenizer, Marks, SpecialTokenizer, special_id
 from reinforge.data.templates import BOS, EOS, TEMPLATES, Part, Template
@@ -210,6 +210,14 @@ class TextPipeline:
                 remedy=_('Give {{"{name}": "..."}}.').format(name=self.FIELD),
             )  # fmt: skip
         return self.parts(self.template.render(chat, answer=answer))
+
+    def added(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens behind the assistant's last answer: what follows it in the template, the turns after it, and the
+        opening of the next answer. What stands before them is left as it is, and never encoded again."""
+        ids, own, turns = self.chat(Chat(tuple(messages)), answer=True)
+        last = max(number for number, message in enumerate(messages) if message.role == "assistant")
+        end = int((own & (turns == last)).nonzero().max()) + 1
+        return [int(token) for token in ids[end:].tolist()]
 
     def parts(self, parts: Sequence[Part]) -> tuple[Tensor, Tensor, Tensor]:
         """The same of rendered parts. Each part is encoded by itself, as generation will see it."""

@@ -12,13 +12,15 @@ from torch import nn
 
 from reinforge.core import seeds
 from reinforge.core.contracts import Clock
+from reinforge.data.interactions import Interaction
 from reinforge.data.prompts import Prompt
 from reinforge.data.text import TextPipeline
 from reinforge.evaluation.answers import Answered
 from reinforge.evaluation.resampling import Bounds, proportion_interval, ratio_interval
 from reinforge.inference.engine import GenerationEngine
-from reinforge.inference.requests import Request
+from reinforge.inference.requests import Completion, Request
 from reinforge.inference.sampling import Sampling
+from reinforge.inference.turns import Trajectory, play
 from reinforge.models.decoder import Decoder
 
 SLOTS = 64
@@ -26,7 +28,7 @@ SLOTS = 64
 
 class QuestionEvaluator:
     """Asks questions and takes the likeliest answer of each, greedily; with `samples`, so many drawn at `temperature`
-    (by default 1; 0 where there is one).
+    (by default 1; 0 where there is one). With an `interaction`, each answer takes `turns` turns at most.
 
     `evaluate` returns "accuracy" (part of the questions with the full reward), its interval of 95% as "low" and
     "high", "reward", "tokens" (of an answer) and "truncated"; of several samples "pass@k" as well (arXiv:2107.03374).
@@ -36,10 +38,12 @@ class QuestionEvaluator:
     def __init__(
         self, questions: Sequence[Prompt], reward: Callable[[Prompt, str], float], pipeline: TextPipeline, *,
         tokens: int, samples: int = 1, temperature: float | None = None, full: float = 1.0, seed: int = 0,
+        interaction: Interaction | None = None, turns: int = 1,
     ) -> None:  # fmt: skip
         self.questions, self.reward, self.pipeline = tuple(questions), reward, pipeline
         self.tokens, self.samples, self.full, self.seed = tokens, samples, full, seed
         self.temperature = temperature if temperature is not None else float(samples > 1)
+        self.interaction, self.turns = interaction, turns
         self.answered: list[Answered] = []
         self.intervals: dict[str, Bounds] = {}
 
@@ -50,19 +54,26 @@ class QuestionEvaluator:
         engine = GenerationEngine(model, slots=min(SLOTS, len(self.questions) * self.samples))
         sampling = Sampling(self.tokens, self.temperature, stop=self.pipeline.stops)
         pipeline = self.pipeline
-        requests = [
-            Request(tuple(each.ids(pipeline).tolist()), sampling, seeds.derive(self.seed, "answer", number, sample))
-            for number, each in enumerate(self.questions)
-            for sample in range(self.samples)
-        ]
-        found = engine.run(requests)
+        asked = [(each, seeds.derive(self.seed, "answer", number, sample))
+                 for number, each in enumerate(self.questions) for sample in range(self.samples)]  # fmt: skip
+        found: Sequence[Completion]
+        if self.interaction is not None:
+            prompts, numbers = [each for each, _seed in asked], [seed for _each, seed in asked]
+            found = play(engine, pipeline, self.interaction, prompts, sampling, numbers, turns=self.turns)
+        else:
+            requests = [Request(tuple(each.ids(pipeline).tolist()), sampling, seed) for each, seed in asked]
+            found = engine.run(requests)
         self.answered = []
         for number, completion in enumerate(found):
             prompt = self.questions[number // self.samples]
             written = self.pipeline.tokenizer.decode(completion.tokens)
-            reward = float(self.reward(prompt, written))
+            if isinstance(completion, Trajectory):
+                given = completion.reward
+                reward = float(self.reward(prompt, completion.said) if given is None else given)
+            else:
+                reward = float(self.reward(prompt, written))
             self.answered.append(Answered(prompt.text, prompt.answer, written, reward, completion.reason == "stop"))
-        return self._measured(np.array([len(completion.tokens) for completion in found]))
+        return self._measured(np.array([len(completion.log_probs) for completion in found]))
 
     def _measured(self, lengths: NDArray[Any]) -> dict[str, float]:
         """Everything by question (questions, samples), then over questions."""

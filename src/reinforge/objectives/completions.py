@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from reinforge.core.batch import Batch
+from reinforge.core.ragged import Ragged
 from reinforge.objectives.reward_options import (
     BatchMeanOptions,
     ClippedOptions,
@@ -144,3 +147,12 @@ def per_token(options: PerTokenOptions) -> Aggregation:
 def per_constant(options: PerConstantOptions) -> Aggregation:
     """1 / divisor for each token; completions are counted."""
     return lambda length_g: (torch.full_like(length_g, 1.0 / options.divisor, dtype=torch.float32), True)
+
+
+def own_follows(batch: Batch, predicts_n: Tensor) -> Tensor:
+    """Of positions whose next token is a completion's (n,) bool, on the CPU, those where it is the model's own."""
+    if "own" not in batch:
+        return predicts_n
+    own = cast(Ragged, batch["own"])
+    own_n = own.values[int(own.offsets[0]) : int(own.offsets[-1])].cpu()
+    return predicts_n & own_n.roll(-1)

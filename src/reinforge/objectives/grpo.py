@@ -28,7 +28,7 @@ from reinforge.models.attention import Layout
 from reinforge.models.decoder import Decoder
 from reinforge.models.scorer import Scorer
 from reinforge.models.token_losses import token_losses
-from reinforge.objectives.completions import Advantage, Aggregation, Ratio, flat
+from reinforge.objectives.completions import Advantage, Aggregation, Ratio, flat, own_follows
 from reinforge.objectives.language import as_decoder
 from reinforge.objectives.reward_options import CriticOptions, GRPOOptions
 from reinforge.objectives.token_critic import TokenCritic, critic_of, token_values
@@ -253,7 +253,10 @@ class GRPO:
 
 
 def completion_lengths(batch: Batch) -> Tensor:
-    """Completion tokens of each row: (g,) int64, on the CPU."""
+    """Completion tokens of each row: (g,) int64, on the CPU. Of several turns, the model's own alone: what it was told
+    in between counts nowhere."""
+    if "own" in batch:
+        return cast(Ragged, batch["sampled_log_probs"]).lengths
     return cast(Ragged, batch["tokens"]).lengths - cast(Tensor, batch["prompt"]).cpu()
 
 
@@ -267,7 +270,8 @@ def log_probs(model: Decoder, batch: Batch, temperature: float) -> Tensor:
     within_n = torch.arange(len(values_n)) - torch.repeat_interleave(lengths_g.cumsum(0) - lengths_g, lengths_g)
     # The position before a token predicts it.
     first_n, last_n = (torch.repeat_interleave(each, lengths_g) for each in (prompt_g - 1, lengths_g - 1))
-    place_n = ((within_n >= first_n) & (within_n < last_n)).nonzero().squeeze(1).to(values_n.device)
+    predicts_n = own_follows(batch, (within_n >= first_n) & (within_n < last_n))
+    place_n = predicts_n.nonzero().squeeze(1).to(values_n.device)
     hidden_nd = model.hidden_of(values_n, layout)[place_n]
     if temperature != 1.0:
         hidden_nd = hidden_nd / temperature

@@ -15,6 +15,7 @@ from reinforge.core.ragged import Ragged
 from reinforge.models.decoder import Decoder
 from reinforge.models.scorer import Scorer
 from reinforge.models.scorer_options import ScorerOptions
+from reinforge.objectives.completions import own_follows
 from reinforge.objectives.returns import generalised_advantages
 from reinforge.objectives.reward_options import CriticOptions
 from reinforge.schema.signature import Input, Output, Signature
@@ -97,4 +98,4 @@ def token_values(critic: Scorer, batch: Batch) -> Tensor:
     predicts_n = (place_n >= prompt_g.repeat_interleave(tokens.lengths) - 1) & (
         place_n < tokens.lengths.repeat_interleave(tokens.lengths) - 1
     )
-    return critic.values(tokens).squeeze(1)[predicts_n.to(tokens.values.device)]
+    return critic.values(tokens).squeeze(1)[own_follows(batch, predicts_n).to(tokens.values.device)]

@@ -46,7 +46,7 @@ from reinforge.registry import REGISTRY, Options
 from reinforge.sources.options import TokenOptions
 from reinforge.storage import strict_json
 from reinforge.storage.files import write_atomic
-from reinforge.workflow.tasks.questions import asking
+from reinforge.workflow.tasks.questions import asking, interaction_of
 
 _MORE = mark("Give data of your own: --data FILE.")
 # Texts that are kept of a document, to know it by.
@@ -138,7 +138,7 @@ def _held(bundle: Bundle, pipeline: TextPipeline, recipe: Recipe, how: Asking) -
         if options.task is None:
             same_data(bundle, asked.digest)
         reward = asked.task.reward if how.reward is None else by_answer(reward_of(how.reward))
-        return _questions(bundle, pipeline, asked.held, reward, how, options.tokens, on)
+        return _questions(bundle, pipeline, asked.held, reward, how, options, on)
     if isinstance(options, PreferencesOptions):
         if options.length is None:
             options = options.model_copy(update={"length": _context(bundle)})
@@ -168,7 +168,7 @@ def _given(bundle: Bundle, pipeline: TextPipeline, recipe: Recipe | None, data: 
         trained = recipe is not None and isinstance(recipe.data, QuestionsOptions)
         own = recipe.data if recipe is not None and isinstance(recipe.data, QuestionsOptions) else QuestionsOptions()
         reward = reward_of(how.reward if how.reward is not None else own.reward if trained else "exact")
-        return _questions(bundle, pipeline, prompts, by_answer(reward), how, own.tokens, on)
+        return _questions(bundle, pipeline, prompts, by_answer(reward), how, own, on)
     if "text" in first:
         texts = [document_of(row, *place) for row, place in _each(parts)]
         return _documents(bundle, pipeline, recipe, encoded_documents(texts, pipeline), on, how)
@@ -255,11 +255,11 @@ def _begins(pipeline: TextPipeline, documents: Documents, number: int) -> str:
 
 def _questions(
     bundle: Bundle, pipeline: TextPipeline, prompts: Sequence[Prompt], reward: Callable[[Prompt, str], float],
-    how: Asking, tokens: int, on: str,
+    how: Asking, options: QuestionsOptions, on: str,
 ) -> Found:  # fmt: skip
     evaluator = QuestionEvaluator(
-        prompts, reward, pipeline, tokens=how.tokens or tokens, samples=how.samples, temperature=how.temperature,
-        seed=how.seed,
+        prompts, reward, pipeline, tokens=how.tokens or options.tokens, samples=how.samples,
+        temperature=how.temperature, seed=how.seed, interaction=interaction_of(options), turns=options.turns,
     )  # fmt: skip
     metrics = evaluator.evaluate(_Holder(bundle.model), Clock())
     # Said by the interval; and tokens are counts elsewhere.

@@ -186,12 +186,9 @@ class Conversation:
     def _added(self, messages: list[Message]) -> list[int]:
         """The tokens behind those that are there: what follows the last answer, the new turn, and the opening of the
         next answer."""
-        ids, own, turns = self.pipeline.chat(Chat(tuple(messages)), answer=True)
-        if not self.ids:
-            return [int(token) for token in ids.tolist()]
-        last = max(number for number, message in enumerate(messages) if message.role == "assistant")
-        end = int((own & (turns == last)).nonzero().max()) + 1
-        return [int(token) for token in ids[end:].tolist()]
+        if self.ids:
+            return self.pipeline.added(messages)
+        return [int(token) for token in self.pipeline.chat(Chat(tuple(messages)), answer=True)[0].tolist()]
 
 
 def writer_of(bundle: Bundle) -> tuple[Decoder, TextPipeline]:

@@ -12,6 +12,7 @@ from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.text_form import TextForm
 from reinforge.core import seeds
 from reinforge.core.contracts import Clock
+from reinforge.data.interactions import Interaction
 from reinforge.data.language_options import QuestionsOptions
 from reinforge.data.prompts import Prompt
 from reinforge.data.questions import QuestionTask, prepare_questions
@@ -54,8 +55,11 @@ def question_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
     if not isinstance(named, CompletionOptions):
         raise RecipeError(_("questions go with the source completions"), where="source")
     asked = asking(options, pipeline, recipe.seed, given.data)
-    source = CompletionSource(named, seed=recipe.seed, task=asked.task, pipeline=pipeline)
-    evaluator = QuestionEvaluator(asked.held, asked.task.reward, pipeline, tokens=options.tokens, seed=recipe.seed)
+    turns: dict[str, Any] = {"interaction": interaction_of(options), "turns": options.turns}
+    source = CompletionSource(named, seed=recipe.seed, task=asked.task, pipeline=pipeline, **turns)
+    evaluator = QuestionEvaluator(
+        asked.held, asked.task.reward, pipeline, tokens=options.tokens, seed=recipe.seed, **turns
+    )  # fmt: skip
 
     def test(learner: nn.Module) -> Tested:
         found = evaluator.evaluate(learner, Clock())
@@ -74,6 +78,14 @@ def question_task(recipe: Recipe, start: Bundle | None, given: Given) -> Task:
         monitor=("reward" if isinstance(options.reward, ModelOptions) else "accuracy", "max"),
         ships="last", digest=asked.digest, notes=asked.notes,
     )  # fmt: skip
+
+
+def interaction_of(options: QuestionsOptions) -> Interaction | None:
+    """What answers between the model's turns."""
+    built: Interaction | None = (
+        None if options.interaction is None else REGISTRY.build("interaction", options.interaction)
+    )
+    return built
 
 
 @dataclass(frozen=True)
