@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from reinforge.bundle.bundle import outputs_of
 from reinforge.errors import IntegrityError, ReinforgeError
@@ -22,7 +24,7 @@ from reinforge.serving.description import describe, listing, openapi
 from reinforge.serving.gate import NOTED
 from reinforge.serving.models import Model, Models
 from reinforge.serving.openai.errors import PATHS, openai_failed, shape_at
-from reinforge.serving.openai.routes import add_routes
+from reinforge.serving.openai.routes import openai_routes
 from reinforge.serving.refusals import Refused, answer, refusal
 from reinforge.storage import strict_json
 from reinforge.storage.strict_json import Json
@@ -39,7 +41,7 @@ class Control:
     swap: Swap
 
 
-def create_app(models: Models, control: Control) -> FastAPI:
+def create_app(models: Models, control: Control) -> Starlette:
     """An application that serves models.
 
     GET /, /healthz, /readyz, /metrics, /v1/models, /v1/models/NAME, /openapi.json; POST /v1/models/NAME/predict with
@@ -48,42 +50,36 @@ def create_app(models: Models, control: Control) -> FastAPI:
     "remedy"}}.
     """
     limits = models.limits
-    app = FastAPI(title="Reinforge", docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.get("/healthz")
-    async def healthz() -> Response:
+    async def healthz(_request: Request) -> Response:
         return answer(200, {"status": "ok"})
 
-    @app.get("/readyz")
-    async def readyz() -> Response:
+    async def readyz(_request: Request) -> Response:
         ready = control.ready()
         return answer(200 if ready else 503, {"status": "ready" if ready else "not ready"})
 
-    @app.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(_request: Request) -> Response:
         models.measure()
         return Response(models.metrics.text(), 200, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/openapi.json")
-    async def document() -> Response:
+    async def document(_request: Request) -> Response:
         return answer(200, openapi({name: model.bundle for name, model in models.items()}, limits.rows))
 
-    @app.get("/v1/models")
-    async def listed() -> Response:
+    async def listed(_request: Request) -> Response:
         told = [describe(name, model.bundle) for name, model in models.items()]
         # "data" is what OpenAI's clients read.
         return answer(200, {"object": "list", "data": [listing(name) for name in models], "models": told})
 
-    @app.get("/v1/models/{name}")
-    async def described(name: str) -> Response:
+    async def described(request: Request) -> Response:
+        name = request.path_params["name"]
         bundle = models.named(name).bundle
         return answer(
             200,
             {**listing(name), **describe(name, bundle, whole=True), "asked": asked(bundle), "example": example(bundle)},
         )
 
-    @app.post("/v1/models/{name}/predict")
-    async def predict(name: str, request: Request) -> Response:
+    async def predict(request: Request) -> Response:
+        name = request.path_params["name"]
         model = models.named(name)
         noted = request.scope.get(NOTED, {})
         noted["model"] = name
@@ -101,39 +97,52 @@ def create_app(models: Models, control: Control) -> FastAPI:
         predicted = _predictions if model.writer is None else continued
         return answer(200, {"predictions": await predicted(model, rows, request)})
 
-    @app.post("/admin/models/{name}")
-    async def swap(name: str, request: Request) -> Response:
+    async def swap(request: Request) -> Response:
+        name = request.path_params["name"]
         models.named(name)
         given = _object(await read_body(request, limits), {"bundle"})
         return answer(200, {"models": await control.swap({name: given["bundle"]})})
 
-    @app.get("/{file}")
-    async def file(file: str) -> Response:
-        return page.response(file)
+    async def file(request: Request) -> Response:
+        return page.response(request.path_params["file"])
 
-    @app.get("/")
-    async def index() -> Response:
+    async def index(_request: Request) -> Response:
         return page.response("index.html")
 
-    @app.exception_handler(ReinforgeError)
-    async def refused(request: Request, error: ReinforgeError) -> Response:
-        return refusal(error, shape_at(request.url.path))
+    routes = [
+        Route("/v1/models/{name}/predict", predict, methods=["POST"]),
+        *openai_routes(models),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics),
+        Route("/openapi.json", document),
+        Route("/v1/models", listed),
+        Route("/v1/models/{name}", described),
+        Route("/admin/models/{name}", swap, methods=["POST"]),
+        Route("/{file}", file),
+        Route("/", index),
+    ]
+    return Starlette(
+        routes=routes, exception_handlers={ReinforgeError: _refused, HTTPException: _unknown, Exception: _failed}
+    )
 
-    @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException) -> Response:
-        problem = {404: "there is nothing at this path", 405: "this path does not take that method"}
-        text = problem.get(error.status_code, str(error.detail))
-        where = request.url.path
-        return refusal(Refused(error.status_code, text, where=where), shape_at(where))
 
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        ours = {"type": "InternalError", "problem": "the server failed; its log says more"}
-        return answer(500, {"error": openai_failed() if request.url.path in PATHS else ours})
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ReinforgeError)
+    return refusal(error, shape_at(request.url.path))
 
-    add_routes(app, models)
 
-    return app
+async def _unknown(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    problem = {404: "there is nothing at this path", 405: "this path does not take that method"}
+    text = problem.get(error.status_code, str(error.detail))
+    where = request.url.path
+    return refusal(Refused(error.status_code, text, where=where), shape_at(where))
+
+
+async def _failed(request: Request, _error: Exception) -> Response:
+    ours = {"type": "InternalError", "problem": "the server failed; its log says more"}
+    return answer(500, {"error": openai_failed() if request.url.path in PATHS else ours})
 
 
 async def _predictions(model: Model, rows: Rows, request: Request) -> list[Json]:

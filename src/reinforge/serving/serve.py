@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from reinforge.serving.queues.address import Address
     from reinforge.serving.task import Access
 
-_PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "multipart")
+_PACKAGES = ("starlette", "uvicorn", "prometheus_client", "multipart")
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ class Supervisor:
             began = time.monotonic()
             await self._live(replica)
             self._board.put(replica, states.ABSENT)
+            self._board.count(replica, 0)
             if self._stopping.is_set():
                 return
             failures = 0 if time.monotonic() - began > _SETTLED else failures + 1

@@ -55,7 +55,10 @@ class Replica:
             return
         control = Control(lambda: self._board.ready, self._swap)
         listener = socket.socket(fileno=task.listener)
-        self._server = Server(bundles, listener, task.access, task.limits, control, 1 / task.replicas, task.queue)
+        self._server = Server(
+            bundles, listener, task.access, task.limits, control, 1 / task.replicas, task.queue,
+            board=self._board, replica=task.replica,
+        )  # fmt: skip
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._server.stop)
         serving = asyncio.ensure_future(self._server.serve())
         others = [asyncio.ensure_future(self._beat()), asyncio.ensure_future(self._listen())]

@@ -8,9 +8,9 @@ import traceback
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from typing import Any
 
-from fastapi import FastAPI, Request
-from starlette.requests import Request as StarletteRequest
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from reinforge.bundle.text_form import TextForm
@@ -40,16 +40,16 @@ _LONG = 1 << 15
 _READ = ("application/json", "text/plain", "application/x-www-form-urlencoded", "")
 
 
-def add_routes(app: FastAPI, models: Models) -> None:
-    """Let an application answer at both paths."""
+def openai_routes(models: Models) -> list[Route]:
+    """What an application answers at both paths."""
 
-    @app.post(PATHS[0])
     async def chat(request: Request) -> Response:
         return await _written(request, models, ChatAsked, chat_ordered)
 
-    @app.post(PATHS[1])
     async def completions(request: Request) -> Response:
         return await _written(request, models, CompletionAsked, completion_ordered)
+
+    return [Route(PATHS[0], chat, methods=["POST"]), Route(PATHS[1], completions, methods=["POST"])]
 
 
 async def _written(
@@ -117,7 +117,7 @@ class EventStream(Response):
 
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
-            async with watched(StarletteRequest(scope, receive, send), self._writing):
+            async with watched(Request(scope, receive, send), self._writing):
                 async for content in self._contents():
                     await put(content)
             await put(b"", more=False)
