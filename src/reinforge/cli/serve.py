@@ -14,6 +14,7 @@ from reinforge.messages import _, mark
 
 _BUNDLES = mark("Bundles' folders, or those of their runs; NAME=FOLDER names one.")
 _SIGNED = mark("Public key that must have signed every bundle; or one of several.")
+_WATCH = mark("Let the page show policies at work in their environments.")
 _BIND = mark("Address to listen on: 127.0.0.1 for this machine alone, 0.0.0.0 for the network.")
 
 
@@ -49,6 +50,7 @@ def serve(
     require_signature: Annotated[
         list[Path] | None, typer.Option("--require-signature", metavar="FILE", help=_SIGNED)
     ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help=_WATCH)] = False,
     use: Use = None,
 ) -> Result:
     """Serve bundles over HTTP until interrupted."""
@@ -66,7 +68,7 @@ def serve(
 
     access = Access(
         host, tuple(allow_host or ()), tuple(read_tokens(tokens)) if tokens else None,
-        str(tls_cert) if tls_cert else None, str(tls_key) if tls_key else None, access_log,
+        str(tls_cert) if tls_cert else None, str(tls_key) if tls_key else None, access_log, watch,
     )  # fmt: skip
     taken = None
     if queue is not None:

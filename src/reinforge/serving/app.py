@@ -26,6 +26,7 @@ from reinforge.serving.models import Model, Models
 from reinforge.serving.openai.errors import PATHS, openai_failed, shape_at
 from reinforge.serving.openai.routes import openai_routes
 from reinforge.serving.refusals import Refused, answer, refusal
+from reinforge.serving.showing import Stage, environment_of
 from reinforge.storage import strict_json
 from reinforge.storage.strict_json import Json
 
@@ -41,15 +42,15 @@ class Control:
     swap: Swap
 
 
-def create_app(models: Models, control: Control) -> Starlette:
-    """An application that serves models.
+def create_app(models: Models, control: Control, watching: bool = False) -> Starlette:
+    """An application that serves models; with `watching`, policies are shown in their environments.
 
     GET /, /healthz, /readyz, /metrics, /v1/models, /v1/models/NAME, /openapi.json; POST /v1/models/NAME/predict with
     {"rows": [...]} and optionally "partial": true, by which a bad row fails alone, or with an Arrow IPC stream, or with
     a form; POST /admin/models/NAME with {"bundle": FOLDER}. Errors are {"error": {"type", "problem", "where",
     "remedy"}}.
     """
-    limits = models.limits
+    limits, stage = models.limits, Stage() if watching else None
 
     async def healthz(_request: Request) -> Response:
         return answer(200, {"status": "ok"})
@@ -73,10 +74,9 @@ def create_app(models: Models, control: Control) -> Starlette:
     async def described(request: Request) -> Response:
         name = request.path_params["name"]
         bundle = models.named(name).bundle
-        return answer(
-            200,
-            {**listing(name), **describe(name, bundle, whole=True), "asked": asked(bundle), "example": example(bundle)},
-        )
+        told = {**listing(name), **describe(name, bundle, whole=True), "asked": asked(bundle)}
+        shown = environment_of(bundle) if stage is not None else None
+        return answer(200, {**told, "example": example(bundle), "environment": shown})
 
     async def predict(request: Request) -> Response:
         name = request.path_params["name"]
@@ -97,6 +97,12 @@ def create_app(models: Models, control: Control) -> Starlette:
         predicted = _predictions if model.writer is None else continued
         return answer(200, {"predictions": await predicted(model, rows, request)})
 
+    async def watch(request: Request) -> Response:
+        model = models.named(request.path_params["name"])
+        if stage is None:
+            raise Refused(404, "this server shows no environments", remedy="Start it with --watch.")
+        return stage.show(model.bundle, _seed(request.query_params.get("seed", "0")))
+
     async def swap(request: Request) -> Response:
         name = request.path_params["name"]
         models.named(name)
@@ -112,6 +118,7 @@ def create_app(models: Models, control: Control) -> Starlette:
     routes = [
         Route("/v1/models/{name}/predict", predict, methods=["POST"]),
         *openai_routes(models),
+        Route("/v1/models/{name}/watch", watch),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", metrics),
@@ -180,6 +187,12 @@ async def _arrow(model: Model, models: Models, body: bytes) -> Response:
         raise Refused(415, "rows of this model are no table", where="Content-Type", remedy="Send application/json.")
     content = await asyncio.get_running_loop().run_in_executor(models.pool, computed)
     return Response(content, 200, media_type=ARROW)
+
+
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise Refused(400, "the seed must be a whole number from 0 on, of 18 digits at most", where="seed")
+    return int(text)
 
 
 def _object(body: bytes, keys: set[str]) -> dict[str, Any]:

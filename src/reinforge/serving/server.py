@@ -62,7 +62,7 @@ class Server:
         self._log = _opened(self.access.log)
         tokens = None if self.access.tokens is None else Tokens(self.access.tokens, self.share)
         gate = Gate(
-            create_app(self.models, self.control or Control(lambda: True, self._swap)),
+            create_app(self.models, self.control or Control(lambda: True, self._swap), self.access.watch),
             self.metrics,
             hosts=hosts_of(self.access.host, self.access.names),
             tokens=tokens,

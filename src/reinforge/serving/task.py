@@ -18,7 +18,8 @@ GRACE_SECONDS = 10
 @dataclass(frozen=True)
 class Access:
     """Who may ask: the host it listens on and further names it goes by, tokens (None: anybody), the files of a TLS
-    certificate and key, and where the access log goes ("-": standard output)."""
+    certificate and key, where the access log goes ("-": standard output), and whether policies may be watched in their
+    environments, which runs these."""
 
     host: str = "127.0.0.1"
     names: tuple[str, ...] = ()
@@ -26,6 +27,7 @@ class Access:
     certificate: str | None = None
     key: str | None = None
     log: str | None = None
+    watch: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 
 from reinforge.data.text import TextPipeline
 from reinforge.inference.requests import Reason, Token
+from reinforge.serving.events import event
 from reinforge.serving.openai.asked import Asked, ChatAsked, Ordered
 from reinforge.serving.writing import Piece
 from reinforge.storage.strict_json import Json
@@ -131,11 +131,6 @@ class Answer:
 
     def _text(self, token: int) -> str:
         return self._pipeline.tokenizer.decode([token])
-
-
-def event(value: Json) -> bytes:
-    """A server-sent event."""
-    return b"data: " + json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n\n"
 
 
 def _finite(value: float) -> float:

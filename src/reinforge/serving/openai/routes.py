@@ -18,9 +18,10 @@ from reinforge.data.text import TextPipeline
 from reinforge.errors import DataError, ReinforgeError
 from reinforge.serving.bodies import kind_of, read_body
 from reinforge.serving.continuing import watched
+from reinforge.serving.events import event
 from reinforge.serving.gate import NOTED
 from reinforge.serving.models import Model, Models
-from reinforge.serving.openai.answers import Answer, event
+from reinforge.serving.openai.answers import Answer
 from reinforge.serving.openai.asked import (
     Asked,
     ChatAsked,
