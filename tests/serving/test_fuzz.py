@@ -149,7 +149,7 @@ def bodies(bundles):
     chat = {"model": "chat", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 3, "temperature": 0.5,
             "stop": ["x"], "n": 2, "logprobs": True, "top_logprobs": 2}  # fmt: skip
     form = b'--x\r\nContent-Disposition: form-data; name="size"\r\n\r\n1\r\n' + (
-        b'--x\r\nContent-Disposition: form-data; name="mass"; filename="a"\r\nContent-Type: text/plain\r\n\r\n2\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="mass"\r\nContent-Type: text/plain\r\n\r\n2\r\n'
         b'--x\r\nContent-Disposition: form-data; name="island"\r\n\r\nDream\r\n--x--\r\n'
     )
     plain = "application/json"

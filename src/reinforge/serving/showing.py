@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import copy
 import io
 import threading
@@ -60,8 +61,8 @@ class Stage:
 
 
 class Performance(Response):
-    """One episode as server-sent events: {"frame": PNG in base64, or "text", "step", "reward", "return", "rate"}, and
-    at last {"ended": true, "cut": whether it was too long} or {"error"}."""
+    """One episode as server-sent events: {"rate": frames in a second}; for each frame {"frame": PNG in base64, or
+    "text", "step", "reward", "return"}; at last {"ended": true, "cut": whether it was too long} or {"error"}."""
 
     media_type = "text/event-stream"
 
@@ -94,11 +95,12 @@ class Performance(Response):
     async def _told(self) -> AsyncIterator[Json]:
         while (frame := await self._frames.get()) is not None:
             yield frame
-            self._room.release()
+            if "step" in frame:
+                self._room.release()
 
     def _put(self, frame: Json | None) -> None:
-        # The loop may be closed where the server ends.
-        if not self._loop.is_closed():
+        # The loop is closed where the server ended meanwhile.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._frames.put_nowait, frame)
 
     def _perform(self) -> None:
@@ -106,7 +108,7 @@ class Performance(Response):
         try:
             film = _Film(self._put, self._room, self._gone)
             try:
-                _play(self._bundle, self._seed, film.show)
+                _play(self._bundle, self._seed, film)
                 self._put({"ended": True, "cut": film.cut})
             except ReinforgeError as error:
                 if not self._gone.is_set():
@@ -124,6 +126,10 @@ class _Film:
     def __init__(self, put: Callable[[Json], None], room: threading.Semaphore, gone: threading.Event) -> None:
         self._put, self._room, self._gone = put, room, gone
         self._step, self._return, self._over, self.cut = 0, 0.0, False, False
+
+    def begin(self, rate: float) -> None:
+        """Say how many frames the environment has in a second."""
+        self._put({"rate": rate})
 
     def show(self, draw: Callable[[], Any], reward: float | None, ends: bool) -> None:
         """A frame; what begins after the episode is none of it. Raises EnvironmentFault to end it."""
@@ -156,7 +162,7 @@ def _picture(drawn: Any) -> dict[str, Json]:
     return {"frame": base64.b64encode(buffer.getvalue()).decode()}
 
 
-def _play(bundle: Bundle, seed: int, show: Callable[[Callable[[], Any], float | None, bool], None]) -> None:
+def _play(bundle: Bundle, seed: int, film: _Film) -> None:
     """One episode, shown as pictures or, where there are none, as texts. Raises what making and drawing it does."""
     from reinforge.core import seeds
     from reinforge.environments.film import Scene, drawing, modes, opengl
@@ -168,9 +174,10 @@ def _play(bundle: Bundle, seed: int, show: Callable[[Callable[[], Any], float | 
     assert isinstance(options, EnvironmentOptions)
     with drawing(window=False):
         found = modes(options)
+        film.begin(found.rate)
         mode = next((mode for mode in ("rgb_array", "ansi") if mode in found.offered), None)
         with opengl(found.opengl and mode == "rgb_array"):
-            scene = Scene(options, show, mode=mode, seed=seeds.derive(seed, "play"))
+            scene = Scene(options, film.show, mode=mode, seed=seeds.derive(seed, "play"))
             try:
                 # A copy: what computes its answers meanwhile may keep buffers in it.
                 model = copy.deepcopy(bundle.model)
