@@ -97,7 +97,7 @@ BUNDLES = {
     "table": made.table_bundle,
     "everything": everything.table,
     "policy": lambda path: everything.policy(path, ActorCriticOptions(sizes=(8,), memory=MemoryOptions(size=8))),
-    "chat": made.chat_bundle,
+    "chat": lambda path: made.chat_bundle(path, characters="".join(map(chr, range(32, 127)))),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from reinforge.errors import IntegrityError, ReinforgeError
 from reinforge.serving import page
 from reinforge.serving.asked import asked, example
 from reinforge.serving.bodies import ARROW, Rows, arrow_frame, form_rows, json_rows, kind_of, left, read_body
+from reinforge.serving.changing import SERVED_BY, Shadows, change_of
 from reinforge.serving.continuing import continued
 from reinforge.serving.description import describe, listing, openapi
 from reinforge.serving.gate import NOTED
@@ -27,11 +28,12 @@ from reinforge.serving.openai.errors import PATHS, openai_failed, shape_at
 from reinforge.serving.openai.routes import openai_routes
 from reinforge.serving.refusals import Refused, answer, refusal
 from reinforge.serving.showing import Stage, environment_of
+from reinforge.serving.trials import Change
 from reinforge.storage import strict_json
 from reinforge.storage.strict_json import Json
 
-# By name, the folders of bundles to serve from now on: their digests.
-Swap = Callable[[Mapping[str, str]], Awaitable[dict[str, str]]]
+# What is to be served from now on: the digests of what was loaded for it.
+Swap = Callable[[Change], Awaitable[dict[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def create_app(models: Models, control: Control, watching: bool = False) -> Star
     a form; POST /admin/models/NAME with {"bundle": FOLDER}. Errors are {"error": {"type", "problem", "where",
     "remedy"}}.
     """
+    shadows = Shadows()
     limits, stage = models.limits, Stage() if watching else None
 
     async def healthz(_request: Request) -> Response:
@@ -80,9 +83,9 @@ def create_app(models: Models, control: Control, watching: bool = False) -> Star
 
     async def predict(request: Request) -> Response:
         name = request.path_params["name"]
-        model = models.named(name)
+        model = models.chosen(name)
         noted = request.scope.get(NOTED, {})
-        noted["model"] = name
+        noted["model"] = model.name
         match kind_of(request):
             case "application/json" | "text/plain" | "application/x-www-form-urlencoded" | "":
                 rows = json_rows(await read_body(request, limits), limits)
@@ -95,7 +98,9 @@ def create_app(models: Models, control: Control, watching: bool = False) -> Star
                 raise Refused(415, f"the media type {kind[:80]!r} is not read", where="Content-Type", remedy=remedy)
         noted["rows"] = len(rows.rows)
         predicted = _predictions if model.writer is None else continued
-        return answer(200, {"predictions": await predicted(model, rows, request)})
+        found = await predicted(model, rows, request)
+        shadows.show(models, name, rows, found)
+        return answer(200, {"predictions": found}, {SERVED_BY: model.name} if models.trial(name) else None)
 
     async def watch(request: Request) -> Response:
         model = models.named(request.path_params["name"])
@@ -106,8 +111,8 @@ def create_app(models: Models, control: Control, watching: bool = False) -> Star
     async def swap(request: Request) -> Response:
         name = request.path_params["name"]
         models.named(name)
-        given = _object(await read_body(request, limits), {"bundle"})
-        return answer(200, {"models": await control.swap({name: given["bundle"]})})
+        given = _object(await read_body(request, limits))
+        return answer(200, {"models": await control.swap(change_of(models, name, given))})
 
     async def file(request: Request) -> Response:
         return page.response(request.path_params["file"])
@@ -195,11 +200,11 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _object(body: bytes, keys: set[str]) -> dict[str, Any]:
+def _object(body: bytes) -> dict[str, Any]:
     try:
         value = strict_json.parse(body, "body", limit=1 << 16, depth=4)
     except IntegrityError as error:
         raise Refused(400, error.problem, where=error.where) from None
-    if not isinstance(value, dict) or set(value) != keys or not all(isinstance(text, str) for text in value.values()):
-        raise Refused(400, f"the body must be an object with {', '.join(sorted(keys))} as text", where="body")
+    if not isinstance(value, dict):
+        raise Refused(400, "the body must be an object", where="body")
     return value

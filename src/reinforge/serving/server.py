@@ -30,6 +30,7 @@ from reinforge.serving.refusals import Refused
 from reinforge.serving.sharing import Sharing
 from reinforge.serving.task import GRACE_SECONDS, Access
 from reinforge.serving.tokens import Tokens
+from reinforge.serving.trials import Change
 from reinforge.serving.trust import trusted
 
 if TYPE_CHECKING:
@@ -147,13 +148,14 @@ class Server:
         if self._log is not None and self._log is not sys.stdout:
             self._log.close()
 
-    async def _swap(self, folders: Mapping[str, str]) -> dict[str, str]:
+    async def _swap(self, change: Change) -> dict[str, str]:
         try:
-            loaded = {name: await asyncio.to_thread(trusted, folder, self.keys) for name, folder in folders.items()}
+            loaded = {
+                name: await asyncio.to_thread(trusted, folder, self.keys) for name, folder in change.folders.items()
+            }
         except ReinforgeError as error:
             raise Refused(409, error.problem, where=error.where, remedy=error.remedy) from None
-        for name, bundle in loaded.items():
-            self.models.put(name, bundle)
+        self.models.change(loaded, change.trials)
         return {name: bundle.digest for name, bundle in loaded.items()}
 
 

@@ -87,7 +87,7 @@ async def _written(
 def _writer(models: Models, asked: Asked) -> tuple[Model, Writer, TextPipeline]:
     if asked.model not in models:
         raise Refused(404, f"there is no model {asked.model[:80]!r}", remedy=f"There are: {', '.join(models)}.")
-    model = models[asked.model]
+    model = models.chosen(asked.model)
     if model.writer is None or not isinstance(model.bundle.form, TextForm):
         raise BadParameter(
             f"the model {model.name!r} writes no text", param="model", code="unsupported_model",
