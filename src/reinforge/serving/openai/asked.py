@@ -29,6 +29,7 @@ from reinforge.workflow.generate import prompt_of, seed_of
 _MOST_CHOICES = 16
 _STOP = Annotated[str, Field(min_length=1, max_length=1000)]
 Kind = TypeVar("Kind", bound="Asked")
+Body = TypeVar("Body", bound=BaseModel)
 # Below this the likeliest is taken: it would be drawn all the same, and numbers would overflow.
 _COLDEST = 1e-3
 # So many tokens the interface writes by default where it goes on from a text.
@@ -209,7 +210,7 @@ class Ordered:
         return sum({id(each.prompt): len(each.prompt) for each in self.requests}.values())
 
 
-def parsed(body: bytes, limits: Limits, kind: type[Kind]) -> Kind:
+def parsed(body: bytes, limits: Limits, kind: type[Body]) -> Body:
     """What a body asks for. Raises BadParameter that names the parameter."""
     try:
         return kind.model_validate(strict_json.parse(body, "body", limit=limits.body, depth=limits.depth))
@@ -274,20 +275,21 @@ def completion_ordered(asked: CompletionAsked, pipeline: TextPipeline, writer: W
         given = [given]
     if len(given) * (asked.n or 1) > 8 * _MOST_CHOICES:
         raise BadParameter(f"a request may have {8 * _MOST_CHOICES} texts at most", param="prompt")
-    prompts = [_prompt(one, pipeline, place) for place, one in enumerate(given)]
+    prompts = [tokens_of(one, pipeline, place, "prompt") for place, one in enumerate(given)]
     before = [text if asked.echo else "" for text, _ids in prompts]
     return _ordered(asked, pipeline, prompts, writer.context, _BY_DEFAULT, "prompt", before)
 
 
-def _prompt(one: Any, pipeline: TextPipeline, place: int) -> tuple[str, tuple[int, ...]]:
+def tokens_of(one: Any, pipeline: TextPipeline, place: int, param: str) -> tuple[str, tuple[int, ...]]:
+    """A text or tokens, both as text and as tokens. Raises BadParameter."""
     if isinstance(one, str):
         try:
             return prompt_of({"text": one}, pipeline, MEMORY, place)
         except DataError as error:
-            raise BadParameter(error.problem, param="prompt", remedy=error.remedy) from None
+            raise BadParameter(error.problem, param=param, remedy=error.remedy) from None
     size = pipeline.tokenizer.size
     if not one or not all(0 <= token < size for token in one):
-        raise BadParameter(f"tokens must lie in [0, {size}), and there must be one at least", param="prompt")
+        raise BadParameter(f"tokens must lie in [0, {size}), and there must be one at least", param=param)
     return pipeline.tokenizer.decode(one), tuple(one)
 
 

@@ -1,4 +1,4 @@
-"""/v1/chat/completions and /v1/completions."""
+"""/v1/chat/completions, /v1/completions and /v1/embeddings."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from reinforge.serving.openai.asked import (
     completion_ordered,
     parsed,
 )
+from reinforge.serving.openai.embeddings import Embedder
 from reinforge.serving.openai.errors import PATHS, BadParameter, openai_failed, openai_told
 from reinforge.serving.refusals import Refused, answer
 from reinforge.serving.writing import Piece, Writer, Writing
@@ -42,7 +43,7 @@ _READ = ("application/json", "text/plain", "application/x-www-form-urlencoded", 
 
 
 def openai_routes(models: Models) -> list[Route]:
-    """What an application answers at both paths."""
+    """What an application answers at these paths."""
 
     async def chat(request: Request) -> Response:
         return await _written(request, models, ChatAsked, chat_ordered)
@@ -50,14 +51,25 @@ def openai_routes(models: Models) -> list[Route]:
     async def completions(request: Request) -> Response:
         return await _written(request, models, CompletionAsked, completion_ordered)
 
-    return [Route(PATHS[0], chat, methods=["POST"]), Route(PATHS[1], completions, methods=["POST"])]
+    embedder = Embedder(models)
+
+    async def embeddings(request: Request) -> Response:
+        _check_kind(request)
+        return await embedder(request)
+
+    paths = zip(PATHS, (chat, completions, embeddings), strict=True)
+    return [Route(path, answered, methods=["POST"]) for path, answered in paths]
+
+
+def _check_kind(request: Request) -> None:
+    if kind_of(request) not in _READ:
+        raise Refused(415, "the media type is not read", where="Content-Type", remedy="Send application/json.")
 
 
 async def _written(
     request: Request, models: Models, kind: type[Kind], order: Callable[[Kind, TextPipeline, Writer], Ordered]
 ) -> Response:
-    if kind_of(request) not in _READ:
-        raise Refused(415, "the media type is not read", where="Content-Type", remedy="Send application/json.")
+    _check_kind(request)
     body = await read_body(request, models.limits)
     asked = parsed(body, models.limits, kind)
     model, writer, pipeline = _writer(models, asked)
