@@ -51,7 +51,11 @@ def _path(summary: str, kind: type[Asked], models: Sequence[str], said: Json) ->
     body["properties"]["model"]["enum"] = list(models)
     choice = {
         "type": "object",
-        "properties": {"index": {"type": "integer"}, "finish_reason": {"enum": ["stop", "length"]}, **said},
+        "properties": {
+            "index": {"type": "integer"},
+            "finish_reason": {"enum": ["stop", "length", "tool_calls"]},
+            **said,
+        },
         "required": ["index", "finish_reason", *said],
     }
     usage = {key: {"type": "integer"} for key in ("prompt_tokens", "completion_tokens", "total_tokens")}
