@@ -39,7 +39,7 @@ HEAVY = (
     "torchmetrics",
     "matplotlib",
     "PIL",
-    "starlette",
+    "fastapi",
     "uvicorn",
 )
 MAX_LINES = 600

@@ -160,8 +160,9 @@ CALLS: list[tuple[str, str, Call]] = [
         ),
     ),
     ("verify b", "verify", ((Path("b"),), {"keys": (), "use": ()})),
-    ("doctor", "doctor", ((None,), {})),
-    ("doctor r seed=2", "doctor", ((("r", "seed=2"),), {})),
+    ("doctor", "doctor", ((None,), {"start": None})),
+    ("doctor r seed=2", "doctor", ((("r", "seed=2"),), {"start": None})),
+    ("doctor r --from base", "doctor", ((("r",),), {"start": Path("base")})),
 ]
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from reinforge import recipe as recipes
+from reinforge.bundle.text_form import TextForm
+from reinforge.bundle.writing import write_bundle
+from reinforge.models.decoder import Decoder
+from reinforge.models.decoder_options import DecoderOptions
 from reinforge.workflow import doctor as room
 from reinforge.workflow import machine
 from reinforge.workflow.doctor import doctor
 from reinforge.workflow.measure import SavedForBackward, measure
 from reinforge.workflow.tasks.assemble import assemble
+from tests.bundle import made
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +123,42 @@ def test_the_checkpoint_is_sized_by_its_tensors() -> None:
     cost = measure(assemble(recipe), recipe, seconds=0.1)
     # Weights, two moments of AdamW, the best weights so far, random states: more than the weights alone.
     assert cost.checkpoint > 3 * cost.parameters * 4
+
+
+def test_it_counts_what_adapters_need_and_what_is_begun_with(tmp_path: Path) -> None:
+    """A bundle's own size, not that of a new model; frozen weights in fp32, bf16 and 4 bits; and none of them twice."""
+    pipeline = made.chat_pipeline()
+    options = DecoderOptions(layers=2, width=256, heads=4, context=64)
+    torch.manual_seed(0)
+    model = Decoder(options, pipeline.signature)
+    write_bundle(
+        tmp_path / "start", model=model, options=options, signature=pipeline.signature, form=TextForm(pipeline),
+        examples=[{"text": "hello"}],
+    )  # fmt: skip
+    count = sum(parameter.numel() for parameter in model.parameters())
+    linear = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text("".join(json.dumps({"prompt": f"w{n}", "completion": "yes"}) + "\n" for n in range(60)))
+    changes = {"data.path": str(chats), "learn.batch": 2, "learn.microbatch": 1, "source.block": 32,
+               "data.validation": 0.2, "start.adapter.rank": 2, "learn.device": "cpu"}  # fmt: skip
+    costs = {}
+    for name, more in {
+        "whole": {"start.adapter": None, "learn.precision": "fp32"}, "fp32": {"learn.precision": "fp32"}, "bf16": {},
+        "4 bits": {"start.adapter.bits": 4},
+    }.items():  # fmt: skip
+        given = {key: value for key, value in changes.items() if name != "whole" or "adapter" not in key}
+        costs[name] = doctor("own-chats", given | more, start=tmp_path / "start", seconds=0.1).cost
+    whole, fp32, bf16, four = costs.values()
+    assert whole and fp32 and bf16 and four  # noqa: PT018 (for the type checker)
+    assert whole.parameters == count
+    adapters = fp32.parameters - count
+    assert 0 < adapters < count / 20
+    assert bf16.parameters == four.parameters == fp32.parameters
+    assert fp32.weights == pytest.approx(4 * fp32.parameters, rel=0.01)
+    # Adapters have masters beside their halves.
+    assert bf16.weights == pytest.approx(2 * count + 6 * adapters, rel=0.02)
+    assert four.weights == pytest.approx(bf16.weights - linear * (2 - 4.5 / 8), rel=0.02)
+    # Frozen weights are kept for the backward pass, but they are there anyway.
+    assert fp32.activations < 4 * count
+    assert four.activations < 1.2 * bf16.activations
+    assert four.memory < bf16.memory < fp32.memory < whole.memory

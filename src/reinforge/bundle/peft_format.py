@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -65,8 +65,8 @@ def write_adapter(model: Decoder, folder: Path, *, base: str | None = None) -> i
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def read_adapter(model: Decoder, folder: Path, dropout: float = 0.0) -> LoRAOptions:
-    """Give the model the adapters in a folder, in place; their options, with this `dropout`.
+def read_adapter(model: Decoder, folder: Path, dropout: float = 0.0, bits: Literal[4] | None = None) -> LoRAOptions:
+    """Give the model the adapters in a folder, in place; their options, with this `dropout`, over weights in `bits`.
 
     Raises ComponentError that names the key or the weight which can't be."""
     where = str(folder)
@@ -90,7 +90,8 @@ def read_adapter(model: Decoder, folder: Path, dropout: float = 0.0) -> LoRAOpti
         )  # fmt: skip
     options = LoRAOptions(
         rank=int(config["r"]), alpha=float(config["lora_alpha"]), stabilised=bool(config.get("use_rslora")),
-        magnitude=bool(config.get("use_dora")), dropout=dropout, patterns=tuple(sorted(ours[name] for name in names)),
+        magnitude=bool(config.get("use_dora")), dropout=dropout, bits=bits,
+        patterns=tuple(sorted(ours[name] for name in names)),
     )  # fmt: skip
     adapt(options, model)
     for theirs, layer, place, row in _placed(model):
@@ -138,7 +139,8 @@ def _placed(model: Decoder) -> Iterator[tuple[str, AdaptedLinear, int, int]]:
 
 def restore(model: Decoder, options: LoRAOptions, tensors: Mapping[str, Tensor]) -> None:
     """Give a model of the same shape the adapters whose weights a bundle keeps, in place."""
-    adapt(options, model)
+    # What it is over says nothing of the adapter itself.
+    adapt(options.model_copy(update={"bits": None}), model)
     state = model.state_dict()
     for name, tensor in tensors.items():
         if name not in state or state[name].shape != tensor.shape:

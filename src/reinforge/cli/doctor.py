@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,11 +17,14 @@ def doctor(
         str | None, typer.Argument(metavar="RECIPE", help=mark("Estimate what this recipe needs, too."))
     ] = None,
     overrides: Overrides = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="BUNDLE", help=mark("Begin with this bundle's weights."))
+    ] = None,
     use: Use = None,
 ) -> Result:
     """Look at this machine; for a recipe: parameters, memory, time, and whether it fits."""
     whole = checked(recipe, overrides, use) if recipe is not None else None
     from reinforge.workflow.doctor import doctor as run
 
-    found = run(whole)
+    found = run(whole, start=start)
     return Result(found.summary(), found.text())

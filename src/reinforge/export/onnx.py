@@ -29,8 +29,6 @@ from reinforge.models.compressed import Int8Linear
 FILE, OPSET = "model.onnx", 20
 # Beyond this protocol buffers end, and weights lie in a file beside.
 _LARGEST = 1_500_000_000
-# Rows, and tokens of a row, where nothing bounds them.
-MOST = 1 << 20
 # Golden rows of a language model that are gone on with, to compare: each token is a pass over all before it.
 _CONTINUED = 2
 
@@ -127,16 +125,13 @@ def _with_model(bundle: Bundle, model: nn.Module) -> Bundle:
     return changed
 
 
-def examples(
-    graph: Graph, rows: int = MOST, tokens: int = MOST
-) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
-    """Tensors to trace a graph with, and what may vary in each: the number of rows, and of tokens, up to so many."""
+def examples(graph: Graph) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
+    """Tensors to trace a graph with, and what may vary in each: the number of rows, and of tokens."""
     longest = graph.longest()
-    most = min(longest or tokens, tokens)
     sides = {ROWS: 11, TIME: min(7, longest or 7)}
-    vary = {ROWS: torch.export.Dim(ROWS, min=1, max=rows)}
+    vary = {ROWS: torch.export.Dim(ROWS, min=1, max=1 << 20)}
     if longest is None or longest > 2:
-        vary[TIME] = torch.export.Dim(TIME, min=1, max=most)
+        vary[TIME] = torch.export.Dim(TIME, min=1, max=longest or 1 << 20)
     tensors, shapes = [], []
     for port in graph.ports:
         shape = [sides[side] if isinstance(side, str) else side for side in port.shape]
@@ -146,10 +141,9 @@ def examples(
     return tuple(tensors), tuple(shapes)
 
 
-def program_of(graph: Graph, rows: int = MOST, tokens: int = MOST) -> torch.export.ExportedProgram:
-    """The graph as torch.export has it, for up to so many rows and tokens. Raises ComponentError where it depends on
-    its data."""
-    tensors, shapes = examples(graph, rows, tokens)
+def program_of(graph: Graph) -> torch.export.ExportedProgram:
+    """The graph as torch.export has it. Raises ComponentError where it depends on its data."""
+    tensors, shapes = examples(graph)
     with refusals(), quiet(), torch.no_grad():
         return torch.export.export(graph, tensors, dynamic_shapes=(shapes,), strict=False)
 
@@ -192,15 +186,11 @@ def _name_sides(model: Any, graph: Graph) -> None:
 def refusals() -> Iterator[None]:
     """What torch raises for a network that it can't trace, as ComponentError."""
     from torch._dynamo.exc import TorchDynamoException
-    from torch._export.verifier import SpecViolationError
     from torch.onnx.errors import OnnxExporterError
 
-    known = (
-        OnnxExporterError, TorchDynamoException, SpecViolationError, RuntimeError, ValueError, TypeError, AssertionError
-    )  # fmt: skip
     try:
         yield
-    except known as error:
+    except (OnnxExporterError, TorchDynamoException, RuntimeError, ValueError, TypeError, AssertionError) as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__

@@ -1,7 +1,8 @@
 """Low-rank adapters of linear layers: few weights learn beside the frozen ones, and are added to them at the end.
 
-LoRA (arXiv:2106.09685), rank-stabilised (arXiv:2312.03732), with a learned magnitude (DoRA, arXiv:2402.09353). Works on
-every linear layer of any model; of joined ones (queries, keys and values in one) each part has an adapter of its own.
+LoRA (arXiv:2106.09685), rank-stabilised (arXiv:2312.03732), with a learned magnitude (DoRA, arXiv:2402.09353), over
+weights in 4 bits (QLoRA, arXiv:2305.14314). Works on every linear layer of any model; of joined ones (queries, keys and
+values in one) each part has an adapter of its own.
 
 Shape suffixes: n any, i inputs, o outputs, r rank.
 """
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from reinforge.errors import RecipeError
 from reinforge.messages import _
 from reinforge.models.decoder_options import LoRAOptions
+from reinforge.models.four_bit import dequantise, product, quantise
 
 NAMES = ("lora_a", "lora_b", "magnitude")
 
@@ -51,17 +53,25 @@ class AdaptedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.active:
-            return F.linear(x, self.weight, self.bias)
+            return self.frozen(x, self.bias)
         dropped = F.dropout(x, self.rate, self.training) if self.rate else x
         low = F.linear(dropped, self.lora_a)
         if self.magnitude is None:
-            return self._added(F.linear(x, self.weight, self.bias), low)
-        plain = F.linear(x, self.weight)
+            return self._added(self.frozen(x, self.bias), low)
+        plain = self.frozen(x, None)
         both = self._added(plain, low)
         with torch.no_grad():
             norm_o: Tensor = torch.linalg.vector_norm(self._updated(), dim=1).to(both.dtype)
         scaled: Tensor = both * (self._spread(self.magnitude, norm_o) / norm_o)
         return scaled if self.bias is None else scaled + self.bias
+
+    def frozen(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """What the layer does without its adapters."""
+        return F.linear(x, self.weight, bias)
+
+    def unfrozen(self, weight_oi: Tensor, others: torch.dtype | None) -> None:
+        """Take this weight in place of the frozen one; `others`: the type of the weights around it."""
+        self.weight.copy_(weight_oi)
 
     def _added(self, plain: Tensor, low: Tensor) -> Tensor:
         pieces, end, row = [], 0, 0
@@ -105,6 +115,44 @@ class AdaptedLinear(nn.Linear):
         norm_o = weight_oi.norm(dim=1)
         spread_o = self._spread(self.magnitude.detach().to(norm_o.dtype), norm_o)
         return weight_oi.mul_((spread_o / norm_o)[:, None])
+
+
+class FourBitLinear(AdaptedLinear):
+    """The same over a weight that is kept in 4 bits, `codes` and `scales`; `weight` is what they stand for, in float32.
+    Merged, it is a weight again."""
+
+    codes: Tensor
+    scales: Tensor
+    kept: tuple[tuple[int, int], torch.dtype]
+
+    @classmethod
+    def of(cls, layer: nn.Linear) -> None:
+        """Let a layer be one, in place."""
+        weight = layer.weight.detach()
+        shape = (layer.out_features, layer.in_features)
+        del layer.weight
+        layer.__class__ = cls
+        made = cast(FourBitLinear, layer)
+        made.kept = shape, weight.dtype
+        codes, scales = quantise(weight)
+        made.register_buffer("codes", codes)
+        made.register_buffer("scales", scales)
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """(o, i), computed each time."""
+        return dequantise(self.codes, self.scales, self.kept[0], torch.float32)
+
+    def frozen(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return product(x, self.codes, self.scales, bias, self.kept[0])
+
+    def unfrozen(self, weight_oi: Tensor, others: torch.dtype | None) -> None:
+        # A training in half precision rounds the other weights after this one became codes.
+        weight = weight_oi.to(others or self.kept[1])
+        del self.codes, self.scales, self.kept
+        # As a plain layer it may have a weight again.
+        self.__class__ = AdaptedLinear  # type: ignore[assignment]
+        self.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
 
 
 def adapt(options: LoRAOptions, model: nn.Module) -> list[str]:
@@ -159,7 +207,10 @@ def _become(module: nn.Linear, parts: tuple[Part, ...], options: LoRAOptions) ->
     a = torch.empty(len(parts) * options.rank, module.in_features, **like)
     nn.init.kaiming_uniform_(a, a=math.sqrt(5))
     original = type(module)
-    module.__class__ = AdaptedLinear
+    if options.bits == 4:
+        FourBitLinear.of(module)
+    else:
+        module.__class__ = AdaptedLinear
     layer = cast(AdaptedLinear, module)
     layer.original, layer.adapted, layer.rank = original, parts, options.rank
     layer.scale, layer.rate, layer.active = options.scale, options.dropout, True
@@ -202,12 +253,29 @@ def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in state.items() if name.rpartition(".")[2] in NAMES}
 
 
+def parameter_count(model: nn.Module) -> int:
+    """How many weights the model has, those in 4 bits among them."""
+    four = [layer for layer in adapted_layers(model).values() if isinstance(layer, FourBitLinear)]
+    return sum(p.numel() for p in model.parameters()) + sum(math.prod(layer.kept[0]) for layer in four)
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state with every frozen weight under its own name, those in 4 bits as what they stand for."""
+    state = model.state_dict()
+    for name, layer in adapted_layers(model).items():
+        if isinstance(layer, FourBitLinear):
+            state[f"{name}.weight"] = layer.weight
+    return state
+
+
 def merge(model: nn.Module) -> None:
     """Add adapters to their weights and take them away, in place: the model computes the same with nothing beside it.
-    Half weights are rounded once."""
+    Half weights are rounded once; those in 4 bits become weights of the type that the others have."""
+    named = ((name.rpartition(".")[2], parameter) for name, parameter in model.named_parameters())
+    others = next((p.dtype for name, p in named if name not in NAMES), None)
     for layer in adapted_layers(model).values():
         with torch.no_grad():
-            layer.weight.copy_(layer.merged())
+            layer.unfrozen(layer.merged(), others)
         for name in (*NAMES, "adapted", "rank", "scale", "rate", "active"):
             if hasattr(layer, name):
                 delattr(layer, name)

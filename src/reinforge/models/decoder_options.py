@@ -134,6 +134,10 @@ class LoRAOptions(Options):
     magnitude: bool = Field(
         False, description="Learn each output's magnitude apart from its direction (DoRA, arXiv:2402.09353)."
     )
+    bits: Literal[4] | None = Field(
+        None, description="4: the frozen weights of adapted layers are kept in 4 bits (QLoRA, NF4, arXiv:2305.14314), "
+        "and become whole again when adapters are merged; null: as they are.",
+    )  # fmt: skip
     dropout: Rate = Field(0.0, description="Share of an adapter's inputs dropped while learning.")
     path: str | None = Field(
         None, description="Folder of PEFT with an adapter to go on from: its rank, layers and weights are taken."

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reinforge.core.batch import Batch
 from reinforge.core.ragged import Ragged
+from reinforge.models.adapters import whole_state
 from reinforge.models.decoder import Decoder
 from reinforge.models.scorer import Scorer
 from reinforge.models.scorer_options import ScorerOptions
@@ -80,7 +81,7 @@ def critic_of(model: Decoder) -> Scorer:
     options = ScorerOptions.model_validate({**model.options.model_dump(), "kind": "scorer", "tied": True})
     tokens = Input(form="tokens", sizes=(model.embedding.num_embeddings,))
     critic = Scorer(options, Signature(inputs={model.input: tokens}, outputs={VALUE: Output(form="number", size=1)}))
-    known = model.state_dict()
+    known = whole_state(model)
     with torch.no_grad():
         for name, tensor in critic.state_dict().items():
             tensor.copy_(known[name]) if name in known else tensor.zero_()

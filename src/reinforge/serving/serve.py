@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from reinforge.serving.limits import Limits
     from reinforge.serving.queues.address import Address
     from reinforge.serving.task import Access
-    from reinforge.serving.trials import Trial
 
-_PACKAGES = ("starlette", "uvicorn", "prometheus_client", "multipart")
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "multipart")
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,6 @@ def serve(
     use: Sequence[str | Path] = (),
     modules: Mapping[str, Factory] | None = None,
     signed_by: Sequence[str | Path] = (),
-    trials: Mapping[str, tuple[str | Path, Trial]] | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> Served:
     """Serve bundles over HTTP until SIGINT or SIGTERM; requests that are being answered are finished.
@@ -55,8 +53,7 @@ def serve(
     `bundles`: one, several, or by the names they shall have. Folders are served by `replicas` processes, which are
     replaced where they end or hang; SIGHUP loads the folders anew. Bundles in memory, and those with `modules`, are
     served by this process itself. `signed_by`: files of public keys; folders that none of them has signed are refused,
-    those that come later as well. `trials`: by a name that is
-    served, another folder that is tried beside it. Port 0 takes a free one. `threads`: of each computation. With
+    those that come later as well. Port 0 takes a free one. `threads`: of each computation. With
     `queue`, requests are taken from there as well. `ready` is called with the
     URL once everything answers; by default it is printed on standard error. Raises MissingExtra without the extra
     `serve`, BundleError, or ReinforgeError where the address can't be had or the
@@ -68,17 +65,11 @@ def serve(
     from reinforge.serving.limits import Limits
     from reinforge.serving.listening import listen, url_of
     from reinforge.serving.task import Access
-    from reinforge.serving.trials import candidate
 
     access, limits = access or Access(), limits or Limits()
     named = _named(bundles)
     folders = {name: str(one) for name, one in named.items() if isinstance(one, Path)}
-    for name, (folder, _trial) in (trials or {}).items():
-        folders[candidate(name)] = str(bundle_folder(folder))
-    tried = {name: trial for name, (_folder, trial) in (trials or {}).items()}
-    alone = len(folders) - len(tried) < len(named) or modules is not None or sys.platform == "win32"
-    if alone and tried:
-        raise ReinforgeError(_("only folders are tried beside others"), where=", ".join(tried))
+    alone = len(folders) < len(named) or modules is not None or sys.platform == "win32"
     if alone and replicas > 1:
         remedy = _("Write the bundle to a folder first, or leave `replicas` at 1.")
         raise ReinforgeError(_("only folders are served by several processes"), remedy=remedy)
@@ -92,7 +83,7 @@ def serve(
         from reinforge.bundle.signing import public_keys
 
         keys = public_keys(signed_by)
-        if len(folders) - len(tried) < len(named):
+        if len(folders) < len(named):
             raise ReinforgeError(
                 _("only folders have signatures"), remedy=_("Write the bundle to a folder, and sign it.")
             )
@@ -115,7 +106,7 @@ def serve(
         from reinforge.serving.supervisor import Supervisor
         from reinforge.serving.task import Task
 
-        task = Task(folders, keys, tuple(map(str, use)), threads, replicas, access, limits, queue, tried)
+        task = Task(folders, keys, tuple(map(str, use)), threads, replicas, access, limits, queue)
         Supervisor(task, listener).run(announce)
     return Served(url, tuple(named))
 

@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from reinforge.recipe import Recipe, load
 from reinforge.workflow import machine
 from reinforge.workflow.columns import aligned
 from reinforge.workflow.measure import Cost, measure
+from reinforge.workflow.starting import begun, parent_of
 from reinforge.workflow.tasks.assemble import assemble
 from reinforge.workflow.train import with_defaults
 
@@ -114,22 +116,30 @@ def doctor(
     recipe: str | Path | Mapping[str, object] | Recipe | None = None,
     overrides: Iterable[str] | Mapping[str, object] = (),
     *,
+    start: str | Path | None = None,
     use: Iterable[str | Path] = (),
     seconds: float = 3.0,
 ) -> Diagnosis:
     """Look at this machine; for a recipe, train it for some `seconds` and tell what it needs and whether it fits.
 
-    Nothing is kept of that training. Raises RecipeError and DataError as training would.
+    `start`: the bundle, or the folder of transformers, to begin with. Nothing is kept of that training. Raises
+    RecipeError and DataError as training would.
     """
     checks = [*_software(), *_hardware()]
     if recipe is None:
         return Diagnosis((*checks, *_extras()))
     whole = load(recipe, overrides, use=use)
+    if start is not None:
+        whole = whole.model_copy(update={"start": whole.start.model_copy(update={"bundle": str(start)})})
     device = device_of(whole.learn.device)
-    seeds.seed_everything(whole.seed, "model")
-    task = assemble(whole)
-    compiled = task.fit is None and pays(whole.learn, task.model, device)
-    with machine.same_threads():
+    with tempfile.TemporaryDirectory(prefix="reinforge-") as folder, machine.same_threads():
+        parent = parent_of(whole, Path(folder))
+        seeds.seed_everything(whole.seed, "model")
+        task = assemble(whole, None if whole.start.take else parent)
+        if task.fit is None:
+            whole = begun(whole, task.model, parent, Path(folder), fresh=task.fresh)
+        del parent
+        compiled = task.fit is None and pays(whole.learn, task.model, device)
         machine.set_threads(whole.learn.threads, task.model)
         cost = measure(task, with_defaults(whole, task), seconds=seconds)
     facts = {"device": str(device), "compiled": compiled}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from reinforge.core import seeds
 from reinforge.core.contracts import Clock
 from reinforge.engine.logbook import Logbook
 from reinforge.engine.loop import Engine
+from reinforge.models.adapters import parameter_count
 from reinforge.recipe.recipe import Recipe
 from reinforge.recipe.sections import Log, Stop, Unit
 from reinforge.workflow.tasks.task import Fit, Task
@@ -67,8 +68,8 @@ def measure(task: Task, recipe: Recipe, *, seconds: float = 3.0) -> Cost:
     """
     if task.fit is not None:
         return _fitted(task, task.fit)
-    meter = SavedForBackward()
     first = _engine(task, recipe, Stop(updates=1))
+    meter = SavedForBackward(first.learner.state_dict().values())
     with meter:
         first.run()
     with tempfile.TemporaryDirectory() as folder:
@@ -83,13 +84,14 @@ def measure(task: Task, recipe: Recipe, *, seconds: float = 3.0) -> Cost:
     evaluations = _evaluations(recipe, rates, whole) if task.evaluator is not None else 0
     if whole is not None:
         whole += evaluations * evaluation
-    deployed = sum(p.numel() for p in engine.learner.get_submodule("model").parameters())
+    model = engine.learner.get_submodule("model")
+    deployed = parameter_count(model)
     arenas = [step.arena for step in engine.updater.steps]
     # Where a metric is monitored, the best weights so far are kept as well.
-    best = _bytes(engine.learner.get_submodule("model").state_dict()) if recipe.evaluate.monitor else 0
+    best = _bytes(model.state_dict()) if recipe.evaluate.monitor else 0
     return Cost(
         parameters=deployed,
-        learning=sum(p.numel() for p in engine.learner.parameters()) - deployed,
+        learning=sum(p.numel() for p in engine.learner.parameters()) - sum(p.numel() for p in model.parameters()),
         weights=_bytes(engine.learner.state_dict()) + sum(a.masters.nbytes for a in arenas if a.half),
         gradients=sum(a.exchange.nbytes + (a.gradients.nbytes if a.half else 0) for a in arenas),
         optimizer=_bytes([o.state_dict() for step in engine.updater.steps for o in step.optimizers]),
@@ -125,10 +127,11 @@ def _fitted(task: Task, fit: Fit) -> Cost:
 class SavedForBackward:
     """Inside the block, counts the bytes that autograd keeps for the backward pass; `peak` is the most at any time.
 
-    Weights are kept too, but not counted: they are there anyway.
+    Weights are kept too, but not counted: they are there anyway. So are `held`, frozen ones and buffers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, held: Iterable[Tensor] = ()) -> None:
+        self._held = {tensor.untyped_storage().data_ptr() for tensor in held}
         self.peak = 0
         self._live = 0
         self._holders: dict[int, int] = {}
@@ -150,6 +153,8 @@ class SavedForBackward:
             return _Kept(tensor, None)
         storage = tensor.untyped_storage()
         key = storage.data_ptr()
+        if key in self._held:
+            return _Kept(tensor, None)
         self._holders[key] = self._holders.get(key, 0) + 1
         if self._holders[key] == 1:
             self._live += storage.nbytes()

@@ -46,6 +46,27 @@ def parent_of(recipe: Recipe, folder: Path, world: World | None = None) -> Bundl
     return load(imported)
 
 
+def begun(
+    recipe: Recipe, model: nn.Module, parent: Bundle | None, folder: Path, *, fresh: Sequence[str] = (),
+    world: World | None = None,
+) -> Recipe:  # fmt: skip
+    """Give the model what the recipe begins with: a bundle's weights or parts of them, and adapters; the recipe with
+    the adapters' options as they are. `fresh`: patterns of what the task itself begins anew, which learns beside
+    adapters. Raises as those below."""
+    start = recipe.start
+    if parent is not None and start.take:
+        take(parent, model, start.take)
+    elif parent is not None:
+        transfer(parent, model, (*start.renew, *fresh), extend=start.extend)
+    if start.adapter is None:
+        return recipe
+    chosen = begin_adapter(start.adapter, model, folder, world)
+    for name, parameter in model.named_parameters():
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in fresh):
+            parameter.requires_grad_(True)
+    return recipe.model_copy(update={"start": start.model_copy(update={"adapter": chosen})})
+
+
 def begin_adapter(options: Options, model: nn.Module, folder: Path, world: World | None = None) -> Options:
     """Give the model adapters, in place; their options. Those of PEFT are copied into the run's `folder` first, so that
     it goes on without the one they came from.
@@ -77,7 +98,7 @@ def begin_adapter(options: Options, model: nn.Module, folder: Path, world: World
             os.replace(staging, kept)
     if world is not None:
         world.barrier()
-    return read_adapter(model, kept, options.dropout).model_copy(update={"path": options.path})
+    return read_adapter(model, kept, options.dropout, options.bits).model_copy(update={"path": options.path})
 
 
 def transfer(parent: Bundle, model: nn.Module, renew: Sequence[str], *, extend: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 import shlex
 import time
@@ -42,7 +41,7 @@ from reinforge.workflow.progress import Progress, Silent
 from reinforge.workflow.report import report
 from reinforge.workflow.rescue import rescued
 from reinforge.workflow.run import Run, forget
-from reinforge.workflow.starting import begin_adapter, parent_of, take, transfer
+from reinforge.workflow.starting import begun, parent_of
 from reinforge.workflow.tasks.assemble import assemble
 from reinforge.workflow.tasks.task import Given, Task
 from reinforge.workflow.watching import logbook as watched
@@ -147,16 +146,7 @@ def train_one(run: Run, recipe: Recipe, given: Given, world: World, progress: Pr
                 fit_once(run, recipe, task, task.fit, progress, began)
             world.barrier()
             return run
-        if parent is not None and start.take:
-            take(parent, task.model, start.take)
-        elif parent is not None:
-            transfer(parent, task.model, (*start.renew, *task.fresh), extend=start.extend)
-        if start.adapter is not None:
-            chosen = begin_adapter(start.adapter, task.model, run.folder, world)
-            recipe = recipe.model_copy(update={"start": start.model_copy(update={"adapter": chosen})})
-            for name, parameter in task.model.named_parameters():
-                if any(fnmatch.fnmatchcase(name, pattern) for pattern in task.fresh):
-                    parameter.requires_grad_(True)
+        recipe = begun(recipe, task.model, parent, run.folder, fresh=task.fresh, world=world)
         set_threads(recipe.learn.threads, task.model)
         recipe = with_defaults(recipe, task)
         store = CheckpointStore(run.folder / "checkpoints", recipe.checkpoint.keep)
