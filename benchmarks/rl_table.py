@@ -288,9 +288,10 @@ HEAD = f"""# Presets, measured
 
 Written by `{COMMAND}`, which goes on where it stopped; don't edit it.
 
-Each preset is trained from seeds 0 to 4, and its policy plays 100 fresh episodes greedily (of Pendulum,
-MountainCar and Acrobot 1,000); it is the last policy, or where the recipe monitors the return, the best of its evaluations
-([how and why](evaluation.md)). **IQM** is the interquartile mean of the seeds' mean returns, beside it its 95% interval by stratified bootstrap.
+Each preset is trained from seeds 0 to 4, and its policy plays 100 fresh episodes greedily (of Pendulum, MountainCar
+and Acrobot 1,000); it is the last policy, or where the recipe monitors the return, the best of its evaluations
+([how and why](evaluation.md)). **IQM** is the interquartile mean of the seeds' mean returns, beside it its 95% interval
+by stratified bootstrap.
 **Target** is the return that rl-baselines3-zoo states for its own preset of that algorithm, of one run: *reached* means
 by the IQM and by the interval's lower end, *mean only* by the IQM alone.
 
