@@ -7,11 +7,13 @@ e head width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reinforge.inference.native import LANES, WIDEST, native
 from reinforge.models.attention import Layout, attend
 from reinforge.models.decoder import Decoder, Mix
 
@@ -31,6 +33,13 @@ class KeyValueCache:
         self.scale = options.attention_scale if options.attention_scale is not None else self.width**-0.5
         like = model.embedding.weight
         self.dtype, self.device = like.dtype, like.device
+        whole = self.width % (2 * LANES) == 0 and self.width <= WIDEST
+        self.native = native(like) if whole else None
+        # Rounded as in training.
+        self.tables = {
+            kind: (cos_ce.to(like.dtype).float(), sin_ce.to(like.dtype).float())
+            for kind, (cos_ce, sin_ce) in model.angles(slice(None), 0).items()
+        }
         self.capacity = 0
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
@@ -81,6 +90,8 @@ class KeyValueCache:
 
         `longest`: the largest position, which attention need not look beyond.
         """
+        if self.native is not None:
+            return self.model.run(token_n, None, self._mixes(partial(self._native_mix, position_n=position_n)))
         rows = len(token_n)
         read = min(-(-(longest + 1) // ROUND) * ROUND, self.capacity)
         place_nk = self._places(torch.arange(rows, device=token_n.device), position_n)
@@ -130,6 +141,18 @@ class KeyValueCache:
             return cached
 
         return self.model.run(token_nt.flatten(), position_n, self._mixes(mix)).view(rows, time, -1)
+
+    def _native_mix(self, layer: int, kind: str, position_n: Tensor) -> Mix:
+        functions, tables, window = self.native, self.tables.get(kind), self.window if kind == "local" else None
+        assert functions is not None
+
+        def turned(q_nhe: Tensor, k_nke: Tensor, v_nke: Tensor) -> Tensor:
+            q, k, v = (each.to(self.dtype) for each in (q_nhe, k_nke, v_nke))
+            return functions.attend(
+                q, k, v, tables, position_n, self.keys[layer], self.values[layer], window=window, scale=self.scale
+            ).to(q_nhe.dtype)
+
+        return turned
 
     def _mixes(self, mix: Callable[[int, str], Mix]) -> list[Mix]:
         return [mix(layer, kind) for layer, kind in enumerate(self.model.kinds)]

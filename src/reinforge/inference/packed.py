@@ -1,5 +1,5 @@
 """A decoder's weights laid out once for the processor's matrix products, instead of in every product: on a CPU half
-precision then takes 0.6 of the time (`python -m benchmarks.generate`)."""
+precision then takes 0.6 of the time (`python -m benchmarks.generate`). Norms and gates are `native` where they can."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from reinforge.models.decoder import Decoder, Joined
+from reinforge.inference.native import LANES, native
+from reinforge.models.decoder import Decoder, FeedForward, Joined, RMSNorm, activated
 
 # Rows that the layout is made for; others work as well.
 HINT = 32
@@ -24,6 +25,34 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], ""))
+
+
+class NativeNorm(nn.Module):
+    """An RMS norm in one pass, for inference alone."""
+
+    def __init__(self, norm: RMSNorm) -> None:
+        super().__init__()
+        self.norm = norm
+        self.gain_d = norm.weight.detach().float() + norm.offset
+
+    def forward(self, x_nd: Tensor) -> Tensor:
+        # Adapters may widen the stream.
+        functions = native(x_nd)
+        if functions is None:
+            return cast(Tensor, self.norm(x_nd))
+        return functions.normalise(x_nd, self.gain_d, self.norm.epsilon)
+
+
+class NativeFeedForward(FeedForward):
+    """A feed-forward whose gate takes one pass, for inference alone."""
+
+    def forward(self, x_nd: Tensor) -> Tensor:
+        both_nf = self.gate_up(x_nd)
+        functions = native(both_nf)
+        if functions is None:
+            gate_nf, up_nf = both_nf.chunk(2, -1)
+            return cast(Tensor, self.down(activated(gate_nf, self.gelu).mul(up_nf)))
+        return cast(Tensor, self.down(functions.gate(both_nf, self.gelu)))
 
 
 class PackedDecoder(Decoder):
@@ -49,11 +78,16 @@ class PackedDecoder(Decoder):
     def refresh(self) -> None:
         """Pack the original's weights as they are now."""
         (model,) = self.original
+        faster = native(model.embedding.weight) is not None
         for name, module in model.named_modules():
+            parent, _, own = name.rpartition(".")
             # Others (adapters, say) do more than multiply.
             if type(module) in (nn.Linear, Joined) and name != "head":
-                parent, _, own = name.rpartition(".")
                 setattr(self.get_submodule(parent), own, PackedLinear(module.weight, module.bias))
+            elif faster and type(module) is RMSNorm and len(module.weight) % LANES == 0:
+                setattr(self.get_submodule(parent), own, NativeNorm(module))
+            elif faster and type(module) is FeedForward and self.options.hidden_width % LANES == 0:
+                self.get_submodule(name).__class__ = NativeFeedForward
         self.packed_head = PackedLinear(model.head_weight, None)
 
     def logits(self, hidden_nd: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from reinforge.errors import RecipeError
+from reinforge.inference.native import LANES, native
 from reinforge.messages import _
 
 # The widest first look for a nucleus; where it is wider, the look is widened.
@@ -206,6 +207,9 @@ def _likeliest(logits_bv: Tensor, uniform_b: Tensor) -> tuple[Tensor, Tensor]:
 def _drawn(logits_bv: Tensor, uniform_b: Tensor) -> tuple[Tensor, Tensor]:
     """From the whole distribution. First a block of the vocabulary, then a token in it: a running sum over all tokens
     takes five times as long."""
+    functions = native(logits_bv)
+    if functions is not None and logits_bv.shape[-1] % LANES == 0:
+        return functions.draw(logits_bv, uniform_b)
     prob_bv = logits_bv.softmax(-1)
     prob_bnk = _blocks(prob_bv, 0.0)
     reached_bn = prob_bnk.sum(-1).double().cumsum(-1)

@@ -283,15 +283,15 @@ class Decoder(nn.Module):
         }  # fmt: skip
         return self.run(tokens_n, layout.positions, [mixes[kind] for kind in self.kinds])
 
-    def run(self, tokens_n: Tensor, positions_n: Tensor, mixes: Sequence[Mix]) -> Tensor:
+    def run(self, tokens_n: Tensor, positions_n: Tensor | None, mixes: Sequence[Mix]) -> Tensor:
         """The normalised stream of tokens at these positions, (n, width); what each layer's queries see is the matter
-        of its `mixes`."""
+        of its `mixes`, and turning them too where no positions are given."""
         x_nd = self._embedded(tokens_n.long())
         # In the stream's own type: products of two types take three times as long on a CPU.
-        angles = {
+        angles = {} if positions_n is None else {
             kind: (cos_n1e.to(x_nd.dtype), sin_n1e.to(x_nd.dtype))
             for kind, (cos_n1e, sin_n1e) in self.angles(positions_n, 1).items()
-        }
+        }  # fmt: skip
         for kind, block, mix in zip(self.kinds, self.blocks, mixes):
             x_nd = block(x_nd, angles.get(kind), mix)
         return cast(Tensor, self.norm(x_nd))
