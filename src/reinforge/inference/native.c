@@ -219,11 +219,12 @@ void draw(const float *logits_nv, const double *uniform_n, int64_t *token_n, flo
         /* Which block holds the number, then which token in it; where rounding leads past the end, the last that has
          * any probability. */
         double left = uniform_n[row] * total;
-        for (long block = 0; block < blocks; block++) {
+        long block = 0;
+        for (; block < blocks; left -= reached[block++]) {
             if (reached[block] > 0) chosen_block = block;
             if (left < reached[block]) break;
-            left -= reached[block];
         }
+        if (block == blocks) left = INFINITY;
         for (long at = chosen_block * BLOCK; at < (chosen_block + 1) * BLOCK && at < size; at++) {
             float each = exponential(all(logits[at] - most))[0];
             if (each > 0) token = at;
