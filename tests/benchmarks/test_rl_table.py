@@ -119,7 +119,7 @@ def test_what_the_page_says(tmp_path: Path) -> None:
         cache.put(replace(result(seed, 800.0, name="hopper-sac", said=table.digest(peer), who="sb3"), version="2.9"))
     page = table.page(cache)
     ours, theirs = [line for line in page.splitlines() if line.startswith("| `hopper-sac`")]
-    assert "| ours | 900.5 | 900.0 to 901.0 | reached |" in ours
+    assert "| ours | 900.5 | 900.0 to 901.0 | reached so far |" in ours
     assert "| SB3 2.9 | 800.0 |" in theirs
     told = {row["name"]: row for row in table.rows(cache)}
     assert told["rl/hopper-sac"]["ratio"] == pytest.approx(900.5 / 800, abs=1e-3)
@@ -132,6 +132,7 @@ def test_what_the_page_says(tmp_path: Path) -> None:
         ([-80.0] * 5, -81.0, "reached"),
         ([-80.0] * 5, -79.0, "missed"),
         ([-70.0, -70.0, -70.0, -70.0, -99.0], -75.0, "mean only"),
+        ([-80.0] * 3, -81.0, "reached so far"),
         ([-70.0] * 5, None, ""),
     ],
 )
