@@ -47,7 +47,7 @@ lint: setup
 	$(BIN)/python tools/layers.py
 
 $(VENV)/.bench: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench,executorch]'
 	@touch $@
 
 bench: $(VENV)/.bench

@@ -39,7 +39,7 @@ HEAVY = (
     "torchmetrics",
     "matplotlib",
     "PIL",
-    "fastapi",
+    "starlette",
     "uvicorn",
 )
 MAX_LINES = 600

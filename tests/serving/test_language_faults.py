@@ -1,16 +1,12 @@
-"""Language bundles and clients that misbehave, processes that are killed, and whatever Schemathesis makes up."""
+"""Language bundles and clients that misbehave, and processes that are killed."""
 
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import httpx
 import openai
@@ -151,32 +147,3 @@ def test_a_replica_killed_while_it_writes(bundle):
         assert answer.usage.completion_tokens == 3
     finally:
         server.stop()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("kind", ["table", "policy", "chat"])
-def test_whatever_is_made_up_is_answered(tmp_path, kind):
-    """Requests from the server's own description, right and wrong ones: no 5xx, and answers that are described.
-
-    REINFORGE_EXAMPLES says how many for each operation.
-    """
-    command = Path(sys.executable).with_name("schemathesis")
-    if not command.exists():
-        pytest.skip("there is no schemathesis")
-    more = {"context": 64} if kind == "chat" else {}
-    one = getattr(made, f"{kind}_bundle")(tmp_path / kind, **more)
-    with Server({kind: one}, listen("127.0.0.1", 0)).background() as url:
-        checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-        done = subprocess.run(
-            [command, "run", f"{url}/openapi.json", "-c", checks, "--phases", "examples,coverage,fuzzing",
-             "--max-examples", os.environ.get("REINFORGE_EXAMPLES", "40"), "--seed", "1",
-             "--suppress-health-check", "all", "--continue-on-failure"],
-            capture_output=True, text=True, cwd=tmp_path, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout[-6000:]
-        count = re.search(r"([\d,]+) generated", done.stdout)
-        assert count, done.stdout[-2000:]
-        print(f"{kind}: {count[1]} requests")
-        assert int(count[1].replace(",", "")) > 100
-        assert httpx.get(f"{url}/healthz").status_code == 200

@@ -14,8 +14,10 @@ import reinforge
 from reinforge.serving.limits import Limits
 from reinforge.serving.listening import listen
 from reinforge.serving.server import Server
+from reinforge.serving.task import Access
 from reinforge.workflow.generate import Draws, generate
 from tests.bundle import made
+from tests.workflow.test_play import POLE
 
 selenium = pytest.importorskip("selenium", reason="the browser is driven by selenium")
 from selenium import webdriver  # noqa: E402
@@ -45,6 +47,7 @@ def bundles(tmp_path_factory):
         "table": made.table_bundle(folder / "table"),
         "policy": made.policy_bundle(folder / "policy"),
         "digits": reinforge.load(reinforge.train("digits", overrides=digits, output=folder / "digits").bundle_path),
+        "pole": reinforge.load(reinforge.train(POLE, output=folder / "pole").bundle_path),
         "chat": made.chat_bundle(folder / "chat", context=3000),
         "text": made.text_bundle(folder / "text"),
     }
@@ -52,7 +55,7 @@ def bundles(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(bundles):
-    server = Server(bundles, listen("127.0.0.1", 0), limits=Limits(body=1 << 20))
+    server = Server(bundles, listen("127.0.0.1", 0), access=Access(watch=True), limits=Limits(body=1 << 20))
     with server.background() as url:
         yield server, url
 
@@ -187,6 +190,34 @@ def test_a_policy_is_stepped(page, bundles):
         (expected,) = bundles["policy"].predict([{"observation": observation}])
         at.wait(lambda expected=expected: at.texts("#answer .value") == [str(expected["action"]["action"])])
     at.shots("policy")
+
+
+def test_a_policy_is_watched_in_its_environment(page, bundles):
+    at = page("pole")
+    told = reinforge.play(bundles["pole"], 1, seed=4)
+    at.fill("#watch-seed", "4")
+    assert at.one("#play").text == "Play"
+    for step in range(3):
+        at.one("#one-step").click()
+        at.wait(lambda step=step: f"step {step} ·" in at.one("#figures").text)
+    assert at.driver.execute_script("return document.querySelector('#frame').naturalWidth") == 480
+    at.shots("watched")
+    at.one("#play").click()
+    at.wait(lambda: "the episode is over" in at.one("#figures").text)
+    assert at.one("#figures").text.startswith(f"step {told['lengths'][0]} ·")
+    assert f"return {told['returns'][0]:g}" in at.one("#figures").text
+    assert not at.one("#play").is_enabled()
+    # Back to an earlier step, by keyboard.
+    at.one("#reel").send_keys(Keys.HOME, Keys.ARROW_RIGHT)
+    assert at.one("#figures").text.startswith("step 1 ·")
+    at.one("#language").click()
+    assert at.one("#episode").text == "新回合"
+    at.one("#episode").click()
+    assert at.one("#watch-seed").get_attribute("value") == "5"
+    at.wait(lambda: "回合结束" in at.one("#figures").text)
+    at.shot("watched-chinese", width=390)
+    # A policy whose bundle names no environment has nothing to show.
+    assert not page("policy").one("#watch").is_displayed()
 
 
 def test_a_chat_is_streamed_and_goes_on(page, bundles, served):

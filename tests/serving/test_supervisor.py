@@ -6,15 +6,18 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
 from reinforge.bundle.signing import make_keys, sign
+from reinforge.serving.board import SILENT_SECONDS
 from reinforge.serving.tokens import add_token
 from tests.bundle import made
 
@@ -128,6 +131,66 @@ def test_a_replica_that_hangs_is_not_ready_and_is_replaced(served, bearer):
         with contextlib.suppress(ProcessLookupError):
             os.kill(hung, signal.SIGKILL)
     assert served.wait(served.ready)
+
+
+def sockets(pid):
+    """How many sockets a process has open."""
+    links = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()]
+    return sum(link.startswith("socket:") for link in links)
+
+
+def connect(server, count):
+    """So many connections at once, each of which has been answered and is kept alive."""
+    host, port = server.url.removeprefix("http://").split(":")
+    made = [socket.create_connection((host, int(port)), timeout=20) for _ in range(count)]
+    for one in made:
+        one.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    for one in made:
+        assert b" 200 " in one.recv(4096)
+    return made
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="sockets are counted in /proc")
+def test_connections_that_are_kept_alive_are_shared_evenly(served):
+    """Whether they come at once or one after another, and when half of them went."""
+    assert served.wait(served.ready)
+    time.sleep(0.2)
+    before = {pid: sockets(pid) for pid in served.workers}
+
+    def held():
+        return [sockets(pid) - count for pid, count in before.items()]
+
+    def shared():
+        return sum(held()) == 32 and all(13 <= count <= 19 for count in held())
+
+    for _ in range(3):
+        kept = connect(served, 32)
+        assert shared(), held()
+        for one in kept[::2]:
+            one.close()
+        assert served.wait(lambda: sum(held()) == 16)
+        kept = kept[1::2] + [one for _ in range(16) for one in connect(served, 1)]
+        assert shared(), held()
+        for one in kept:
+            one.close()
+        assert served.wait(lambda: held() == [0, 0])
+
+
+def test_nobody_is_refused_while_a_replica_hangs_or_dies(served):
+    assert served.wait(served.ready)
+    kept = connect(served, 8)
+    hung = served.workers[0]
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        # It counts for nothing once it has been silent for a while.
+        time.sleep(SILENT_SECONDS + 0.5)
+        kept += connect(served, 20)
+    finally:
+        os.kill(hung, signal.SIGKILL)
+    kept += connect(served, 20)
+    assert served.wait(served.ready)
+    for one in kept:
+        one.close()
 
 
 def test_bundles_are_swapped_in_all_replicas_or_in_none(served, bearer, folder):

@@ -20,9 +20,9 @@ def export(
             "--to",
             metavar="TARGET",
             help=mark(
-                "onnx: a graph for onnxruntime and reinforge-edge; torch-export: a program for torch; gguf: a file for "
-                "llama.cpp; container: a folder that builds an image; huggingface: a folder that transformers loads; "
-                "peft: the adapter alone."
+                "onnx: a graph for onnxruntime and reinforge-edge; torch-export: a program for torch; executorch: one "
+                "for small devices; gguf: a file for llama.cpp; container: a folder that builds an image; "
+                "huggingface: a folder that transformers loads; peft: the adapter alone."
             ),
         ),
     ] = "huggingface",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,15 +12,22 @@ from reinforge.cli.output import Result
 from reinforge.errors import ReinforgeError
 from reinforge.messages import _, mark
 
-_BUNDLES = mark("Bundles' folders, or those of their runs; NAME=FOLDER names one.")
+if TYPE_CHECKING:
+    from reinforge.serving.trials import Trial
+
+_BUNDLES = mark(
+    "Bundles' folders, or those of their runs; NAME=FOLDER names one, NAME@10%=FOLDER gives it a part of the requests, "
+    "NAME@shadow=FOLDER compares its answers."
+)
 _SIGNED = mark("Public key that must have signed every bundle; or one of several.")
+_WATCH = mark("Let the page show policies at work in their environments.")
 _BIND = mark("Address to listen on: 127.0.0.1 for this machine alone, 0.0.0.0 for the network.")
 
 
 def serve(
     bundles: Annotated[
         list[str],
-        typer.Argument(metavar="BUNDLE", help=mark("Bundles' folders, or those of their runs; NAME=FOLDER names one.")),
+        typer.Argument(metavar="BUNDLE", help=_BUNDLES),
     ],
     host: Annotated[str, typer.Option("--host", metavar="H", help=_BIND)] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", metavar="P", help=mark("Its port; 0 takes a free one."))] = 8000,
@@ -49,6 +56,7 @@ def serve(
     require_signature: Annotated[
         list[Path] | None, typer.Option("--require-signature", metavar="FILE", help=_SIGNED)
     ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help=_WATCH)] = False,
     use: Use = None,
 ) -> Result:
     """Serve bundles over HTTP until interrupted."""
@@ -66,7 +74,7 @@ def serve(
 
     access = Access(
         host, tuple(allow_host or ()), tuple(read_tokens(tokens)) if tokens else None,
-        str(tls_cert) if tls_cert else None, str(tls_key) if tls_key else None, access_log,
+        str(tls_cert) if tls_cert else None, str(tls_key) if tls_key else None, access_log, watch,
     )  # fmt: skip
     taken = None
     if queue is not None:
@@ -74,16 +82,43 @@ def serve(
 
         taken = Address(queue, queue_name)
     given = [_named(text) for text in bundles]
+    trials, given = _trials(given)
     wanted: list[str] | dict[str, str] = [folder for _name, folder in given]
     if any(name for name, _folder in given):
         wanted = {name or stated_name(bundle_folder(folder)): folder for name, folder in given}
         if len(wanted) < len(given):
             raise ReinforgeError(_("two bundles have one name"))
+    for name in trials:
+        if not isinstance(wanted, dict) or name not in wanted:
+            raise ReinforgeError(_("{name!r} is on trial beside a bundle that is not served").format(name=name))
     served = run(
         wanted, port=port, access=access, queue=taken, replicas=workers, threads=threads, use=use or (),
-        signed_by=require_signature or (),
+        signed_by=require_signature or (), trials=trials,
     )  # fmt: skip
     return Result.of(served)
+
+
+def _trials(
+    given: list[tuple[str | None, str]],
+) -> tuple[dict[str, tuple[str, Trial]], list[tuple[str | None, str]]]:
+    """What is on trial, with its folder, by the name beside which it is; and the rest."""
+    from reinforge.serving.trials import parsed
+
+    trials: dict[str, tuple[str, Trial]] = {}
+    rest = []
+    for name, folder in given:
+        beside, at, how = (name or "").rpartition("@")
+        if not at:
+            rest.append((name, folder))
+            continue
+        trial = parsed(how)
+        if trial is None or not beside or beside in trials:
+            raise ReinforgeError(
+                _("{name!r} is no trial").format(name=name),
+                remedy=_("Write NAME@10%=FOLDER or NAME@shadow=FOLDER, once for a name."),
+            )
+        trials[beside] = (folder, trial)
+    return trials, rest
 
 
 def _named(text: str) -> tuple[str | None, str]:

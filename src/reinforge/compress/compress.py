@@ -18,12 +18,13 @@ from reinforge.bundle.loading import load
 from reinforge.bundle.task import Tolerance
 from reinforge.bundle.writing import write_bundle
 from reinforge.compress.judged import Judged, judged, lost
-from reinforge.compress.matching import inputs_of, match
+from reinforge.compress.matching import NEW_POLICY, RATE, inputs_of, match, more_of
 from reinforge.compress.shrinking import in_8_bits, of_low_rank, pruned, share
 from reinforge.core.seeds import undisturbed
 from reinforge.errors import PathError, RecipeError
 from reinforge.messages import _
 from reinforge.models.compressed import Compressed
+from reinforge.models.policy import Policy
 from reinforge.recipe.user_code import load_user_code
 from reinforge.registry import REGISTRY, Options
 
@@ -89,7 +90,9 @@ def compress(
     seed = 0
     model, described, change = _made(parent, own, method, keep, options)
     if method in ("prune", "low-rank", "distill"):
-        match(model, parent.model, inputs_of(parent, train, seed), parent.signature, updates, seed)
+        shown, more = inputs_of(parent, train, seed), more_of(parent, train, seed)
+        rate = NEW_POLICY if method == "distill" and isinstance(parent.model, Policy) else RATE
+        match(model, parent.model, shown, parent.signature, updates, seed, more, rate)
     before = judged(parent, data, episodes)
     written = _write(parent, target, model, described, change, method, before)
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from reinforge.bundle.bundle import Bundle
 from reinforge.core import batch as batches
+from reinforge.core import seeds
 from reinforge.core.batch import Batch
 from reinforge.core.ragged import Ragged
 from reinforge.data.prepared import prepare
@@ -19,34 +21,52 @@ from reinforge.environments.observations import tensors
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.errors import DataError
 from reinforge.messages import _
-from reinforge.models.policy import Policy, decode
+from reinforge.models.policy import Policy, choices, decode
 from reinforge.schema.signature import Output, Signature
 from reinforge.workflow.evaluate import recipe_of
 
 # How fast, and how many rows at once. A few passes are enough: the teacher tells more of a row than a label does.
 RATE, ROWS = 2e-3, 128
-# Rows of a policy are what it saw itself.
-STEPS, RANDOM = 8_000, 0.1
+# Policies that learn from new weights are small, and their last layer begins at nearly nothing.
+NEW_POLICY = 1e-2
+# Rows of a policy are what it saw itself, some of its actions drawn at random; and, so many times on the way, what the
+# one that learns sees.
+STEPS, RANDOM, ROUNDS = 8_000, 0.1, 4
+# What a network that learns is shown next, by the number of the round.
+More = Callable[[nn.Module, int], Batch]
 
 
-def match(student: nn.Module, teacher: nn.Module, inputs: Batch, signature: Signature, updates: int, seed: int) -> None:
+def match(
+    student: nn.Module, teacher: nn.Module, inputs: Batch, signature: Signature, updates: int, seed: int,
+    more: More | None = None, rate: float = RATE,
+) -> None:  # fmt: skip
     """Train the student for so many updates to give the teacher's outputs: Kullback-Leibler divergence of choices,
-    squared error of numbers (Hinton, Vinyals and Dean, arXiv:1503.02531, at temperature 1). Ends in evaluation mode."""
+    squared error of numbers (Hinton, Vinyals and Dean, arXiv:1503.02531). Ends in evaluation mode.
+
+    `more` adds rows at equal distances: what the student itself meets, where that depends on what it does, is not what
+    the teacher meets (Ross, Gordon and Bagnell, "A Reduction of Imitation Learning and Structured Prediction to
+    No-Regret Online Learning", 2011).
+    """
     generator = torch.Generator().manual_seed(seed)
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(learning, lr=RATE, fused=True)
-    total = batches.rows(inputs)
+    optimizer = torch.optim.Adam(learning, lr=rate, fused=True)
+    rounds = {updates * number // (ROUNDS + 1): number for number in range(1, ROUNDS + 1)} if more else {}
     student.train()
     teacher.eval()
     for update in range(updates):
+        if more is not None and update in rounds:
+            student.eval()
+            inputs = batches.concatenate([inputs, more(student, rounds[update])])
+            student.train()
+        total = batches.rows(inputs)
         for group in optimizer.param_groups:
             # Down a straight line, to a hundredth.
-            group["lr"] = RATE * max(0.01, 1 - update / updates)
+            group["lr"] = rate * max(0.01, 1 - update / updates)
         some = batches.select(inputs, torch.randint(total, (min(ROWS, total),), generator=generator))
         with torch.no_grad():
             wanted, _state = teacher(some)
         found, _state = student(some)
-        apart = [_apart(output.form, found[name], wanted[name], some) for name, output in signature.outputs.items()]
+        apart = [_apart(output, found[name], wanted[name], some) for name, output in signature.outputs.items()]
         loss = torch.stack(apart).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -55,22 +75,36 @@ def match(student: nn.Module, teacher: nn.Module, inputs: Batch, signature: Sign
     student.eval()
 
 
-def _apart(form: str, found: Tensor, wanted: Tensor, inputs: Batch) -> Tensor:
+def _apart(output: Output, found: Tensor, wanted: Tensor, inputs: Batch) -> Tensor:
     """How far two outputs are apart, a row at the mean."""
-    match form:
+    match output.form:
         case "category" | "ordinal" | "span" | "tokens":
-            each = functional.kl_div(found.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="none")
-            each = each.sum(-1)
+            each = _divergence(found, wanted)
             tokens = next((leaf for leaf in inputs.values() if isinstance(leaf, Ragged)), None)
-            if form == "tokens" and tokens is not None:
+            if output.form == "tokens" and tokens is not None:
                 real = torch.arange(each.shape[1]) < tokens.lengths[:, None]
                 return each[real].mean()
             return each.mean()
         case "labels":
             return functional.binary_cross_entropy_with_logits(found, wanted.sigmoid())
-    # Scores of actions matter by their differences; of whatever size they are.
+        case "discrete" | "multi-discrete":
+            parts = zip(choices(found, output), choices(wanted, output)) if output.sizes else [(found, wanted)]
+            return torch.stack([_scored(mine, theirs) for mine, theirs in parts]).sum()
+    # Numbers of whatever size they are.
     spread = wanted.std().clamp(min=1e-3) if wanted.numel() > 1 else wanted.new_ones(())
     return functional.mse_loss(found / spread, wanted / spread)
+
+
+def _divergence(found: Tensor, wanted: Tensor) -> Tensor:
+    """Kullback-Leibler, of the last side's choices."""
+    return functional.kl_div(found.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+
+
+def _scored(found: Tensor, wanted: Tensor) -> Tensor:
+    """Scores of actions, of which the largest is taken: they matter by their differences, and most where those are
+    small. The usual difference is what they are divided by before they are compared as choices."""
+    usual = (wanted.amax(-1) - wanted.mean(-1)).median().clamp(min=1e-6)
+    return _divergence(found / usual, wanted / usual).mean()
 
 
 def inputs_of(bundle: Bundle, data: object, seed: int) -> Batch:
@@ -84,13 +118,23 @@ def inputs_of(bundle: Bundle, data: object, seed: int) -> Batch:
         found: Batch = prepared.train["inputs"]
         return found
     if isinstance(bundle.model, Policy) and isinstance(recipe.data, EnvironmentOptions):
-        return _seen(bundle.model, recipe.data, seed)
+        return seen(bundle.model, recipe.data, seed)
     raise DataError(
         _("there are no rows to learn again from"), where=str(bundle.path), remedy=_("Give some: --train FILE.")
     )
 
 
-def _seen(policy: Policy, options: EnvironmentOptions, seed: int) -> Batch:
+def more_of(bundle: Bundle, data: object, seed: int) -> More | None:
+    """What shows a smaller policy what it sees by its own actions; None for other networks, and where `data` are
+    given."""
+    if data is not None or not isinstance(bundle.model, Policy):
+        return None
+    options = recipe_of(bundle).data
+    assert isinstance(options, EnvironmentOptions)
+    return lambda student, number: seen(cast(Policy, student), options, seeds.derive(seed, "student", number))
+
+
+def seen(policy: Policy, options: EnvironmentOptions, seed: int) -> Batch:
     """What a policy sees while it acts; a tenth of its actions are drawn at random, so that it sees more than it
     would."""
     if policy.remembers:
@@ -100,12 +144,12 @@ def _seen(policy: Policy, options: EnvironmentOptions, seed: int) -> Batch:
         )  # fmt: skip
     draw, output = np.random.default_rng(seed), policy.output
     environments = build_environment(options, seed=seed, count=8)
-    seen: list[Batch] = []
+    found: list[Batch] = []
     try:
         observation = environments.reset()
         for _step in range(STEPS // environments.count):
             inputs = tensors(observation, policy.low.device)
-            seen.append(batches.apply(inputs, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf))
+            found.append(batches.apply(inputs, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf))
             with torch.inference_mode():
                 action = decode(policy.act(inputs)[0], output).cpu().numpy()
             other = draw.random(len(action)) < RANDOM
@@ -113,7 +157,7 @@ def _seen(policy: Policy, options: EnvironmentOptions, seed: int) -> Batch:
             observation = environments.step(action).observation
     finally:
         environments.close()
-    return batches.concatenate(seen)
+    return batches.concatenate(found)
 
 
 def _any(output: Output, count: int, draw: np.random.Generator) -> np.ndarray[Any, Any]:

@@ -26,8 +26,9 @@ _ARGUMENTS = ("--access-log", "-", "--allow-host", "*", "--tokens")
 _PLAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)
 # Packages that a server loads beside what the wheel of torch brings.
 _PINNED = (
-    "aio-pika", "fastapi", "gymnasium", "httptools", "numpy", "pillow", "polars", "prometheus-client", "pydantic",
-    "python-multipart", "PyYAML", "redis", "rich", "safetensors", "tokenizers", "typer", "uvicorn", "uvloop",
+    "aio-pika", "gymnasium", "httptools", "numpy", "pillow", "polars", "prometheus-client", "pydantic",
+    "python-multipart", "PyYAML", "redis", "rich", "safetensors", "starlette", "tokenizers", "typer", "uvicorn",
+    "uvloop",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from reinforge.bundle.loading import load
 from reinforge.bundle.network import Factory
 from reinforge.errors import RecipeError
 from reinforge.export.container import to_container
+from reinforge.export.executorch import to_executorch
 from reinforge.export.folder import Exported
 from reinforge.export.gguf import to_gguf
 from reinforge.export.hugging_face import to_hugging_face
@@ -21,7 +22,7 @@ from reinforge.recipe.user_code import load_user_code
 
 TARGETS: Mapping[str, Callable[[Bundle, Path], Exported]] = {
     "huggingface": to_hugging_face, "peft": to_peft, "onnx": to_onnx, "torch-export": to_torch_export, "gguf": to_gguf,
-    "container": to_container,
+    "executorch": to_executorch, "container": to_container,
 }  # fmt: skip
 
 
@@ -32,9 +33,9 @@ def export(
     """Write a bundle (a run's folder stands for its own) for another program.
 
     `to`: huggingface, a folder that transformers loads; peft, the adapter alone; onnx, a graph that onnxruntime and
-    `reinforge-edge` run; torch-export, a program that torch runs; gguf, a file for llama.cpp; container, a folder that
-    builds an image of a server. `output`: the new folder; by default NAME-TARGET
-    beside it. `modules` builds the caller's own networks, as for `load`.
+    `reinforge-edge` run; torch-export, a program that torch runs; executorch, one for small devices; gguf, a file
+    for llama.cpp; container, a folder that builds an image of a server. `output`: the new folder; by default
+    NAME-TARGET beside it. `modules` builds the caller's own networks, as for `load`.
     Raises RecipeError for an unknown target or a bundle that it can't take, IntegrityError where the export does not
     give what the bundle gives, PathError where the folder is not empty.
     """

@@ -29,6 +29,8 @@ from reinforge.models.compressed import Int8Linear
 FILE, OPSET = "model.onnx", 20
 # Beyond this protocol buffers end, and weights lie in a file beside.
 _LARGEST = 1_500_000_000
+# Rows, and tokens of a row, where nothing bounds them.
+MOST = 1 << 20
 # Golden rows of a language model that are gone on with, to compare: each token is a pass over all before it.
 _CONTINUED = 2
 
@@ -125,13 +127,16 @@ def _with_model(bundle: Bundle, model: nn.Module) -> Bundle:
     return changed
 
 
-def examples(graph: Graph) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
-    """Tensors to trace a graph with, and what may vary in each: the number of rows, and of tokens."""
+def examples(
+    graph: Graph, rows: int = MOST, tokens: int = MOST
+) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
+    """Tensors to trace a graph with, and what may vary in each: the number of rows, and of tokens, up to so many."""
     longest = graph.longest()
+    most = min(longest or tokens, tokens)
     sides = {ROWS: 11, TIME: min(7, longest or 7)}
-    vary = {ROWS: torch.export.Dim(ROWS, min=1, max=1 << 20)}
+    vary = {ROWS: torch.export.Dim(ROWS, min=1, max=rows)}
     if longest is None or longest > 2:
-        vary[TIME] = torch.export.Dim(TIME, min=1, max=longest or 1 << 20)
+        vary[TIME] = torch.export.Dim(TIME, min=1, max=most)
     tensors, shapes = [], []
     for port in graph.ports:
         shape = [sides[side] if isinstance(side, str) else side for side in port.shape]
@@ -141,9 +146,10 @@ def examples(graph: Graph) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ..
     return tuple(tensors), tuple(shapes)
 
 
-def program_of(graph: Graph) -> torch.export.ExportedProgram:
-    """The graph as torch.export has it. Raises ComponentError where it depends on its data."""
-    tensors, shapes = examples(graph)
+def program_of(graph: Graph, rows: int = MOST, tokens: int = MOST) -> torch.export.ExportedProgram:
+    """The graph as torch.export has it, for up to so many rows and tokens. Raises ComponentError where it depends on
+    its data."""
+    tensors, shapes = examples(graph, rows, tokens)
     with refusals(), quiet(), torch.no_grad():
         return torch.export.export(graph, tensors, dynamic_shapes=(shapes,), strict=False)
 
@@ -186,11 +192,15 @@ def _name_sides(model: Any, graph: Graph) -> None:
 def refusals() -> Iterator[None]:
     """What torch raises for a network that it can't trace, as ComponentError."""
     from torch._dynamo.exc import TorchDynamoException
+    from torch._export.verifier import SpecViolationError
     from torch.onnx.errors import OnnxExporterError
 
+    known = (
+        OnnxExporterError, TorchDynamoException, SpecViolationError, RuntimeError, ValueError, TypeError, AssertionError
+    )  # fmt: skip
     try:
         yield
-    except (OnnxExporterError, TorchDynamoException, RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except known as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__

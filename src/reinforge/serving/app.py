@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from reinforge.bundle.bundle import outputs_of
 from reinforge.errors import IntegrityError, ReinforgeError
 from reinforge.serving import page
 from reinforge.serving.asked import asked, example
 from reinforge.serving.bodies import ARROW, Rows, arrow_frame, form_rows, json_rows, kind_of, left, read_body
+from reinforge.serving.changing import SERVED_BY, Shadows, change_of
 from reinforge.serving.continuing import continued
 from reinforge.serving.description import describe, listing, openapi
 from reinforge.serving.gate import NOTED
 from reinforge.serving.models import Model, Models
 from reinforge.serving.openai.errors import PATHS, openai_failed, shape_at
-from reinforge.serving.openai.routes import add_routes
+from reinforge.serving.openai.routes import openai_routes
 from reinforge.serving.refusals import Refused, answer, refusal
+from reinforge.serving.showing import Stage, environment_of
+from reinforge.serving.trials import Change
 from reinforge.storage import strict_json
 from reinforge.storage.strict_json import Json
 
-# By name, the folders of bundles to serve from now on: their digests.
-Swap = Callable[[Mapping[str, str]], Awaitable[dict[str, str]]]
+# What is to be served from now on: the digests of what was loaded for it.
+Swap = Callable[[Change], Awaitable[dict[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -39,54 +44,48 @@ class Control:
     swap: Swap
 
 
-def create_app(models: Models, control: Control) -> FastAPI:
-    """An application that serves models.
+def create_app(models: Models, control: Control, watching: bool = False) -> Starlette:
+    """An application that serves models; with `watching`, policies are shown in their environments.
 
     GET /, /healthz, /readyz, /metrics, /v1/models, /v1/models/NAME, /openapi.json; POST /v1/models/NAME/predict with
     {"rows": [...]} and optionally "partial": true, by which a bad row fails alone, or with an Arrow IPC stream, or with
     a form; POST /admin/models/NAME with {"bundle": FOLDER}. Errors are {"error": {"type", "problem", "where",
     "remedy"}}.
     """
-    limits = models.limits
-    app = FastAPI(title="Reinforge", docs_url=None, redoc_url=None, openapi_url=None)
+    shadows = Shadows()
+    limits, stage = models.limits, Stage() if watching else None
 
-    @app.get("/healthz")
-    async def healthz() -> Response:
+    async def healthz(_request: Request) -> Response:
         return answer(200, {"status": "ok"})
 
-    @app.get("/readyz")
-    async def readyz() -> Response:
+    async def readyz(_request: Request) -> Response:
         ready = control.ready()
         return answer(200 if ready else 503, {"status": "ready" if ready else "not ready"})
 
-    @app.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(_request: Request) -> Response:
         models.measure()
         return Response(models.metrics.text(), 200, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/openapi.json")
-    async def document() -> Response:
+    async def document(_request: Request) -> Response:
         return answer(200, openapi({name: model.bundle for name, model in models.items()}, limits.rows))
 
-    @app.get("/v1/models")
-    async def listed() -> Response:
+    async def listed(_request: Request) -> Response:
         told = [describe(name, model.bundle) for name, model in models.items()]
         # "data" is what OpenAI's clients read.
         return answer(200, {"object": "list", "data": [listing(name) for name in models], "models": told})
 
-    @app.get("/v1/models/{name}")
-    async def described(name: str) -> Response:
+    async def described(request: Request) -> Response:
+        name = request.path_params["name"]
         bundle = models.named(name).bundle
-        return answer(
-            200,
-            {**listing(name), **describe(name, bundle, whole=True), "asked": asked(bundle), "example": example(bundle)},
-        )
+        told = {**listing(name), **describe(name, bundle, whole=True), "asked": asked(bundle)}
+        shown = environment_of(bundle) if stage is not None else None
+        return answer(200, {**told, "example": example(bundle), "environment": shown})
 
-    @app.post("/v1/models/{name}/predict")
-    async def predict(name: str, request: Request) -> Response:
-        model = models.named(name)
+    async def predict(request: Request) -> Response:
+        name = request.path_params["name"]
+        model = models.chosen(name)
         noted = request.scope.get(NOTED, {})
-        noted["model"] = name
+        noted["model"] = model.name
         match kind_of(request):
             case "application/json" | "text/plain" | "application/x-www-form-urlencoded" | "":
                 rows = json_rows(await read_body(request, limits), limits)
@@ -99,41 +98,63 @@ def create_app(models: Models, control: Control) -> FastAPI:
                 raise Refused(415, f"the media type {kind[:80]!r} is not read", where="Content-Type", remedy=remedy)
         noted["rows"] = len(rows.rows)
         predicted = _predictions if model.writer is None else continued
-        return answer(200, {"predictions": await predicted(model, rows, request)})
+        found = await predicted(model, rows, request)
+        shadows.show(models, name, rows, found)
+        return answer(200, {"predictions": found}, {SERVED_BY: model.name} if models.trial(name) else None)
 
-    @app.post("/admin/models/{name}")
-    async def swap(name: str, request: Request) -> Response:
+    async def watch(request: Request) -> Response:
+        model = models.named(request.path_params["name"])
+        if stage is None:
+            raise Refused(404, "this server shows no environments", remedy="Start it with --watch.")
+        return stage.show(model.bundle, _seed(request.query_params.get("seed", "0")))
+
+    async def swap(request: Request) -> Response:
+        name = request.path_params["name"]
         models.named(name)
-        given = _object(await read_body(request, limits), {"bundle"})
-        return answer(200, {"models": await control.swap({name: given["bundle"]})})
+        given = _object(await read_body(request, limits))
+        return answer(200, {"models": await control.swap(change_of(models, name, given))})
 
-    @app.get("/{file}")
-    async def file(file: str) -> Response:
-        return page.response(file)
+    async def file(request: Request) -> Response:
+        return page.response(request.path_params["file"])
 
-    @app.get("/")
-    async def index() -> Response:
+    async def index(_request: Request) -> Response:
         return page.response("index.html")
 
-    @app.exception_handler(ReinforgeError)
-    async def refused(request: Request, error: ReinforgeError) -> Response:
-        return refusal(error, shape_at(request.url.path))
+    routes = [
+        Route("/v1/models/{name}/predict", predict, methods=["POST"]),
+        *openai_routes(models),
+        Route("/v1/models/{name}/watch", watch),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics),
+        Route("/openapi.json", document),
+        Route("/v1/models", listed),
+        Route("/v1/models/{name}", described),
+        Route("/admin/models/{name}", swap, methods=["POST"]),
+        Route("/{file}", file),
+        Route("/", index),
+    ]
+    return Starlette(
+        routes=routes, exception_handlers={ReinforgeError: _refused, HTTPException: _unknown, Exception: _failed}
+    )
 
-    @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException) -> Response:
-        problem = {404: "there is nothing at this path", 405: "this path does not take that method"}
-        text = problem.get(error.status_code, str(error.detail))
-        where = request.url.path
-        return refusal(Refused(error.status_code, text, where=where), shape_at(where))
 
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        ours = {"type": "InternalError", "problem": "the server failed; its log says more"}
-        return answer(500, {"error": openai_failed() if request.url.path in PATHS else ours})
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ReinforgeError)
+    return refusal(error, shape_at(request.url.path))
 
-    add_routes(app, models)
 
-    return app
+async def _unknown(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    problem = {404: "there is nothing at this path", 405: "this path does not take that method"}
+    text = problem.get(error.status_code, str(error.detail))
+    where = request.url.path
+    return refusal(Refused(error.status_code, text, where=where), shape_at(where))
+
+
+async def _failed(request: Request, _error: Exception) -> Response:
+    ours = {"type": "InternalError", "problem": "the server failed; its log says more"}
+    return answer(500, {"error": openai_failed() if request.url.path in PATHS else ours})
 
 
 async def _predictions(model: Model, rows: Rows, request: Request) -> list[Json]:
@@ -173,11 +194,17 @@ async def _arrow(model: Model, models: Models, body: bytes) -> Response:
     return Response(content, 200, media_type=ARROW)
 
 
-def _object(body: bytes, keys: set[str]) -> dict[str, Any]:
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise Refused(400, "the seed must be a whole number from 0 on, of 18 digits at most", where="seed")
+    return int(text)
+
+
+def _object(body: bytes) -> dict[str, Any]:
     try:
         value = strict_json.parse(body, "body", limit=1 << 16, depth=4)
     except IntegrityError as error:
         raise Refused(400, error.problem, where=error.where) from None
-    if not isinstance(value, dict) or set(value) != keys or not all(isinstance(text, str) for text in value.values()):
-        raise Refused(400, f"the body must be an object with {', '.join(sorted(keys))} as text", where="body")
+    if not isinstance(value, dict):
+        raise Refused(400, "the body must be an object", where="body")
     return value

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.observation_form import MEMORY
 from reinforge.bundle.text_form import TextForm
+from reinforge.models.decoder import Decoder
 from reinforge.models.policy import Policy
 from reinforge.schema.fields import (
     Box,
@@ -84,9 +85,9 @@ def openapi(bundles: Mapping[str, Bundle], most_rows: int) -> Json:
                 "responses": {"200": predicted, **dict.fromkeys(_STATUSES, error)},
             }
         }
-    writers = [name for name, bundle in bundles.items() if bundle.form.kind == "text"]
-    if writers:
-        paths |= openai.paths(writers)
+    readers = {name: bundle.model for name, bundle in bundles.items() if isinstance(bundle.model, Decoder)}
+    if readers:
+        paths |= openai.paths([name for name, model in readers.items() if model.options.causal], list(readers))
     text = {"type": ["string", "null"]}
     told = {"type": text, "problem": text, "where": text, "remedy": text, "row": {"type": "integer"}}
     schema = {"type": "object", "properties": {"error": {"type": "object", "properties": told}}}

@@ -17,7 +17,7 @@ from reinforge.serving.refusals import Refused, refusal
 from reinforge.serving.tokens import Token, Tokens
 
 # What needs no token: whether it is alive, and the page, which asks for one itself.
-OPEN = frozenset({"/", "/healthz", "/readyz", "/page.js", "/talk.js", "/page.css", "/favicon.ico"})
+OPEN = frozenset({"/", "/healthz", "/readyz", "/page.js", "/talk.js", "/watch.js", "/page.css", "/favicon.ico"})
 NOTED = "reinforge"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})

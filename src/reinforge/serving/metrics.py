@@ -42,6 +42,10 @@ class Metrics:
             registry=kept,
         )  # fmt: skip
 
+        self.shadowed = Counter(
+            "reinforge_shadow_rows", "Rows that a candidate was shown, by whether it said the same.",
+            ("model", "outcome"), registry=kept,
+        )  # fmt: skip
         self.queued = Counter(
             "reinforge_queue_messages", "Messages taken from the queue to their end.", ("model", "outcome"),
             registry=kept,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from reinforge.serving.batching import Batcher
 from reinforge.serving.limits import Limits
 from reinforge.serving.metrics import Metrics
 from reinforge.serving.refusals import Refused
+from reinforge.serving.trials import Trial, candidate
 from reinforge.serving.writing import Writer
 
 
@@ -35,6 +37,9 @@ class Models(Mapping[str, Model]):
         # One thread computes at a time: more would only take turns.
         self.pool = ThreadPoolExecutor(1, "predict")
         self._models: dict[str, Model] = {}
+        self._trials: dict[str, Trial] = {}
+        # Folders that were served before, by name.
+        self.previous: dict[str, str] = {}
         for name, bundle in bundles.items():
             self.put(name, bundle)
 
@@ -49,6 +54,9 @@ class Models(Mapping[str, Model]):
 
     def put(self, name: str, bundle: Bundle) -> None:
         """Serve this bundle under the name from the next request on; those before it are answered by the one before."""
+        before = self._models.get(name)
+        if before is not None and str(before.bundle.path) != str(bundle.path):
+            self.previous[name] = str(before.bundle.path)
         observe = partial(self.metrics.computed, name)
         writer = None
         if isinstance(bundle.form, TextForm) and isinstance(bundle.model, Decoder) and bundle.model.options.causal:
@@ -60,6 +68,33 @@ class Models(Mapping[str, Model]):
         if name not in self._models:
             raise Refused(404, f"there is no model {name[:80]!r}", remedy=f"There are: {', '.join(self._models)}.")
         return self._models[name]
+
+    def change(self, bundles: Mapping[str, Bundle], trials: Mapping[str, Trial | None]) -> None:
+        """Serve other bundles and trials from the next request on."""
+        for name, bundle in bundles.items():
+            self.put(name, bundle)
+        for name, trial in trials.items():
+            self.put_trial(name, trial)
+
+    def trial(self, name: str) -> Trial | None:
+        """How a candidate for this name is tried; None where there is none."""
+        return self._trials.get(name)
+
+    def put_trial(self, name: str, trial: Trial | None) -> None:
+        """Begin a trial, whose bundle was put before, or end it: then its bundle goes."""
+        if trial is not None:
+            self._trials[name] = trial
+        else:
+            self._trials.pop(name, None)
+            self._models.pop(candidate(name), None)
+
+    def chosen(self, name: str) -> Model:
+        """Which model answers the next request for this name: its candidate as often as its trial says. Raises
+        Refused (404)."""
+        model, trial = self.named(name), self._trials.get(name)
+        if trial is None or random.random() >= trial.weight:
+            return model
+        return self._models[candidate(name)]
 
     @property
     def stuck(self) -> bool:

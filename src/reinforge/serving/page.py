@@ -1,4 +1,4 @@
-"""The browser page: four files, sent as they stand, with headers that let them load nothing from elsewhere."""
+"""The browser page: five files, sent as they stand, with headers that let them load nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from starlette.responses import Response
 
 from reinforge.serving.refusals import Refused
 
-_TYPES = {"index.html": "text/html", "page.js": "text/javascript", "talk.js": "text/javascript", "page.css": "text/css"}
+_TYPES = {
+    "index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript", "talk.js": "text/javascript",
+    "watch.js": "text/javascript",
+}  # fmt: skip
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from reinforge.serving.limits import Limits
     from reinforge.serving.queues.address import Address
     from reinforge.serving.task import Access
+    from reinforge.serving.trials import Trial
 
-_PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "multipart")
+_PACKAGES = ("starlette", "uvicorn", "prometheus_client", "multipart")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def serve(
     use: Sequence[str | Path] = (),
     modules: Mapping[str, Factory] | None = None,
     signed_by: Sequence[str | Path] = (),
+    trials: Mapping[str, tuple[str | Path, Trial]] | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> Served:
     """Serve bundles over HTTP until SIGINT or SIGTERM; requests that are being answered are finished.
@@ -53,7 +55,8 @@ def serve(
     `bundles`: one, several, or by the names they shall have. Folders are served by `replicas` processes, which are
     replaced where they end or hang; SIGHUP loads the folders anew. Bundles in memory, and those with `modules`, are
     served by this process itself. `signed_by`: files of public keys; folders that none of them has signed are refused,
-    those that come later as well. Port 0 takes a free one. `threads`: of each computation. With
+    those that come later as well. `trials`: by a name that is
+    served, another folder that is tried beside it. Port 0 takes a free one. `threads`: of each computation. With
     `queue`, requests are taken from there as well. `ready` is called with the
     URL once everything answers; by default it is printed on standard error. Raises MissingExtra without the extra
     `serve`, BundleError, or ReinforgeError where the address can't be had or the
@@ -65,11 +68,17 @@ def serve(
     from reinforge.serving.limits import Limits
     from reinforge.serving.listening import listen, url_of
     from reinforge.serving.task import Access
+    from reinforge.serving.trials import candidate
 
     access, limits = access or Access(), limits or Limits()
     named = _named(bundles)
     folders = {name: str(one) for name, one in named.items() if isinstance(one, Path)}
-    alone = len(folders) < len(named) or modules is not None or sys.platform == "win32"
+    for name, (folder, _trial) in (trials or {}).items():
+        folders[candidate(name)] = str(bundle_folder(folder))
+    tried = {name: trial for name, (_folder, trial) in (trials or {}).items()}
+    alone = len(folders) - len(tried) < len(named) or modules is not None or sys.platform == "win32"
+    if alone and tried:
+        raise ReinforgeError(_("only folders are tried beside others"), where=", ".join(tried))
     if alone and replicas > 1:
         remedy = _("Write the bundle to a folder first, or leave `replicas` at 1.")
         raise ReinforgeError(_("only folders are served by several processes"), remedy=remedy)
@@ -83,7 +92,7 @@ def serve(
         from reinforge.bundle.signing import public_keys
 
         keys = public_keys(signed_by)
-        if len(folders) < len(named):
+        if len(folders) - len(tried) < len(named):
             raise ReinforgeError(
                 _("only folders have signatures"), remedy=_("Write the bundle to a folder, and sign it.")
             )
@@ -106,7 +115,7 @@ def serve(
         from reinforge.serving.supervisor import Supervisor
         from reinforge.serving.task import Task
 
-        task = Task(folders, keys, tuple(map(str, use)), threads, replicas, access, limits, queue)
+        task = Task(folders, keys, tuple(map(str, use)), threads, replicas, access, limits, queue, tried)
         Supervisor(task, listener).run(announce)
     return Served(url, tuple(named))
 

@@ -19,6 +19,7 @@ import uvicorn
 from reinforge.bundle.bundle import Bundle
 from reinforge.errors import ReinforgeError
 from reinforge.serving.app import Control, create_app
+from reinforge.serving.board import Board
 from reinforge.serving.gate import Gate, hosts_of
 from reinforge.serving.limits import Limits
 from reinforge.serving.listening import url_of
@@ -26,8 +27,10 @@ from reinforge.serving.metrics import Metrics
 from reinforge.serving.models import Models
 from reinforge.serving.queues.address import Address
 from reinforge.serving.refusals import Refused
+from reinforge.serving.sharing import Sharing
 from reinforge.serving.task import GRACE_SECONDS, Access
 from reinforge.serving.tokens import Tokens
+from reinforge.serving.trials import Change
 from reinforge.serving.trust import trusted
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ _IDLE_SECONDS = 75
 class Server:
     """Bundles behind HTTP on one socket, and behind a queue where there is one. `control` stands for what lies outside
     this process; `share` is the part of a token's rate that falls to this replica; `keys` are those that bundles to
-    come must be signed by."""
+    come must be signed by. With a `board`, connections are shared evenly with the other replicas on it."""
 
     bundles: Mapping[str, Bundle]
     socket: socket.socket
@@ -51,6 +54,8 @@ class Server:
     share: float = 1.0
     queue: Address | None = None
     keys: tuple[str, ...] = ()
+    board: Board | None = None
+    replica: int = 0
 
     def __post_init__(self) -> None:
         self.metrics = Metrics()
@@ -58,7 +63,7 @@ class Server:
         self._log = _opened(self.access.log)
         tokens = None if self.access.tokens is None else Tokens(self.access.tokens, self.share)
         gate = Gate(
-            create_app(self.models, self.control or Control(lambda: True, self._swap)),
+            create_app(self.models, self.control or Control(lambda: True, self._swap), self.access.watch),
             self.metrics,
             hosts=hosts_of(self.access.host, self.access.names),
             tokens=tokens,
@@ -79,7 +84,10 @@ class Server:
         )
         # What can't be served ends here, before anybody is told that it is.
         config.load()
-        self._server = _Quiet(config, self._taking)
+        sharing = None
+        if self.board is not None and self.board.replicas > 1:
+            sharing = Sharing(self.socket, self.board, self.replica, config.ssl)
+        self._server = _Quiet(config, self._taking, sharing)
         # What is loaded stays: looking through all of it for garbage again and again would stop the loop for 0.1 s.
         gc.collect()
         gc.freeze()
@@ -140,13 +148,14 @@ class Server:
         if self._log is not None and self._log is not sys.stdout:
             self._log.close()
 
-    async def _swap(self, folders: Mapping[str, str]) -> dict[str, str]:
+    async def _swap(self, change: Change) -> dict[str, str]:
         try:
-            loaded = {name: await asyncio.to_thread(trusted, folder, self.keys) for name, folder in folders.items()}
+            loaded = {
+                name: await asyncio.to_thread(trusted, folder, self.keys) for name, folder in change.folders.items()
+            }
         except ReinforgeError as error:
             raise Refused(409, error.problem, where=error.where, remedy=error.remedy) from None
-        for name, bundle in loaded.items():
-            self.models.put(name, bundle)
+        self.models.change(loaded, change.trials)
         return {name: bundle.digest for name, bundle in loaded.items()}
 
 
@@ -158,11 +167,29 @@ def _opened(log: str | None) -> TextIO | None:
 
 class _Quiet(uvicorn.Server):
     """uvicorn's server, but stopping by a signal is its ordinary end, and heard before the loop begins: the signal is
-    not raised once more afterwards. What `taking` makes is begun with it, and stopped with it."""
+    not raised once more afterwards. What `taking` makes is begun with it, and stopped with it. With `sharing`, that
+    takes the connections."""
 
-    def __init__(self, config: uvicorn.Config, taking: Callable[[], Taking | None]) -> None:
+    def __init__(self, config: uvicorn.Config, taking: Callable[[], Taking | None], sharing: Sharing | None) -> None:
         super().__init__(config)
-        self._make, self._taking = taking, cast("Taking | None", None)
+        self._make, self._taking, self._sharing = taking, cast("Taking | None", None), sharing
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets if self._sharing is None else [])
+        if self._sharing is not None:
+            self._sharing.begin(self._protocol(self._sharing), self.server_state.connections)
+
+    def _protocol(self, sharing: Sharing) -> Callable[[], asyncio.Protocol]:
+        """Makes protocols as `startup` does, which tell when their connection ends."""
+        kind = self.config.http_protocol_class
+        given = {"config": self.config, "server_state": self.server_state, "app_state": self.lifespan.state}
+
+        class Counted(kind):  # type: ignore[misc, valid-type]
+            def connection_lost(self, error: Exception | None) -> None:
+                super().connection_lost(error)
+                sharing.count()
+
+        return lambda: Counted(**given)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._taking = self._make()
@@ -171,6 +198,8 @@ class _Quiet(uvicorn.Server):
         await super().serve(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._sharing is not None:
+            self._sharing.close()
         # Both at once: whoever waits for this process waits little longer than for requests alone.
         stopping = [] if self._taking is None else [self._taking.stop(GRACE_SECONDS - 4)]
         await asyncio.gather(super().shutdown(sockets), *stopping)

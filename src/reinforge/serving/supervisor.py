@@ -14,9 +14,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
 
@@ -27,6 +26,7 @@ from reinforge.serving.board import Board
 from reinforge.serving.channel import line, receive, streams
 from reinforge.serving.metrics import FOLDER
 from reinforge.serving.task import GRACE_SECONDS, Task
+from reinforge.serving.trials import Change
 from reinforge.storage.strict_json import Json
 
 # A replica that was ready and has not beaten for so long is ended.
@@ -62,7 +62,6 @@ class Supervisor:
 
     def __init__(self, task: Task, listener: socket.socket) -> None:
         self._task, self._listener = task, listener
-        self._bundles = dict(task.bundles)
         self._digests: dict[str, str] | None = None
         self._running: dict[int, _Running] = {}
         self._numbers = itertools.count()
@@ -121,6 +120,7 @@ class Supervisor:
             began = time.monotonic()
             await self._live(replica)
             self._board.put(replica, states.ABSENT)
+            self._board.count(replica, 0)
             if self._stopping.is_set():
                 return
             failures = 0 if time.monotonic() - began > _SETTLED else failures + 1
@@ -142,7 +142,7 @@ class Supervisor:
         theirs.close()
         reader, writer = await streams(ours)
         running = self._running[replica] = _Running(process, writer)
-        running.say(self._task.of(replica, self._listener.fileno(), self._board.descriptor, self._bundles).to_json())
+        running.say(self._task.of(replica, self._listener.fileno(), self._board.descriptor).to_json())
         while (message := await receive(reader)) is not None:
             self._heard(replica, running, message)
         status = await process.wait()
@@ -176,8 +176,8 @@ class Supervisor:
                     self._stopping.set()
                 else:
                     print(f"{told['where']}: {told['problem']}", file=sys.stderr, flush=True)
-            case {"swap": folders, "asked": number}:
-                self._later = asyncio.ensure_future(self._asked(running, folders, number))
+            case {"swap": change, "asked": number}:
+                self._later = asyncio.ensure_future(self._asked(running, Change.from_json(change), number))
             case {"number": number, **reply}:
                 waiting = running.replies.pop(number, None)
                 if waiting is not None and not waiting.done():
@@ -198,23 +198,23 @@ class Supervisor:
 
     async def _renew(self) -> None:
         try:
-            await self.swap(self._bundles)
+            await self.swap(Change(self._task.bundles, {}))
         except ReinforgeError as error:
             print(f"{_('Error: ')}{error}", file=sys.stderr, flush=True)
 
-    async def _asked(self, running: _Running, folders: Mapping[str, str], number: int) -> None:
+    async def _asked(self, running: _Running, change: Change, number: int) -> None:
         try:
-            running.say({"answer": number, "digests": await self.swap(folders)})
+            running.say({"answer": number, "digests": await self.swap(change)})
         except ReinforgeError as error:
             told = {"problem": error.problem, "where": error.where, "remedy": error.remedy}
             running.say({"answer": number, "refused": told})
 
-    async def swap(self, folders: Mapping[str, str]) -> dict[str, str]:
-        """Serve these folders from now on, in all replicas, once all have loaded them: their digests. Raises
+    async def swap(self, change: Change) -> dict[str, str]:
+        """Serve other folders from now on, in all replicas, once all have loaded them: their digests. Raises
         BundleError where one could not, and then all stay as they were."""
         async with self._swapping:
             number, replicas = next(self._numbers), list(self._running.values())
-            asked = [running.ask(number, {"prepare": dict(folders), "number": number}) for running in replicas]
+            asked = [running.ask(number, {"prepare": change.to_json(), "number": number}) for running in replicas]
             replies = await asyncio.gather(*asked)
             refused = next((reply["refused"] for reply in replies if "refused" in reply), None)
             found = [reply["prepared"] for reply in replies if "prepared" in reply]
@@ -225,6 +225,7 @@ class Supervisor:
                 running.say({verdict: number})
             if refused is not None:
                 raise BundleError(refused["problem"], where=refused["where"], remedy=refused["remedy"])
-            self._bundles |= {name: str(Path(folder)) for name, folder in folders.items()}
-            self._digests = {**(self._digests or {}), **found[0]}
+            self._task = self._task.changed(change)
+            digests = {**(self._digests or {}), **found[0]}
+            self._digests = {name: digest for name, digest in digests.items() if name in self._task.bundles}
             return dict(found[0])

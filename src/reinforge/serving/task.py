@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from reinforge.serving.limits import Limits
 from reinforge.serving.queues.address import Address
 from reinforge.serving.tokens import Token
+from reinforge.serving.trials import Change, Trial, candidate
 from reinforge.storage.strict_json import Json
 
 # How long requests that are being answered may take after the server was told to stop.
@@ -18,7 +19,8 @@ GRACE_SECONDS = 10
 @dataclass(frozen=True)
 class Access:
     """Who may ask: the host it listens on and further names it goes by, tokens (None: anybody), the files of a TLS
-    certificate and key, and where the access log goes ("-": standard output)."""
+    certificate and key, where the access log goes ("-": standard output), and whether policies may be watched in their
+    environments, which runs these."""
 
     host: str = "127.0.0.1"
     names: tuple[str, ...] = ()
@@ -26,13 +28,15 @@ class Access:
     certificate: str | None = None
     key: str | None = None
     log: str | None = None
+    watch: bool = False
 
 
 @dataclass(frozen=True)
 class Task:
     """The folders of bundles by name, public keys (PEM) one of which must have signed each (none: unsigned ones are
-    served), files with the user's components, threads of each computation, who may ask, what it may cost, and the queue
-    to take from as well; which of how many replicas it is, and the descriptors of the socket and the board it inherits.
+    served), files with the user's components, threads of each computation, who may ask, what it may cost, the queue to
+    take from as well, names that have a candidate beside them, and folders served before; which of how many replicas it
+    is, and the descriptors of the socket and the board it inherits.
     """
 
     bundles: Mapping[str, str]
@@ -43,13 +47,26 @@ class Task:
     access: Access = field(default_factory=Access)
     limits: Limits = field(default_factory=Limits)
     queue: Address | None = None
+    trials: Mapping[str, Trial] = field(default_factory=dict)
+    previous: Mapping[str, str] = field(default_factory=dict)
     replica: int = 0
     listener: int = -1
     board: int = -1
 
-    def of(self, replica: int, listener: int, board: int, bundles: Mapping[str, str]) -> Task:
-        """The same for one of the replicas, with the bundles as they are now."""
-        return dataclasses.replace(self, replica=replica, listener=listener, board=board, bundles=dict(bundles))
+    def of(self, replica: int, listener: int, board: int) -> Task:
+        """The same for one of the replicas."""
+        return dataclasses.replace(self, replica=replica, listener=listener, board=board)
+
+    def changed(self, change: Change) -> Task:
+        """With other folders and trials; one that ends takes its candidate along."""
+        ended = [name for name, trial in change.trials.items() if trial is None]
+        bundles = {**self.bundles, **change.folders}
+        trials = {**self.trials, **{name: trial for name, trial in change.trials.items() if trial is not None}}
+        before = {name: path for name, path in self.bundles.items() if bundles[name] != path}
+        for name in ended:
+            bundles.pop(candidate(name), None)
+            trials.pop(name, None)
+        return dataclasses.replace(self, bundles=bundles, trials=trials, previous={**self.previous, **before})
 
     def to_json(self) -> Json:
         """As one line can say it."""
@@ -64,6 +81,8 @@ class Task:
             "access": access,
             "limits": vars(self.limits),
             "queue": self.queue and vars(self.queue),
+            "trials": {name: trial.to_json() for name, trial in self.trials.items()},
+            "previous": dict(self.previous),
         }
 
     @classmethod
@@ -76,4 +95,5 @@ class Task:
         return cls(**{
             **value, "use": tuple(value["use"]), "keys": tuple(value["keys"]), "access": Access(**access, tokens=known),
             "limits": Limits(**value["limits"]), "queue": value["queue"] and Address(**value["queue"]),
+            "trials": {name: Trial(**trial) for name, trial in value["trials"].items()},
         })  # fmt: skip

@@ -25,10 +25,12 @@ from reinforge.recipe.user_code import load_user_code
 from reinforge.serving import board as states
 from reinforge.serving.app import Control
 from reinforge.serving.board import BEAT_SECONDS, Board
+from reinforge.serving.changing import check_trial
 from reinforge.serving.channel import line, receive, streams
 from reinforge.serving.refusals import Refused
 from reinforge.serving.server import Server
 from reinforge.serving.task import Task
+from reinforge.serving.trials import Change
 from reinforge.serving.trust import trusted
 from reinforge.storage.strict_json import Json
 
@@ -40,6 +42,7 @@ class Replica:
         self._reader, self._writer, self._task = reader, writer, task
         self._board = Board(task.replicas, task.board)
         self._loaded: dict[str, Bundle] = {}
+        self._change = Change({}, {})
         self._asked: dict[int, asyncio.Future[dict[str, str]]] = {}
         self._numbers = itertools.count()
 
@@ -55,7 +58,18 @@ class Replica:
             return
         control = Control(lambda: self._board.ready, self._swap)
         listener = socket.socket(fileno=task.listener)
-        self._server = Server(bundles, listener, task.access, task.limits, control, 1 / task.replicas, task.queue)
+        self._server = Server(
+            bundles, listener, task.access, task.limits, control, 1 / task.replicas, task.queue,
+            board=self._board, replica=task.replica,
+        )  # fmt: skip
+        self._server.models.previous = dict(task.previous)
+        try:
+            for name, trial in task.trials.items():
+                check_trial(self._server.models[name], trial)
+                self._server.models.put_trial(name, trial)
+        except ReinforgeError as error:
+            self._say({"failed": _told(error)})
+            return
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._server.stop)
         serving = asyncio.ensure_future(self._server.serve())
         others = [asyncio.ensure_future(self._beat()), asyncio.ensure_future(self._listen())]
@@ -76,11 +90,11 @@ class Replica:
     async def _listen(self) -> None:
         while (message := await receive(self._reader)) is not None:
             match message:
-                case {"prepare": folders, "number": number}:
-                    self._say({"number": number, **await self._prepare(folders)})
+                case {"prepare": change, "number": number}:
+                    self._change = Change.from_json(change)
+                    self._say({"number": number, **await self._prepare(self._change.folders)})
                 case {"commit": _number}:
-                    for name, bundle in self._loaded.items():
-                        self._server.models.put(name, bundle)
+                    self._server.models.change(self._loaded, self._change.trials)
                     self._loaded = {}
                 case {"abandon": _number}:
                     self._loaded = {}
@@ -98,12 +112,12 @@ class Replica:
             return {"refused": _told(error)}
         return {"prepared": {name: bundle.digest for name, bundle in self._loaded.items()}}
 
-    async def _swap(self, folders: Mapping[str, str]) -> dict[str, str]:
+    async def _swap(self, change: Change) -> dict[str, str]:
         """Ask the supervisor to have every replica serve these."""
         number = next(self._numbers)
         asked: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
         self._asked[number] = asked
-        self._say({"swap": dict(folders), "asked": number})
+        self._say({"swap": change.to_json(), "asked": number})
         return await asked
 
     def _answered(self, number: int, answer: Json) -> None:

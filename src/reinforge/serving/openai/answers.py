@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -10,7 +9,9 @@ from dataclasses import dataclass, field
 
 from reinforge.data.text import TextPipeline
 from reinforge.inference.requests import Reason, Token
+from reinforge.serving.events import event
 from reinforge.serving.openai.asked import Asked, ChatAsked, Ordered
+from reinforge.serving.openai.tools import CallReader, ToolCall
 from reinforge.serving.writing import Piece
 from reinforge.storage.strict_json import Json
 
@@ -23,9 +24,16 @@ class _Choice:
     """A text so far: `told` are the tokens that stand in it, all but the one that ended it."""
 
     text: str
+    reader: CallReader | None = None
+    calls: list[ToolCall] = field(default_factory=list)
     told: list[Token] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     reason: Reason | None = None
+
+    @property
+    def finish(self) -> str | None:
+        """Why it ended, in OpenAI's words."""
+        return "tool_calls" if self.calls and self.reason == "stop" else self.reason
 
 
 class Answer:
@@ -36,17 +44,22 @@ class Answer:
         self.chat = isinstance(asked, ChatAsked)
         name = ("chatcmpl-" if self.chat else "cmpl-") + secrets.token_hex(12)
         self._head = {"id": name, "created": int(time.time()), "model": asked.model, "system_fingerprint": fingerprint}
-        self._choices = [_Choice(before) for before in ordered.before]
+        self._choices = [_Choice(before, _reader(asked)) for before in ordered.before]
         self.written = 0
 
-    def add(self, piece: Piece) -> None:
-        """Take a piece in."""
+    def add(self, piece: Piece) -> tuple[str, list[ToolCall]]:
+        """Take a piece in: what of it is content, and what is a call of a tool."""
         choice = self._choices[piece.choice]
         choice.told += self._told(piece.tokens)
         choice.offsets += [len(choice.text)] * (len(choice.told) - len(choice.offsets))
-        choice.text += piece.text
+        text, calls = piece.text, list[ToolCall]()
+        if choice.reader is not None:
+            text, calls = choice.reader.take(text, ended=piece.reason is not None)
+        choice.text += text
+        choice.calls += calls
         choice.reason = piece.reason
         self.written += len(piece.tokens)
+        return text, calls
 
     def whole(self) -> Json:
         """All of it."""
@@ -63,19 +76,19 @@ class Answer:
 
     def piece(self, piece: Piece) -> bytes:
         """A piece as an event; nothing where it says nothing."""
-        start = len(self._choices[piece.choice].text)
-        self.add(piece)
-        if not piece.text and piece.reason is None and self.asked.likeliest is None:
+        choice = self._choices[piece.choice]
+        start, known = len(choice.text), len(choice.calls)
+        text, calls = self.add(piece)
+        if not text and not calls and piece.reason is None and self.asked.likeliest is None:
             return b""
-        reason = piece.reason
         told = self._log_probs(list(self._told(piece.tokens)), start)
-        if not self.chat:
-            body: Json = {"text": piece.text}
-        elif reason is None or piece.text:
-            body = {"delta": {"content": piece.text}}
-        else:
-            body = {"delta": {}}
-        return self._chunk({"index": piece.choice, **body, "logprobs": told, "finish_reason": reason})
+        body: dict[str, Json] = {"text": text}
+        if self.chat:
+            delta: dict[str, Json] = {"content": text} if text or (piece.reason is None and not calls) else {}
+            if calls:
+                delta["tool_calls"] = [call.to_json(known + index) for index, call in enumerate(calls)]
+            body = {"delta": delta}
+        return self._chunk({"index": piece.choice, **body, "logprobs": told, "finish_reason": choice.finish})
 
     def last(self) -> list[bytes]:
         """What a stream ends with."""
@@ -93,9 +106,13 @@ class Answer:
 
     def _whole(self, index: int, choice: _Choice) -> Json:
         told = self._log_probs(choice.told, 0, choice.offsets)
-        rest = {"index": index, "logprobs": told, "finish_reason": choice.reason}
+        rest = {"index": index, "logprobs": told, "finish_reason": choice.finish}
         if self.chat:
-            return {**rest, "message": {"role": "assistant", "content": choice.text, "refusal": None}}
+            message: dict[str, Json] = {"role": "assistant", "content": choice.text, "refusal": None}
+            if choice.calls:
+                called = [call.to_json() for call in choice.calls]
+                message |= {"content": choice.text or None, "tool_calls": called}
+            return {**rest, "message": message}
         return {**rest, "text": choice.text}
 
     def _chunk(self, choice: Json) -> bytes:
@@ -133,9 +150,11 @@ class Answer:
         return self._pipeline.tokenizer.decode([token])
 
 
-def event(value: Json) -> bytes:
-    """A server-sent event."""
-    return b"data: " + json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n\n"
+def _reader(asked: Asked) -> CallReader | None:
+    """What reads calls of tools, where any were offered."""
+    if not isinstance(asked, ChatAsked) or not asked.offered:
+        return None
+    return CallReader(forced=bool(asked.called), most=1 if asked.parallel_tool_calls is False else None)
 
 
 def _finite(value: float) -> float:

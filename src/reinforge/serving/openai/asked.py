@@ -22,6 +22,7 @@ from reinforge.inference.schemas import Schemas
 from reinforge.inference.text import TextWriter
 from reinforge.serving.limits import Limits
 from reinforge.serving.openai.errors import BadParameter
+from reinforge.serving.openai.tools import FORCED, Tool, ToolChoice, call_schema
 from reinforge.serving.writing import Writer
 from reinforge.storage import strict_json
 from reinforge.workflow.generate import prompt_of, seed_of
@@ -29,6 +30,7 @@ from reinforge.workflow.generate import prompt_of, seed_of
 _MOST_CHOICES = 16
 _STOP = Annotated[str, Field(min_length=1, max_length=1000)]
 Kind = TypeVar("Kind", bound="Asked")
+Body = TypeVar("Body", bound=BaseModel)
 # Below this the likeliest is taken: it would be drawn all the same, and numbers would overflow.
 _COLDEST = 1e-3
 # So many tokens the interface writes by default where it goes on from a text.
@@ -140,9 +142,9 @@ class Asked(BaseModel):
 class ChatAsked(Asked):
     """The body of /v1/chat/completions."""
 
-    PASSED: ClassVar[frozenset[str]] = Asked.PASSED | {"parallel_tool_calls", "reasoning_effort", "verbosity"}
+    PASSED: ClassVar[frozenset[str]] = Asked.PASSED | {"reasoning_effort", "verbosity"}
     NEUTRAL: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        **Asked.NEUTRAL, "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
+        **Asked.NEUTRAL, "functions": ([],),
         "function_call": ("none", "auto"), "modalities": (["text"],), "audio": (), "prediction": (),
         "web_search_options": (),
     }  # fmt: skip
@@ -152,6 +154,9 @@ class ChatAsked(Asked):
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = True
 
     @model_validator(mode="after")
     def _consistent(self) -> ChatAsked:
@@ -160,7 +165,27 @@ class ChatAsked(Asked):
         form = self.response_format
         if form is not None and (form.type == "json_schema") != (form.json_schema is not None):
             raise BadParameter("json_schema goes with type json_schema", param="response_format")
+        if self.tool_choice not in (None, "none", "auto"):
+            if not self.called:
+                raise BadParameter("there is no such tool to call", param="tool_choice", remedy="Name one of tools.")
+            if form is not None and form.schema_wanted is not None:
+                raise BadParameter("an answer can't be a call and JSON of another shape", param="response_format")
         return self
+
+    @property
+    def offered(self) -> list[Tool]:
+        """The tools that the model may call."""
+        return [] if self.tool_choice == "none" else self.tools or []
+
+    @property
+    def called(self) -> list[Tool]:
+        """The tools one of which the model must call; none where it may choose."""
+        match self.tool_choice:
+            case "required":
+                return self.offered
+            case ToolChoice(function=function):
+                return [tool for tool in self.offered if tool.function.name == function.name]
+        return []
 
     @property
     def likeliest(self) -> int | None:
@@ -209,7 +234,7 @@ class Ordered:
         return sum({id(each.prompt): len(each.prompt) for each in self.requests}.values())
 
 
-def parsed(body: bytes, limits: Limits, kind: type[Kind]) -> Kind:
+def parsed(body: bytes, limits: Limits, kind: type[Body]) -> Body:
     """What a body asks for. Raises BadParameter that names the parameter."""
     try:
         return kind.model_validate(strict_json.parse(body, "body", limit=limits.body, depth=limits.depth))
@@ -240,15 +265,22 @@ def chat_ordered(asked: ChatAsked, pipeline: TextPipeline, writer: Writer) -> Or
             remedy="Go on from a text: POST /v1/completions.",
         )  # fmt: skip
     try:
-        prompt = prompt_of({"messages": asked.messages}, pipeline, MEMORY, 0)
+        tools = [tool.model_dump(exclude_none=True) for tool in asked.offered]
+        prompt = prompt_of({"messages": asked.messages, "tools": tools}, pipeline, MEMORY, 0)
     except DataError as error:
-        raise BadParameter(error.problem, param=_place(error.where) or "messages", remedy=error.remedy) from None
+        place = "tools" if error.where == "tools" else _place(error.where) or "messages"
+        raise BadParameter(error.problem, param=place, remedy=error.remedy) from None
     schema = asked.response_format.schema_wanted if asked.response_format else None
+    param = "response_format"
+    if asked.called:
+        # The call is begun for the model, and held to what it may be.
+        prompt = prompt[0], prompt[1] + tuple(map(int, pipeline.tokenizer.encode(FORCED).tolist()))
+        schema, param = call_schema(asked.called), "tools"
     ordered = _ordered(asked, pipeline, [prompt], writer.context, writer.context, "messages")
-    return ordered if schema is None else _held(ordered, schema, writer.schemas)
+    return ordered if schema is None else _held(ordered, schema, writer.schemas, param)
 
 
-def _held(ordered: Ordered, schema: dict[str, Any], schemas: Schemas) -> Ordered:
+def _held(ordered: Ordered, schema: dict[str, Any], schemas: Schemas, param: str) -> Ordered:
     """The same, each text held to the schema. Raises BadParameter."""
 
     def held(request: Request, writer: TextWriter) -> Request:
@@ -259,11 +291,9 @@ def _held(ordered: Ordered, schema: dict[str, Any], schemas: Schemas) -> Ordered
     try:
         requests = [held(*each) for each in zip(ordered.requests, ordered.writers)]
     except MissingExtra as error:
-        raise BadParameter(
-            error.problem, param="response_format", code="unsupported_parameter", remedy=error.remedy
-        ) from None
+        raise BadParameter(error.problem, param=param, code="unsupported_parameter", remedy=error.remedy) from None
     except DataError as error:
-        raise BadParameter(error.problem, param="response_format", remedy=error.remedy) from None
+        raise BadParameter(error.problem, param=param, remedy=error.remedy) from None
     return replace(ordered, requests=tuple(requests))
 
 
@@ -274,20 +304,21 @@ def completion_ordered(asked: CompletionAsked, pipeline: TextPipeline, writer: W
         given = [given]
     if len(given) * (asked.n or 1) > 8 * _MOST_CHOICES:
         raise BadParameter(f"a request may have {8 * _MOST_CHOICES} texts at most", param="prompt")
-    prompts = [_prompt(one, pipeline, place) for place, one in enumerate(given)]
+    prompts = [tokens_of(one, pipeline, place, "prompt") for place, one in enumerate(given)]
     before = [text if asked.echo else "" for text, _ids in prompts]
     return _ordered(asked, pipeline, prompts, writer.context, _BY_DEFAULT, "prompt", before)
 
 
-def _prompt(one: Any, pipeline: TextPipeline, place: int) -> tuple[str, tuple[int, ...]]:
+def tokens_of(one: Any, pipeline: TextPipeline, place: int, param: str) -> tuple[str, tuple[int, ...]]:
+    """A text or tokens, both as text and as tokens. Raises BadParameter."""
     if isinstance(one, str):
         try:
             return prompt_of({"text": one}, pipeline, MEMORY, place)
         except DataError as error:
-            raise BadParameter(error.problem, param="prompt", remedy=error.remedy) from None
+            raise BadParameter(error.problem, param=param, remedy=error.remedy) from None
     size = pipeline.tokenizer.size
     if not one or not all(0 <= token < size for token in one):
-        raise BadParameter(f"tokens must lie in [0, {size}), and there must be one at least", param="prompt")
+        raise BadParameter(f"tokens must lie in [0, {size}), and there must be one at least", param=param)
     return pipeline.tokenizer.decode(one), tuple(one)
 
 

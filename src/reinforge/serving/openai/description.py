@@ -5,18 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reinforge.serving.openai.asked import Asked, ChatAsked, CompletionAsked
+from reinforge.serving.openai.embeddings import EmbeddingsAsked
 from reinforge.serving.openai.errors import PATHS
 from reinforge.storage.strict_json import Json
 
 _STATUSES = ("400", "404", "408", "413", "415", "429", "503")
 
 
-def paths(models: Sequence[str]) -> dict[str, Json]:
-    """The two paths, for models of these names."""
-    return {
-        PATHS[0]: _path("Answer a chat.", ChatAsked, models, {"message": {"type": "object"}}),
-        PATHS[1]: _path("Go on from texts.", CompletionAsked, models, {"text": {"type": "string"}}),
-    }
+def paths(models: Sequence[str], readers: Sequence[str]) -> dict[str, Json]:
+    """The paths, for models of these names that write, and those that make vectors."""
+    body = EmbeddingsAsked.model_json_schema()
+    body["properties"]["model"]["enum"] = list(readers)
+    vector = {"anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string"}]}
+    one = {
+        "type": "object", "properties": {"index": {"type": "integer"}, "embedding": vector},
+        "required": ["index", "embedding"],
+    }  # fmt: skip
+    found = {
+        "type": "object", "properties": {"data": {"type": "array", "items": one}, "model": {"type": "string"}},
+        "required": ["data", "model"],
+    }  # fmt: skip
+    content = {"application/json": {"schema": found}}
+    embeddings = {PATHS[2]: _post("Make vectors of texts.", body, content)}
+    return (
+        embeddings
+        if not models
+        else {
+            **embeddings,
+            PATHS[0]: _path("Answer a chat.", ChatAsked, models, {"message": {"type": "object"}}),
+            PATHS[1]: _path("Go on from texts.", CompletionAsked, models, {"text": {"type": "string"}}),
+        }
+    )
 
 
 def error_schema() -> Json:
@@ -32,7 +51,11 @@ def _path(summary: str, kind: type[Asked], models: Sequence[str], said: Json) ->
     body["properties"]["model"]["enum"] = list(models)
     choice = {
         "type": "object",
-        "properties": {"index": {"type": "integer"}, "finish_reason": {"enum": ["stop", "length"]}, **said},
+        "properties": {
+            "index": {"type": "integer"},
+            "finish_reason": {"enum": ["stop", "length", "tool_calls"]},
+            **said,
+        },
         "required": ["index", "finish_reason", *said],
     }
     usage = {key: {"type": "integer"} for key in ("prompt_tokens", "completion_tokens", "total_tokens")}
@@ -45,8 +68,11 @@ def _path(summary: str, kind: type[Asked], models: Sequence[str], said: Json) ->
         },
         "required": ["id", "object", "created", "model", "choices", "usage"],
     }  # fmt: skip
-    content = {"application/json": {"schema": answer}, "text/event-stream": {}}
-    answered = {"description": "What was written.", "content": content}
+    return _post(summary, body, {"application/json": {"schema": answer}, "text/event-stream": {}})
+
+
+def _post(summary: str, body: Json, content: Json) -> Json:
+    answered = {"description": "The answer.", "content": content}
     error = {
         "description": "What is wrong.",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/OpenAIError"}}},

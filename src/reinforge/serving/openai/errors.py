@@ -9,7 +9,7 @@ from reinforge.serving.refusals import Refused, status_of, told
 from reinforge.storage.strict_json import Json
 
 # Where errors are told in this shape.
-PATHS = ("/v1/chat/completions", "/v1/completions")
+PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 

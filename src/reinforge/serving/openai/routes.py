@@ -1,4 +1,4 @@
-"""/v1/chat/completions and /v1/completions."""
+"""/v1/chat/completions, /v1/completions and /v1/embeddings."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import traceback
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from typing import Any
 
-from fastapi import FastAPI, Request
-from starlette.requests import Request as StarletteRequest
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from reinforge.bundle.text_form import TextForm
@@ -18,9 +18,10 @@ from reinforge.data.text import TextPipeline
 from reinforge.errors import DataError, ReinforgeError
 from reinforge.serving.bodies import kind_of, read_body
 from reinforge.serving.continuing import watched
+from reinforge.serving.events import event
 from reinforge.serving.gate import NOTED
 from reinforge.serving.models import Model, Models
-from reinforge.serving.openai.answers import Answer, event
+from reinforge.serving.openai.answers import Answer
 from reinforge.serving.openai.asked import (
     Asked,
     ChatAsked,
@@ -31,6 +32,7 @@ from reinforge.serving.openai.asked import (
     completion_ordered,
     parsed,
 )
+from reinforge.serving.openai.embeddings import Embedder
 from reinforge.serving.openai.errors import PATHS, BadParameter, openai_failed, openai_told
 from reinforge.serving.refusals import Refused, answer
 from reinforge.serving.writing import Piece, Writer, Writing
@@ -40,23 +42,34 @@ _LONG = 1 << 15
 _READ = ("application/json", "text/plain", "application/x-www-form-urlencoded", "")
 
 
-def add_routes(app: FastAPI, models: Models) -> None:
-    """Let an application answer at both paths."""
+def openai_routes(models: Models) -> list[Route]:
+    """What an application answers at these paths."""
 
-    @app.post(PATHS[0])
     async def chat(request: Request) -> Response:
         return await _written(request, models, ChatAsked, chat_ordered)
 
-    @app.post(PATHS[1])
     async def completions(request: Request) -> Response:
         return await _written(request, models, CompletionAsked, completion_ordered)
+
+    embedder = Embedder(models)
+
+    async def embeddings(request: Request) -> Response:
+        _check_kind(request)
+        return await embedder(request)
+
+    paths = zip(PATHS, (chat, completions, embeddings), strict=True)
+    return [Route(path, answered, methods=["POST"]) for path, answered in paths]
+
+
+def _check_kind(request: Request) -> None:
+    if kind_of(request) not in _READ:
+        raise Refused(415, "the media type is not read", where="Content-Type", remedy="Send application/json.")
 
 
 async def _written(
     request: Request, models: Models, kind: type[Kind], order: Callable[[Kind, TextPipeline, Writer], Ordered]
 ) -> Response:
-    if kind_of(request) not in _READ:
-        raise Refused(415, "the media type is not read", where="Content-Type", remedy="Send application/json.")
+    _check_kind(request)
     body = await read_body(request, models.limits)
     asked = parsed(body, models.limits, kind)
     model, writer, pipeline = _writer(models, asked)
@@ -86,7 +99,7 @@ async def _written(
 def _writer(models: Models, asked: Asked) -> tuple[Model, Writer, TextPipeline]:
     if asked.model not in models:
         raise Refused(404, f"there is no model {asked.model[:80]!r}", remedy=f"There are: {', '.join(models)}.")
-    model = models[asked.model]
+    model = models.chosen(asked.model)
     if model.writer is None or not isinstance(model.bundle.form, TextForm):
         raise BadParameter(
             f"the model {model.name!r} writes no text", param="model", code="unsupported_model",
@@ -117,7 +130,7 @@ class EventStream(Response):
 
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
-            async with watched(StarletteRequest(scope, receive, send), self._writing):
+            async with watched(Request(scope, receive, send), self._writing):
                 async for content in self._contents():
                     await put(content)
             await put(b"", more=False)

@@ -16,6 +16,9 @@ const TEXTS = {
     temperature: "Temperature, 0 to 2", most: "Tokens at most", seed: "Seed", anySeed: "any", conversation: "Conversation",
     nothingSaid: "Nothing has been said yet.", nothingWritten: "Nothing has been written yet.", tokens: "tokens",
     firstAfter: "first after", tokensPerSecond: "tokens/s", aborted: "stopped by you", broken: "The answer broke off.",
+    watchIn: "In its environment", play: "Play", pause: "Pause", oneStep: "One step", episode: "New episode", stepAt: "step",
+    reward: "reward", returned: "return", over: "the episode is over", cutShort: "cut after so many steps", seedOf: "Seed",
+    pictureOf: "The environment", reel: "Steps of the episode",
   },
   zh: {
     predict: "预测", reset: "常用值", missing: "缺失", answer: "结果", request: "同样的请求，写成程序",
@@ -31,6 +34,9 @@ const TEXTS = {
     temperature: "温度，0 到 2", most: "最多词元数", seed: "随机种子", anySeed: "任意", conversation: "对话",
     nothingSaid: "还没有对话。", nothingWritten: "还没有续写。", tokens: "个词元",
     firstAfter: "首个词元用时", tokensPerSecond: "词元/秒", aborted: "已由你停止", broken: "回答中断了。",
+    watchIn: "在环境中观看", play: "播放", pause: "暂停", oneStep: "单步", episode: "新回合", stepAt: "步",
+    reward: "奖励", returned: "累计回报", over: "回合结束", cutShort: "步数过多而截断", seedOf: "随机种子",
+    pictureOf: "环境画面", reel: "回合中的各步",
   },
 };
 const here = id => document.getElementById(id);
@@ -95,6 +101,7 @@ async function choose(name) {
 
 // What is asked for: a conversation, or a field for each input.
 function form() {
+  openWatch();
   if (state.told.kind === "text") return openTalk();
   talk.writing?.abort();
   here("talk").hidden = true;
@@ -347,6 +354,7 @@ here("language").onclick = () => {
   words();
   if (!state.told) return;
   facts();
+  watchWords();
   if (state.told.kind === "text") talkWords(); else fieldsAgain();
   if (state.last) program();
 };

@@ -132,25 +132,34 @@ function noted({ tokens, first, seconds, reason }) {
 }
 
 async function* events(path, body, signal) {
-  const headers = { "content-type": "application/json", ...(state.token ? { authorization: `Bearer ${state.token}` } : {}) };
-  const response = await fetch(new URL(path, base), { method: "POST", headers, body: JSON.stringify(body), signal });
+  const headers = { "content-type": "application/json" };
+  for await (const data of pieces(path, { method: "POST", headers, body: JSON.stringify(body), signal })) {
+    if (data === "[DONE]") return;
+    const found = JSON.parse(data);
+    if (found.error) throw { problem: found.error.message };
+    yield found;
+  }
+  throw { problem: t("broken") };
+}
+
+// The data of server-sent events, as they come.
+async function* pieces(path, options) {
+  const headers = { ...(options.headers || {}), ...(state.token ? { authorization: `Bearer ${state.token}` } : {}) };
+  const response = await fetch(new URL(path, base), { ...options, headers });
   if (response.status === 401) here("access").hidden = false;
-  if (!response.ok) throw { problem: (await response.json().catch(() => ({}))).error?.message || `HTTP ${response.status}` };
+  if (!response.ok) {
+    const { error } = await response.json().catch(() => ({}));
+    throw { problem: error?.message || error?.problem || `HTTP ${response.status}`, remedy: error?.remedy };
+  }
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let kept = "";
   while (true) {
     const { value, done } = await reader.read();
-    if (done) throw { problem: t("broken") };
+    if (done) return;
     kept += value;
     const whole = kept.split("\n\n");
     kept = whole.pop();
-    for (const event of whole) {
-      if (!event.startsWith("data: ")) continue;
-      if (event === "data: [DONE]") return;
-      const found = JSON.parse(event.slice(6));
-      if (found.error) throw { problem: found.error.message };
-      yield found;
-    }
+    for (const event of whole) if (event.startsWith("data: ")) yield event.slice(6);
   }
 }
 

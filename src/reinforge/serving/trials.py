@@ -1,0 +1,73 @@
+"""Bundles on trial beside those that are served: a part of the requests goes to them, or a copy of each."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from reinforge.storage.strict_json import Json
+
+# What a model on trial is called after the name that it is to take.
+SUFFIX = "@candidate"
+_WEIGHT = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)%", re.ASCII)
+_CLOSE = 0.01
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a candidate is tried: the part of requests that it answers, or, with `shadow`, none: it is given what the
+    other answered, and both answers are compared."""
+
+    weight: float = 0.0
+    shadow: bool = False
+
+    def to_json(self) -> Json:
+        """As one line can say it."""
+        return {"weight": self.weight, "shadow": self.shadow}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be served from now on: folders by name, and names whose candidate goes, or whose trial begins."""
+
+    folders: Mapping[str, str]
+    trials: Mapping[str, Trial | None]
+
+    def to_json(self) -> Json:
+        """As one line can say it."""
+        return {"folders": dict(self.folders), "trials": {n: t and t.to_json() for n, t in self.trials.items()}}
+
+    @classmethod
+    def from_json(cls, value: Json) -> Change:
+        """What `to_json` gave."""
+        return cls(value["folders"], {name: trial and Trial(**trial) for name, trial in value["trials"].items()})
+
+
+def candidate(name: str) -> str:
+    """What the model on trial for this name is called."""
+    return name + SUFFIX
+
+
+def parsed(text: str) -> Trial | None:
+    """From "10%" or "shadow"; None for anything else."""
+    if text == "shadow":
+        return Trial(shadow=True)
+    found = _WEIGHT.fullmatch(text)
+    weight = float(found[1]) / 100 if found else 2.0
+    return Trial(weight) if weight <= 1 else None
+
+
+def agree(one: Json, other: Json) -> bool:
+    """Whether two predictions say the same: labels, actions and texts equal, numbers within a hundredth. Probabilities
+    and memories may differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(
+            agree(one[key], other[key]) for key in one if key not in ("probabilities", "memory")
+        )
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(agree, one, other))
+    if isinstance(one, float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=_CLOSE, abs_tol=1e-6)
+    return bool(one == other)
