@@ -33,22 +33,25 @@ KINDS = {
 def test_whatever_is_made_up_is_answered(tmp_path, kind):
     """Right and wrong ones: no 5xx, and answers that are described.
 
-    REINFORGE_EXAMPLES says how many for each operation.
+    REINFORGE_REQUESTS says how many at least, REINFORGE_SEED with which draws they begin.
     """
     command = Path(sys.executable).with_name("schemathesis")
     if not command.exists():
         pytest.skip("there is no schemathesis")
-    bundle = KINDS[kind](tmp_path / kind)
+    bundle, seed, made_up = KINDS[kind](tmp_path / kind), int(os.environ.get("REINFORGE_SEED", "1")), 0
+    wanted = int(os.environ.get("REINFORGE_REQUESTS", "100"))
     with Server({kind: bundle}, listen("127.0.0.1", 0)).background() as url:
-        done = subprocess.run(
-            [command, "run", f"{url}/openapi.json", "-c", CHECKS, "--phases", "examples,coverage,fuzzing",
-             "--max-examples", os.environ.get("REINFORGE_EXAMPLES", "40"), "--seed", "1",
-             "--suppress-health-check", "all", "--continue-on-failure"],
-            capture_output=True, text=True, cwd=tmp_path, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout[-6000:]
-        count = re.search(r"([\d,]+) generated", done.stdout)
-        assert count, done.stdout[-2000:]
-        print(f"{kind}: {count[1]} requests")
-        assert int(count[1].replace(",", "")) > 100
+        while made_up < wanted:
+            done = subprocess.run(
+                [command, "run", f"{url}/openapi.json", "-c", CHECKS, "--phases", "examples,coverage,fuzzing",
+                 "--max-examples", str(max(40, min(wanted, 1000))), "--seed", str(seed), "--suppress-health-check",
+                 "all", "--continue-on-failure"],
+                capture_output=True, text=True, cwd=tmp_path, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout[-6000:]
+            count = re.search(r"([\d,]+) generated", done.stdout)
+            assert count, done.stdout[-2000:]
+            made_up += int(count[1].replace(",", ""))
+            seed += 1
+            print(f"{kind}: {made_up:,} requests", flush=True)
         assert httpx.get(f"{url}/healthz").status_code == 200
