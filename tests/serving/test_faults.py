@@ -1,5 +1,6 @@
 """Replicas killed at random under load, and clients that come in thousands or send half of what they should."""
 
+import base64
 import http.client
 import json
 import os
@@ -7,14 +8,22 @@ import random
 import resource
 import signal
 import socket
+import struct
 import threading
 import time
+import zlib
+from pathlib import Path
 
+import httpx
 import pytest
 
 import reinforge
+from reinforge.serving.listening import listen
+from reinforge.serving.server import Server
+from reinforge.serving.task import Access
 from tests.bundle import made
-from tests.serving.test_supervisor import Served
+from tests.export import everything
+from tests.serving.test_supervisor import GOOD, Served
 
 SECONDS = float(os.environ.get("REINFORGE_FAULT_SECONDS", "120"))
 
@@ -24,6 +33,50 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("faults")
     made.table_bundle(place / "table")
     return place
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_an_access_log_on_a_full_disk_stops_nobody(folder):
+    access, bundle = Access(log="/dev/full"), reinforge.load(folder / "table")
+    with Server({"table": bundle}, listen("127.0.0.1", 0), access=access).background() as url:
+        for _ in range(5):
+            assert httpx.post(f"{url}/v1/models/table/predict", json=GOOD).status_code == 200
+        assert "reinforge_access_log_lost_total 5.0" in httpx.get(f"{url}/metrics").text
+
+
+def png(width, height, content):
+    """A picture that says it has this size, with the same zeros in any case."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+
+
+def test_pictures_that_blow_up_are_refused(tmp_path):
+    """A few kilobytes that would be gigabytes of pixels: in JSON and in a form."""
+    bundle, (row,) = everything.table(tmp_path / "image"), everything.rows(1)
+    zeros = zlib.compress(bytes(20 << 20), 9)
+    with Server({"image": bundle}, listen("127.0.0.1", 0)).background() as url:
+
+        def ask(photo):
+            body = {"rows": [{**row, "photo": base64.b64encode(photo).decode()}]}
+            return httpx.post(f"{url}/v1/models/image/predict", json=body, timeout=60)
+
+        assert ask(png(2, 2, zlib.compress(bytes(14)))).status_code == 200
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for width, height in ((60_000, 60_000), (2**31 - 1, 1), (1, 2**31 - 1), (40_000, 2_000), (0, 5)):
+            began = time.monotonic()
+            answer = ask(png(width, height, zeros))
+            assert answer.status_code == 422, (width, height, answer.text[:300])
+            assert "photo" in answer.json()["error"]["where"]
+            assert time.monotonic() - began < 10
+        form = {name: str(value) for name, value in row.items() if not isinstance(value, list) and name != "photo"}
+        answer = httpx.post(f"{url}/v1/models/image/predict", data=form, files={"photo": png(60_000, 60_000, zeros)})
+        assert answer.status_code == 422
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kilobytes
+        assert httpx.get(f"{url}/healthz").status_code == 200
 
 
 class Client(threading.Thread):

@@ -141,7 +141,8 @@ def remembered(given: Sequence[object], origin: Origin) -> dict[str, Tensor]:
             raise DataError("it is no memory: give what came with the action before, as it is", where=where)
         for name in names:
             try:
-                array = np.asarray(memory[name], dtype=np.float32)
+                with np.errstate(over="ignore"):
+                    array = np.asarray(memory[name], dtype=np.float32)
             except (ValueError, TypeError):
                 array = np.asarray(np.nan)
             if not np.isfinite(array).all() or array.shape != shapes.setdefault(name, array.shape):

@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, MutableMapping
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -48,7 +48,7 @@ class Gate:
         *,
         hosts: frozenset[str] | None = None,
         tokens: Tokens | None = None,
-        log: TextIO | None = None,
+        log: BinaryIO | None = None,
     ) -> None:
         self._app, self._metrics = app, metrics
         self._hosts, self._tokens, self._log = hosts, tokens, log
@@ -117,8 +117,12 @@ class Gate:
             "method": scope["method"], "path": scope["path"], "status": status, "bytes": size,
             "ms": round(1000 * seconds, 3), **known,
         }  # fmt: skip
-        self._log.write(json.dumps(line, ensure_ascii=True) + "\n")
-        self._log.flush()
+        try:
+            self._log.write(json.dumps(line, ensure_ascii=True).encode() + b"\n")
+            self._log.flush()
+        except OSError:
+            # A full disk is no reason to answer nobody.
+            self._metrics.lost.inc()
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:

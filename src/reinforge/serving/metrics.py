@@ -42,6 +42,9 @@ class Metrics:
             registry=kept,
         )  # fmt: skip
 
+        self.lost = Counter(
+            "reinforge_access_log_lost", "Lines of the access log that could not be written.", registry=kept
+        )
         self.shadowed = Counter(
             "reinforge_shadow_rows", "Rows that a candidate was shown, by whether it said the same.",
             ("model", "outcome"), registry=kept,

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import torch
 import uvicorn
@@ -145,7 +145,7 @@ class Server:
         gc.unfreeze()
         self.models.pool.shutdown(wait=False, cancel_futures=True)
         self.socket.close()
-        if self._log is not None and self._log is not sys.stdout:
+        if self._log is not None and self._log is not sys.stdout.buffer:
             self._log.close()
 
     async def _swap(self, change: Change) -> dict[str, str]:
@@ -159,10 +159,11 @@ class Server:
         return {name: bundle.digest for name, bundle in loaded.items()}
 
 
-def _opened(log: str | None) -> TextIO | None:
+def _opened(log: str | None) -> BinaryIO | None:
     if log is None or log == "-":
-        return sys.stdout if log else None
-    return open(log, "a", encoding="utf-8")
+        return sys.stdout.buffer if log else None
+    # A line is written at once: replicas share the file, and nothing waits for a full disk.
+    return cast(BinaryIO, open(log, "ab", buffering=0))
 
 
 class _Quiet(uvicorn.Server):
