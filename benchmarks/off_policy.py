@@ -62,8 +62,11 @@ class Peer:
     def turn(self) -> Spent:
         """So many steps, with an update after each."""
         began = _now()
+        # Ours sets what computes products for itself alone: the peer has torch as it comes.
+        ours, torch.backends.mkldnn.matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision, "none"
         with torch.enable_grad():
             self._model.learn(TURN, reset_num_timesteps=False)
+        torch.backends.mkldnn.matmul.fp32_precision = ours
         return _since(began)
 
 

@@ -30,6 +30,7 @@ from reinforge.core.contracts import (
     State,
 )
 from reinforge.core.modes import evaluating
+from reinforge.core.products import faster_products
 from reinforge.core.sealed import Sealed
 from reinforge.engine.averaging import Average, batch_statistics
 from reinforge.engine.checkpoint import CheckpointStore
@@ -155,7 +156,7 @@ class Engine:
         """
         started, before = time.perf_counter(), self.clock.seconds
         self._saved_at, self._logged_at = started, (started, self.clock.updates)
-        with self._signals():
+        with self._signals(), faster_products(self.learner):
             try:
                 reason = self._loop(started, before)
                 self.updater.settle()

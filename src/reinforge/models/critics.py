@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,8 @@ from reinforge.models.tape import TRACEABLE, Linear, Tape, Tapes, slope
 
 Pull = Callable[[Tensor], None]
 Climb = Callable[[Tensor], Tensor]
+# What numbers of rows are rounded up to.
+_ROWS = 32
 
 
 class _Critic:
@@ -50,13 +53,13 @@ class _Critic:
         """The values (n,) for x (n, i)."""
         for source, rounded in self.rounded:
             rounded.copy_(source)
-        after = self.hidden.forward(x)
-        return torch.addmv(self.last.bias.float(), after.float(), self.column.float())
+        # Number by number: as products with a vector some libraries take several times as long.
+        return (self.hidden.forward(x) * self.column.float()).sum(1).add_(self.last.bias.float())
 
     def backward(self, gradient: Tensor) -> None:
         """Add to the gradients of weights from that of the values (n,)."""
         if self.into is not None:
-            self.into[:, 0].add_(torch.mv(self.hidden.inputs[-1].to(gradient.dtype).t(), gradient))
+            self.into[:, 0].add_((self.hidden.inputs[-1] * gradient.unsqueeze(-1)).sum(0))
         if self.last.bias_grad is not None:
             self.last.bias_grad.add_(gradient.sum(0))
         # Of each row one number: no product of matrices.
@@ -64,10 +67,7 @@ class _Critic:
 
     def climb(self, gradient: Tensor, total: Tensor) -> None:
         """Add to `total` (n, size) the gradient of the actions, the last columns of x, from that of the values (n,)."""
-        # In half precision each new number of rows would have its product compiled.
-        rows = gradient.nonzero().squeeze(-1) if self.kind == torch.float32 else None
-        if rows is not None and len(rows) == len(gradient):
-            rows = None
+        rows = _asked(gradient)
         asked = gradient if rows is None else gradient[rows]
         outer = asked.to(self.kind).unsqueeze(-1) * self.column
         for index in range(len(self.weights) - 1, -1, -1):
@@ -78,7 +78,7 @@ class _Critic:
         if rows is None:
             total.add_(outer)
         else:
-            total.index_add_(0, rows, outer)
+            total.index_add_(0, rows, outer.to(total.dtype))
 
 
 class Critics(nn.Module):
@@ -188,6 +188,15 @@ class Critics(nn.Module):
             return _Critic(weights, biases, index, rows, kind, self.activation)
 
         return [self._tapes.get((rows, index, kind), partial(made, index)) for index in range(count)]
+
+
+def _asked(gradient: Tensor) -> Tensor | None:
+    """Rows with a gradient, and enough without for a round number of them: for each new number oneDNN compiles its
+    products. None where that is all."""
+    array = gradient.numpy()
+    rows, others = np.flatnonzero(array), np.flatnonzero(array == 0)
+    spare = -len(rows) % _ROWS
+    return torch.from_numpy(np.concatenate([rows, others[:spare]])) if spare < len(others) else None
 
 
 def _all(parameters: nn.ParameterList) -> list[nn.Parameter]:

@@ -108,14 +108,17 @@ class TD3:
 
     def _critic(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, TD3Learner)
-        goal = self._goal(learner, batch)
+        with torch.no_grad():
+            action = learner.target(parts(batch, "next_observation"))[0]["mean"]
+            goal = self._goal(learner, batch, action)
         values = learner.values(learner.critics, parts(batch, "observation"), tensor(batch, "action"))
         return squared(values - goal, goal, weights(batch))
 
     def _critic_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
         assert isinstance(learner, TD3Learner)
-        goal = self._goal(learner, batch)
-        features = learner.model.perception(parts(batch, "observation"))
+        see = learner.model.perception
+        goal = self._goal(learner, batch, learner.target.trace(see(parts(batch, "next_observation")))[0])
+        features = see(parts(batch, "observation"))
         values, pull = learner.critics.trace(features, tensor(batch, "action"))
         errors, weight = values - goal, weights(batch)
 
@@ -124,13 +127,12 @@ class TD3:
 
         return squared(errors, goal, weight), back
 
-    @torch.no_grad()
-    def _goal(self, learner: TD3Learner, batch: Batch) -> Tensor:
-        following, noise = parts(batch, "next_observation"), batch.get("noise")
-        action = learner.target(following)[0]["mean"]
+    def _goal(self, learner: TD3Learner, batch: Batch, action: Tensor) -> Tensor:
+        """What the values should be (rows,), by the target actor's next actions."""
+        noise = batch.get("noise")
         if isinstance(noise, Tensor):
             action = (action + noise).clamp(-1, 1)
-        values = learner.values(learner.targets, following, action).amin(0)
+        values = learner.values(learner.targets, parts(batch, "next_observation"), action).amin(0)
         return tensor(batch, "reward") + tensor(batch, "discount") * values
 
     def _actor(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:

@@ -1,0 +1,60 @@
+"""Who multiplies matrices of fp32 on a CPU, and that it stays fp32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from reinforge.core import products
+from reinforge.core.products import faster_products
+
+WIDE, NARROW = nn.Linear(256, 128), nn.Sequential(nn.Embedding(1000, 64), nn.Linear(64, 256), nn.Conv2d(256, 256, 3))
+
+
+def _set() -> str:
+    return torch.backends.mkldnn.matmul.fp32_precision
+
+
+def test_stays_single_precision() -> None:
+    """Whatever this machine chose: an error of fp32, not of bf16, which is a thousand times larger."""
+    torch.manual_seed(0)
+    one, other = torch.randn(192, 256), torch.randn(256, 160)
+    with faster_products(WIDE):
+        found = one @ other
+        added = torch.zeros(192, 160).addmm_(one, other)
+    expected = one.double() @ other.double()
+    assert float((found - expected).abs().max()) < 2e-4
+    assert float((added - expected).abs().max()) < 2e-4
+
+
+@pytest.mark.parametrize("faster", [True, False])
+@pytest.mark.parametrize("model", [WIDE, NARROW])
+def test_set_within_the_block_alone(model: nn.Module, faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: faster)
+    before = _set()
+    seen = []
+
+    def use() -> None:
+        seen.append(_set())
+        raise KeyError
+
+    with pytest.raises(KeyError), faster_products(model):
+        use()
+    assert seen == ["bf16" if faster and model is WIDE else before]
+    assert _set() == before
+
+
+def test_intels_own_processors_keep_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_maker", lambda: "GenuineIntel")
+    products._onednn_is_faster.cache_clear()
+    try:
+        assert not products._onednn_is_faster()
+    finally:
+        products._onednn_is_faster.cache_clear()
+
+
+def test_finding_out_leaves_no_trace() -> None:
+    before = _set()
+    products._onednn_is_exact()
+    assert _set() == before
