@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[EnvironmentOptions, Any, Any, Any]] = {
     "ppo": (
         CARTPOLE,
         ActorCriticOptions(sizes=(64, 64)),
-        PPOOptions(gamma=0.98, gae_lambda=0.8, epochs=20, minibatches=1),
+        PPOOptions(gamma=0.98, gae_lambda=0.8, epochs=20, minibatches=1, value_weight=1.0),
         RolloutOptions(steps=32),
     ),
     "sac": (CHEETAH, SquashedGaussianOptions(sizes=WIDE), SACOptions(critic_sizes=WIDE), REPLAY),

@@ -17,6 +17,9 @@ from reinforge.models.policy_options import ActorCriticOptions
 from reinforge.models.quick import Array, Quick, snapshot
 from reinforge.schema.signature import Signature
 
+# Scores (rows, size) and values (rows, 1), and what takes the gradients of both back (None: that of scores alone).
+_Traced = tuple[Tensor, Tensor, Callable[[Tensor, Tensor | None], None]]
+
 
 class ActorCritic(Policy):
     """A policy and a state value.
@@ -78,29 +81,45 @@ class ActorCritic(Policy):
     ) -> tuple[dict[str, Tensor], Callable[[Tensor, Tensor | None, Tensor | None], None]]:
         """What `forward` gives for what perception made of observations (rows, features), and what takes the gradients
         of "action" or "mean", of "value" and of "log_std" back, into the .grad of the weights."""
-        hidden, pull_body = self.body.trace(features)
-        value_hidden, pull_value_body = (hidden, None) if self.value_body is None else self.value_body.trace(features)
-        scores, pull_scores = self.policy_head.trace(hidden, inward=True)
-        value, pull_value = self.value_head.trace(value_hidden, inward=True)
+        scores, value, back = self._apart(features) if self.value_body is not None else self._shared(features)
         outputs = {"action": scores, "value": value.squeeze(-1)}
         if self.log_std is not None:
             outputs |= {"action": self.scale(scores), "mean": scores, "log_std": self.log_std.float().expand_as(scores)}
 
         def pull(policy: Tensor, judged: Tensor | None, widths: Tensor | None) -> None:
-            inner = pull_scores(policy)
-            assert inner is not None
-            if judged is not None:
-                outer = pull_value(judged.unsqueeze(-1))
-                assert outer is not None
-                if pull_value_body is None:
-                    inner = inner + outer
-                else:
-                    pull_value_body(outer)
-            pull_body(inner)
+            back(policy, None if judged is None else judged.unsqueeze(-1))
             if widths is not None and self.log_std is not None and self.log_std.grad is not None:
                 self.log_std.grad.add_(widths.sum(0))
 
         return outputs, pull
+
+    def _apart(self, features: Tensor) -> _Traced:
+        assert self.value_body is not None
+        scores, pull_scores = self.body.trace(features, then=self.policy_head)
+        value, pull_value = self.value_body.trace(features, then=self.value_head)
+
+        def back(policy: Tensor, judged: Tensor | None) -> None:
+            pull_scores(policy)
+            if judged is not None:
+                pull_value(judged)
+
+        return scores, value, back
+
+    def _shared(self, features: Tensor) -> _Traced:
+        hidden, pull_body = self.body.trace(features)
+        scores, pull_scores = self.policy_head.trace(hidden, inward=True)
+        value, pull_value = self.value_head.trace(hidden, inward=True)
+
+        def back(policy: Tensor, judged: Tensor | None) -> None:
+            inner = pull_scores(policy)
+            assert inner is not None
+            if judged is not None:
+                outer = pull_value(judged)
+                assert outer is not None
+                inner = inner + outer
+            pull_body(inner)
+
+        return scores, value, back
 
     def quick(self, rows: int) -> Quick | None:
         """In NumPy, for small layers without anything that learns or is remembered before them."""

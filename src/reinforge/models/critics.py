@@ -130,7 +130,7 @@ class Critics(nn.Module):
         x = torch.cat([features, action], -1)
         if x.device.type == "cpu" and self.activation in TRACEABLE and not torch.is_grad_enabled():
             # One after the other: what goes through a critic's layers stays in the cache.
-            return torch.stack([critic.forward(x) for critic in self._critics(len(x), first or self.count, like)])
+            return torch.stack([critic.forward(x) for critic in self._critics(x.shape[0], first or self.count, like)])
         kind, last = (like or self).weights[0].dtype, len(self.weights) - 1
         x = x.expand(first or self.count, -1, -1)
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases)):
@@ -151,7 +151,7 @@ class Critics(nn.Module):
         """`forward`, and what adds to the .grad of the weights from the values' gradient (count, rows), before the next
         pass of as many rows."""
         x = torch.cat([features, action], -1)
-        critics = self._critics(len(x), self.count)
+        critics = self._critics(x.shape[0], self.count)
         values = torch.stack([critic.forward(x) for critic in critics])
         uses = [critic.hidden.uses for critic in critics]
 
@@ -166,7 +166,7 @@ class Critics(nn.Module):
         """`forward`, and what gives the gradient of the actions (rows, size) from that of the values (count, rows): of
         each critic for the rows alone that ask for it; before the next pass of as many rows."""
         x = torch.cat([features, action], -1)
-        critics = self._critics(len(x), first or self.count)
+        critics = self._critics(x.shape[0], first or self.count)
         values = torch.stack([critic.forward(x) for critic in critics])
         uses = [critic.hidden.uses for critic in critics]
 

@@ -47,31 +47,35 @@ class Network(nn.Module):
                 x = ACTIVATIONS[self.activation](x)
         return x if self.last_active else x.float()
 
-    def trace(self, x: Tensor, *, inward: bool = False) -> tuple[Tensor, Pull]:
+    def trace(self, x: Tensor, *, inward: bool = False, then: Network | None = None) -> tuple[Tensor, Pull]:
         """`forward` for x (rows, sizes[0]), and what adds to the .grad of its weights from the output's gradient, which
         it may overwrite: before the next trace of as many rows.
 
         That returns the gradient of x where `inward`, otherwise None. Weights without .grad are left out. With
-        `last_active` the output too holds until the next trace.
+        `last_active` the output too holds until the next trace. `then`: a head, of one layer, that goes on from there.
         """
-        tape = self._tapes.get(len(x), lambda: self._tape(len(x)))
+        tape = self._tapes.get((x.shape[0], then is None), lambda: self._tape(x.shape[0], then))
         outputs, use = tape.forward(x), tape.uses
 
         def pull(gradient: Tensor) -> Tensor | None:
             tape.check(use)
             return tape.backward(gradient, inward)
 
-        return outputs if self.last_active else outputs.to(torch.float32, copy=True), pull
+        held = self.last_active and then is None
+        return outputs if held else outputs.to(torch.float32, copy=True), pull
 
-    def _tape(self, rows: int) -> Tape:
+    def _tape(self, rows: int, then: Network | None) -> Tape:
+        networks = [self] if then is None else [self, then]
         layers = [
             Linear(
                 layer.weight.detach().t(), layer.bias.detach(),
                 None if layer.weight.grad is None else layer.weight.grad.t(), layer.bias.grad,
             )
-            for layer in cast("Iterable[nn.Linear]", self.layers)
+            for network in networks
+            for layer in cast("Iterable[nn.Linear]", network.layers)
         ]  # fmt: skip
-        return Tape(layers, list(self.parameters()), rows, self.activation, self.last_active)
+        parameters = [parameter for network in networks for parameter in network.parameters()]
+        return Tape(layers, parameters, rows, self.activation, networks[-1].last_active)
 
 
 def traceable(networks: Sequence[Network | None]) -> bool:
