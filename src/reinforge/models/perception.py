@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -47,7 +48,7 @@ class Perception(nn.Module):
         # Whether anything in it learns: what several networks look through can be shared only where nothing does.
         self.learns = any(parameter.requires_grad for parameter in self.parameters())
 
-    @property
+    @cached_property
     def only(self) -> str | None:
         """The one part whose numbers are its features as they are, where that is all it does."""
         (name, block), *more = self.blocks.items()
@@ -71,6 +72,10 @@ class Perception(nn.Module):
         return self.frames.initial_state(n, device) if self.frames is not None else {}
 
     def _encoded(self, inputs: Batch) -> Tensor:
+        if self.only is not None:
+            value = cast(Tensor, inputs[self.only])
+            if value.dtype == torch.float32:
+                return value
         found = [self._part(name, block, cast(Tensor, inputs[name])) for name, block in self.blocks.items()]
         return found[0] if len(found) == 1 else torch.cat(found, -1)
 
