@@ -1,20 +1,26 @@
 """Replicas: killed, hung, replaced, changed to other bundles, and stopped."""
 
 import contextlib
+import ipaddress
 import json
 import os
 import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from reinforge.bundle.signing import make_keys, sign
 from reinforge.serving.board import SILENT_SECONDS
@@ -343,5 +349,47 @@ def test_only_bundles_that_are_signed_are_served(folder, tmp_path):
         assert (refused.status_code, "trusted" in refused.text) == (409, True)
         sign(newer.path, mine.private)
         assert swap().json() == {"models": {"table": newer.digest}}
+    finally:
+        assert server.stop()[0] == 0
+
+
+def certificate(folder):
+    """A certificate of this machine that vouches for itself, and its key, as PEM files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+        .not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_replicas_share_connections_over_tls_too(folder, tmp_path):
+    """And what is no TLS, or ends in the middle of its greeting, harms nobody."""
+    cert, key = certificate(tmp_path)
+    server = Served(folder / "table", "--workers", "2", "--tls-cert", str(cert), "--tls-key", str(key))
+    trust = ssl.create_default_context(cafile=str(cert))
+    try:
+        assert server.url.startswith("https://")
+        host, port = server.url.removeprefix("https://").split(":")
+        for content in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b""):
+            with socket.create_connection((host, int(port)), timeout=10) as plain:
+                plain.sendall(content)
+        clients = [httpx.Client(verify=trust, timeout=30) for _ in range(8)]
+        before = {pid: sockets(pid) for pid in server.workers}
+        for client in clients:
+            assert client.post(f"{server.url}/v1/models/table/predict", json=GOOD).status_code == 200
+        assert [sockets(pid) - count for pid, count in before.items()] == [4, 4]
+        for client in clients:
+            client.close()
+        assert httpx.get(f"{server.url}/readyz", verify=trust).status_code == 200
     finally:
         assert server.stop()[0] == 0
