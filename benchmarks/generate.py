@@ -1,6 +1,7 @@
 """Generation: our engine beside transformers' generate, on the same weights.
 
     python -m benchmarks.generate [--runs N] [--dtype bf16|fp32] [--tokens N] [--batch N] [--threads N] [--processor]
+        [--only equal|ragged|alone] [--profile]
 
 A Llama shape of 13.8M parameters (6 layers, 384 wide, 6 heads, vocabulary 8,192), new weights, the same in both.
 Equal: a batch of 32 prompts of 32 tokens, 128 new tokens each, drawn at temperature 1. Ragged: 96 prompts of 8 to 64
@@ -13,9 +14,11 @@ second, as part of what this machine reads at most (a copy-free sum over 256 MB)
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
 import math
 import platform
+import pstats
 import random
 import statistics
 import sys
@@ -84,14 +87,14 @@ def peer_generate(peer: Any, prompts: list[list[int]], tokens: int, *, sample: b
     )  # fmt: skip
 
 
-def bandwidth() -> float:
+def bandwidth(clock: Callable[[], float]) -> float:
     """Bytes per second that this machine reads, at best."""
     block = torch.ones(64 << 20, dtype=torch.float32)
     took = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = clock()
         block.sum()
-        took.append(time.perf_counter() - start)
+        took.append(clock() - start)
     return block.nbytes / min(took)
 
 
@@ -118,6 +121,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--processor", action="store_true", help="processor time, which neighbours disturb less")
     parser.add_argument("--only", choices=("equal", "ragged", "alone"), action="append")
+    parser.add_argument("--profile", action="store_true", help="only where our equal batch spends its time")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     clock = time.process_time if arguments.processor else time.perf_counter
@@ -169,6 +173,18 @@ def main() -> None:
             "ours": lambda: write(equal[:1], [tokens], 1), "peer": lambda: peer_once(equal[:1]),
         }),
     }  # fmt: skip
+    if arguments.profile:
+        ours_equal = settings["equal"][1]["ours"]
+        for profile in (None, cProfile.Profile(clock)):
+            ours_equal()
+            start = clock()
+            if profile is None:
+                ours_equal()
+                print(f"{1e3 * (clock() - start) / tokens:.2f} ms a step")
+            else:
+                profile.runcall(ours_equal)
+                pstats.Stats(profile).sort_stats("tottime").print_stats(8)
+        return
     rows = []
     for name, (total, trials) in settings.items():
         if arguments.only and name not in arguments.only:
@@ -185,7 +201,7 @@ def main() -> None:
         })  # fmt: skip
         if name == "alone":
             read = sum(p.nbytes for p in model.parameters()) + LAYERS * 2 * WIDTH * (32 + tokens / 2) * dtype.itemsize
-            most = bandwidth()
+            most = bandwidth(clock)
             print(f"        bandwidth {read * own / 1e9:.1f} of {most / 1e9:.1f} GB/s: {read * own / most:.0%}")
             rows[-1]["bandwidth"] = round(read * own / most, 3)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
