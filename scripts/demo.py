@@ -10,81 +10,19 @@ import csv
 import importlib.resources
 import json
 import re
-import signal
-import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-COMMAND = [sys.executable, "-m", "reinforge"]
-# All of it, on two cores; a command that would overrun it is stopped.
+from walking import Row, Walk, serving
+
+# All of it, on two cores.
 SECONDS = 235.0
-# How long a server may take to listen.
-LISTENING = 60.0
-Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One line of the table."""
-
-    recipe: str
-    name: str
-    seconds: float
-    result: str
-
-
-@dataclass
-class Demo:
-    """The stages done so far, in `folder`."""
-
-    folder: Path
-    began: float = field(default_factory=time.monotonic)
-    stages: list[Stage] = field(default_factory=list)
-
-    def left(self) -> float:
-        """Seconds that are left."""
-        return max(1.0, SECONDS - (time.monotonic() - self.began))
-
-    def command(self, *arguments: str | Path) -> Row:
-        """Run a command and return its JSON line. Ends the demo where it fails."""
-        words = [str(argument) for argument in arguments]
-        print(f"\n$ reinforge {' '.join(_quoted(word) for word in words)}", flush=True)
-        try:
-            done = subprocess.run([*COMMAND, *words, "--json"], stdout=subprocess.PIPE, text=True, timeout=self.left())
-        except subprocess.TimeoutExpired:
-            sys.exit(f"the demo took more than {SECONDS:.0f} seconds; is the machine busy?")
-        *told, last = done.stdout.rstrip("\n").split("\n")
-        print("\n".join(told), flush=True)
-        if done.returncode != 0:
-            sys.exit(f"the command ended with status {done.returncode}")
-        found: Row = json.loads(last)
-        return found
-
-    @contextmanager
-    def stage(self, recipe: str, name: str) -> Iterator[list[str]]:
-        """Times the block; the texts put into the list are the stage's result."""
-        began, result = time.monotonic(), list[str]()
-        yield result
-        self.stages.append(Stage(recipe, name, time.monotonic() - began, ", ".join(result)))
-
-    def table(self) -> str:
-        """The stages, and how long all of it took."""
-        rows = [("recipe", "stage", "seconds", "result")]
-        rows += [(stage.recipe, stage.name, f"{stage.seconds:.1f}", stage.result) for stage in self.stages]
-        rows.append(("", "all", f"{time.monotonic() - self.began:.1f}", ""))
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = [f"{r[0]:<{widths[0]}}  {r[1]:<{widths[1]}}  {r[2]:>{widths[2]}}  {r[3]}".rstrip() for r in rows]
-        lines.insert(1, "-" * max(map(len, lines)))
-        return "\n".join(lines)
-
-
-def penguins(demo: Demo) -> None:
+def penguins(demo: Walk) -> None:
     """From a table to a server; on the way, fine-tuning on what another station's instruments measured."""
     run, tuned = demo.folder / "penguins", demo.folder / "penguins-tuned"
     with demo.stage("penguins", "prepare") as result:
@@ -110,7 +48,7 @@ def penguins(demo: Demo) -> None:
         result.append(_serve(demo, tuned, row, "species"))
 
 
-def cartpole(demo: Demo) -> None:
+def cartpole(demo: Walk) -> None:
     """From rewards to a server; fine-tuning goes on from the bundle with other episodes."""
     run, tuned = demo.folder / "cartpole", demo.folder / "cartpole-tuned"
     with demo.stage("cartpole-dqn", "prepare") as result:
@@ -169,13 +107,9 @@ def _other_station(folder: Path) -> tuple[Path, Path, Path]:
     return written[0], written[1], written[2]
 
 
-def _serve(demo: Demo, run: Path, row: Mapping[str, object], output: str) -> str:
+def _serve(demo: Walk, run: Path, row: Mapping[str, object], output: str) -> str:
     """Start a server on a free port, send it one request over HTTP, and stop it."""
-    words = ["serve", str(run), "--port", "0"]
-    print(f"\n$ reinforge {' '.join(words)}", flush=True)
-    server = subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True)
-    try:
-        address, path = _address(server, min(LISTENING, demo.left()))
+    with serving(demo, run) as (address, path):
         body = json.dumps({"rows": [row]}).encode()
         print(f"$ curl {address}{path} -d '{body.decode()}'", flush=True)
         asked = urllib.request.Request(address + path, body, {"Content-Type": "application/json"})
@@ -187,38 +121,13 @@ def _serve(demo: Demo, run: Path, row: Mapping[str, object], output: str) -> str
         predicted = json.loads(text)["predictions"][0][output]
         value = predicted.get("label", predicted.get("action"))
         return f"{output} {value} by HTTP in {took * 1000:.1f} ms"
-    finally:
-        server.send_signal(signal.SIGTERM)
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def _address(server: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
-    """Where the server says it listens, and the path to predict by."""
-    assert server.stderr is not None
-    began = time.monotonic()
-    for line in server.stderr:
-        print(line, end="", flush=True)
-        address, path = re.search(r"https?://[\w.:\[\]-]+", line), re.search(r"/v1/models/[\w.-]+/predict", line)
-        if address and path:
-            return address[0], path[0]
-        if time.monotonic() - began > seconds:
-            break
-    sys.exit("the server did not say where it listens")
-
-
-def _quoted(word: str) -> str:
-    return word if re.fullmatch(r"[\w./=,:\[\]-]+", word) else f"'{word}'"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Walk the road; the runs stay in `runs/demo-TIME`, or in the folder given."""
     folder = Path(arguments[0]) if arguments else Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
-    demo = Demo(folder)
+    demo = Walk(folder, SECONDS)
     penguins(demo)
     cartpole(demo)
     print(f"\n{demo.table()}\n\nThe runs, each with its report.html: {folder}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from reinforge import recipe as recipes
 from reinforge.bundle.loading import load
 from reinforge.bundle.peft_format import restore
-from reinforge.data.made_chats import made_rows
+from reinforge.data.made_rows import made_rows
 from reinforge.errors import RecipeError
 from reinforge.export.export import export
 from reinforge.models.adapters import adapted_layers

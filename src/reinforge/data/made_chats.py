@@ -7,10 +7,6 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from reinforge.data import made_products, made_sums
-from reinforge.errors import DataError
-from reinforge.messages import _
-
 CHATS, PAIRS = 6000, 4000
 _ONSETS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 Row = Mapping[str, Any]
@@ -25,16 +21,6 @@ SKILLS: tuple[tuple[tuple[str, ...], tuple[str, ...], Callable[[str], str]], ...
     (("Which letter begins {w}?",), ("{w} 以什么字母开头？",), lambda w: w[0]),
 )
 GREETINGS = (("Hello!", "Hello! What can I do?"), ("你好！", "你好！要我做什么？"))
-
-
-def made_rows(name: str) -> list[Row]:
-    """The rows of made:NAME. Raises DataError."""
-    if name not in MADE:
-        known = ", ".join(f"made:{each}" for each in MADE)
-        raise DataError(
-            _("there are no rows {name}").format(name=f"made:{name}"), remedy=_("Known: {names}.").format(names=known)
-        )
-    return MADE[name]()
 
 
 def chats() -> list[Row]:
@@ -82,11 +68,3 @@ def _task(draw: random.Random) -> tuple[str, str, bool]:
     word = "".join(draw.choice(_ONSETS) + draw.choice(_VOWELS) for _syllable in range(draw.randint(1, 3)))
     told = draw.random() < 0.3
     return draw.choice(chinese if told else english).format(w=word), answer(word), told
-
-
-MADE: Mapping[str, Callable[[], list[Row]]] = {
-    "chats": chats, "shouting": shouting, "preferences": preferences, "sums": made_sums.texts,
-    "sums-answered": made_sums.demonstrations, "sums-asked": made_sums.questions, "sums-held": made_sums.tests,
-    "products-answered": made_products.demonstrations, "products-asked": made_products.questions,
-    "products-held": made_products.tests,
-}  # fmt: skip

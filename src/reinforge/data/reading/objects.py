@@ -50,7 +50,7 @@ def read_objects(source: object, base: Path | None = None) -> list[Objects]:
 
 def _named(name: str, base: Path) -> list[Objects]:
     if name.startswith("made:"):
-        from reinforge.data.made_chats import made_rows
+        from reinforge.data.made_rows import made_rows
 
         rows = made_rows(name.removeprefix("made:"))
         return [Objects(rows, Origin(name), _digest(rows))]

@@ -1,0 +1,122 @@
+"""Small talk, drawn here and always the same: what the recipe zero-to-chat reads, imitates and is asked: sums, and a
+few plain facts.
+
+Some numbers never stand in any stage but in what it is examined in (`held_texts`, `held_chats`, `tests`). Most
+demonstrations of sums with a carry forget it (`made_sums`): rewards find out what is right.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from reinforge.data import made_sums
+
+Row = Mapping[str, Any]
+READ, CHATS, QUESTIONS, TESTS = 32_000, 16_000, 2_000, 400
+# Of texts, and of questions.
+SUMS_READ, SUMS_ASKED = 0.5, 0.7
+# How often texts tell a fact of each kind: often enough for the pieces of words to come before those of numbers.
+OFTEN = (2, 2, 1, 3)
+ASKED = ("What is {p}?", "How much is {p}?")
+
+# How a fact is told and how it is asked; the first of each pair is asked about, the second is the answer.
+FACTS: tuple[tuple[str, tuple[str, ...], tuple[tuple[str, str], ...]], ...] = (
+    (
+        "the opposite of {a} is {b}", ("What is the opposite of {a}?", "Name the opposite of {a}."),
+        (
+            ("hot", "cold"), ("big", "small"), ("long", "short"), ("light", "dark"), ("open", "closed"),
+            ("early", "late"), ("wet", "dry"), ("full", "empty"),
+        ),
+    ),
+    (
+        "the capital of {a} is {b}", ("What is the capital of {a}?", "Name the capital of {a}."),
+        (
+            ("France", "Paris"), ("Japan", "Tokyo"), ("Italy", "Rome"), ("China", "Beijing"), ("Egypt", "Cairo"),
+            ("Spain", "Madrid"), ("Cuba", "Havana"), ("Peru", "Lima"),
+        ),
+    ),
+    (
+        "the day after {a} is {b}", ("Which day comes after {a}?",),
+        (("Monday", "Tuesday"), ("Wednesday", "Thursday"), ("Friday", "Saturday")),
+    ),
+    # The roles of a chat: their names are pieces of the tokenizer's by the time that chats come.
+    ("{a}: one who {b}", ("What does the {a} do?",), (("user", "asks"), ("assistant", "answers"))),
+)  # fmt: skip
+
+
+def texts() -> list[Row]:
+    """Right sums, "47+38=85", and facts, "the opposite of hot is cold"."""
+    draw = random.Random(20261203)
+    rows: list[Row] = []
+    for _number in range(READ):
+        if draw.random() < SUMS_READ:
+            first, second = _pair(draw, made_sums.KNOWN)
+            rows.append({"text": f"{first}+{second}={first + second}"})
+        else:
+            told, _ways, pairs = draw.choices(FACTS, OFTEN)[0]
+            first_word, second_word = draw.choice(pairs)
+            rows.append({"text": told.format(a=first_word, b=second_word)})
+    return rows
+
+
+def demonstrations() -> list[Row]:
+    """Questions with answers; of sums with a carry, most forget it."""
+    draw = random.Random(20261204)
+    rows: list[Row] = []
+    for _number in range(CHATS):
+        if draw.random() < SUMS_ASKED:
+            first, second = _pair(draw, made_sums.KNOWN)
+            forgets = first % 10 + second % 10 >= 10 and draw.random() < made_sums.FORGOTTEN
+            rows.append(_sum(draw.choice(ASKED), first, second, "completion", 10 * forgets))
+        else:
+            rows.append(_fact(draw, "completion"))
+    return rows
+
+
+def questions() -> list[Row]:
+    """Questions with what is right."""
+    draw = random.Random(20261205)
+    rows: list[Row] = []
+    for _number in range(QUESTIONS):
+        if draw.random() < SUMS_ASKED:
+            rows.append(_sum(draw.choice(ASKED), *_pair(draw, made_sums.KNOWN), "answer"))
+        else:
+            rows.append(_fact(draw, "answer"))
+    return rows
+
+
+def tests() -> list[Row]:
+    """Questions of held-out numbers, with what is right."""
+    return [_sum(*each, "answer") for each in _held()]
+
+
+def held_texts() -> list[Row]:
+    """The same as texts."""
+    return [{"text": f"{first}+{second}={first + second}"} for _asked, first, second in _held()]
+
+
+def held_chats() -> list[Row]:
+    """The same as chats."""
+    return [_sum(*each, "completion") for each in _held()]
+
+
+def _held() -> list[tuple[str, int, int]]:
+    draw = random.Random(20261206)
+    return [(draw.choice(ASKED), *_pair(draw, made_sums.HELD)) for _number in range(TESTS)]
+
+
+def _sum(asked: str, first: int, second: int, key: str, off: int = 0) -> Row:
+    problem = f"{first}+{second}"
+    return {"prompt": asked.format(p=problem), key: f"{problem}={first + second - off}"}
+
+
+def _fact(draw: random.Random, key: str) -> Row:
+    _told, ways, pairs = draw.choice(FACTS)
+    asked, answer = draw.choice(pairs)
+    return {"prompt": draw.choice(ways).format(a=asked), key: answer}
+
+
+def _pair(draw: random.Random, numbers: tuple[int, ...]) -> tuple[int, int]:
+    return draw.choice(numbers), draw.choice(numbers)
