@@ -1,9 +1,9 @@
 """Exports of the recipes that train in minutes: parity, and latency in torch, compiled, exported, and in 8 bits.
 
-Each recipe is trained unless its run is there; its bundle is exported to ONNX and torch.export, which both are refused
-where they disagree, and compressed to 8 bits. Milliseconds are those of the network alone for one row, each the median
-of repetitions, one after the other in one process with one thread; compiling is `torch.compile` with its defaults. The
-table goes into docs/deploy/exports.md.
+Each recipe is trained unless its run is there; its bundle is exported to ONNX, torch.export and, where it is installed,
+ExecuTorch, which all are refused where they disagree, and compressed to 8 bits. Milliseconds are those of the network
+alone for one row, each the median of repetitions, one after the other in one process with one thread; compiling is
+`torch.compile` with its defaults. The table goes into docs/deploy/exports.md.
 
     python -m benchmarks.exports [--recipes NAME ...] [--runs FOLDER] [--no-compile] [--write]
 """
@@ -11,10 +11,12 @@ table goes into docs/deploy/exports.md.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import platform
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,11 @@ from reinforge.errors import ReinforgeError
 from reinforge.export.export import export
 from reinforge.export.graph import Graph
 from reinforge.export.replay import golden_rows, timed
+from reinforge.workflow.run import Run
 
 RECIPES = (
     "penguins", "wine", "breast-cancer", "diabetes", "linear-regression", "multi-label", "digits", "image-and-table",
-    "reviews", "frozenlake-q", "cartpole-ppo",
+    "reviews", "frozenlake-q", "cartpole-ppo", "zero-to-chat",
 )  # fmt: skip
 PAGE = Path(__file__).parents[1] / "docs" / "deploy" / "exports.md"
 BEGIN, END = "<!-- python -m benchmarks.exports --write -->", "<!-- end -->"
@@ -47,10 +50,12 @@ class Row:
     form: str
     onnx: float
     torch_export: float
+    executorch: float | None
     eager: float
     compiled: float | None
     onnxruntime: float
     exported: float
+    on_device: float | None
     int8: float
 
 
@@ -60,6 +65,9 @@ def measure(name: str, folder: Path, compiling: bool) -> Row:
     with tempfile.TemporaryDirectory() as scratch:
         first = export(folder, "onnx", Path(scratch) / "onnx").measured
         second = export(folder, "torch-export", Path(scratch) / "pt2").measured
+        third: Mapping[str, float | None] = {"parity": None, "milliseconds": None}
+        if importlib.util.find_spec("executorch") is not None:
+            third = export(folder, "executorch", Path(scratch) / "pte").measured
         runner = Runner(Path(scratch) / "onnx")
         record = golden_rows(bundle)[0]["row"]
         inputs, _beside = runner.read([record], Origin())  # type: ignore[list-item]
@@ -68,8 +76,8 @@ def measure(name: str, folder: Path, compiling: bool) -> Row:
         compiled = _timed(torch.compile(Graph(bundle).eval()), given) if compiling else None
         small, _change = in_8_bits(bundle.model, computing=True)
         return Row(
-            name, bundle.form.kind, first["parity"], second["parity"], ours, compiled,
-            timed(lambda: runner.run(inputs)), second["milliseconds"],
+            name, bundle.form.kind, first["parity"], second["parity"], third["parity"], ours, compiled,
+            timed(lambda: runner.run(inputs)), second["milliseconds"], third["milliseconds"],
             _timed(Graph(replace(bundle, model=small.eval())).eval(), given),
         )  # fmt: skip
 
@@ -82,13 +90,16 @@ def _timed(network: Any, given: tuple[torch.Tensor, ...]) -> float:
 def table(rows: list[Row]) -> str:
     """In Markdown."""
     lines = [
-        "| recipe | parity: onnx | torch-export | ms: torch | compiled | onnxruntime | torch-export | int8 |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| recipe | parity: onnx | torch-export | executorch | ms: torch | compiled | onnxruntime | torch-export "
+        "| executorch | int8 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        times = [row.eager, row.compiled, row.onnxruntime, row.exported, row.int8]
-        shown = " | ".join("" if value is None else f"{value:.3f}" for value in times)
-        lines.append(f"| {row.name} | {row.onnx:.1e} | {row.torch_export:.1e} | {shown} |")
+        apart = [row.onnx, row.torch_export, row.executorch]
+        times = [row.eager, row.compiled, row.onnxruntime, row.exported, row.on_device, row.int8]
+        told = ["" if value is None else f"{value:.1e}" for value in apart]
+        told += ["" if value is None else f"{value:.3f}" for value in times]
+        lines.append(f"| {row.name} | {' | '.join(told)} |")
     return "\n".join(lines)
 
 
@@ -105,9 +116,10 @@ def main() -> int:
     for name in given.recipes:
         folder = given.runs / name
         try:
-            if not (folder / "bundle" / "manifest.json").exists():
-                reinforge.train(name, output=folder)
-            found.append(measure(name, folder, not given.no_compile))
+            run = Run(folder) if (folder / "run.json").exists() else reinforge.train(name, output=folder)
+            # Of a recipe with stages the last one's.
+            last = run.stages[-1].folder if run.stages else folder
+            found.append(measure(name, last, not given.no_compile))
         except ReinforgeError as error:
             print(f"{name}: {error}", file=sys.stderr)
             continue

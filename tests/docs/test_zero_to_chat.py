@@ -1,4 +1,4 @@
-"""`make zero-to-chat` and docs/llm/zero-to-chat.md: a shortened road is walked to its end, and leaves nothing running."""
+"""`make zero-to-chat` and its page: a shortened road is walked to its end, and leaves nothing running."""
 
 from __future__ import annotations
 
