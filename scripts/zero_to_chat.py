@@ -87,7 +87,7 @@ def export(walk: Walk, run: Path) -> None:
         end = tokenizer.convert_tokens_to_ids("<|im_end|>")
         written = model.generate(ids, max_new_tokens=16, do_sample=False, eos_token_id=end, pad_token_id=end)
         said = tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True).strip()
-        result.append(f"transformers: {said}")
+        result.append(f"transformers: {_one_line(said)}")
         print(f"\ntransformers, from model.gguf: {QUESTION} {said}", flush=True)
 
 
@@ -115,9 +115,14 @@ def chat(walk: Walk, bundle: Path) -> str:
                 print(piece, end="", flush=True)
         took, said = time.perf_counter() - began, "".join(pieces)
         print(f"\n{'right' if said == RIGHT else f'wrong: it is {RIGHT}'}", flush=True)
-        result.append(f"{QUESTION} {said}, {'right' if said == RIGHT else 'wrong'}")
+        result.append(f"{QUESTION} {_one_line(said)}, {'right' if said == RIGHT else 'wrong'}")
         result.append(f"{len(pieces)} pieces in {took * 1000:.0f} ms")
     return said
+
+
+def _one_line(text: str) -> str:
+    """For the table."""
+    return " ".join(text.split())
 
 
 def main(arguments: Sequence[str]) -> int:
