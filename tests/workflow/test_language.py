@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from torch import Tensor
 from reinforge import recipe as recipes
 from reinforge.bundle.loading import load
 from reinforge.bundle.peft_format import restore
+from reinforge.bundle.text_form import TextForm
+from reinforge.bundle.writing import write_bundle
 from reinforge.data.made_rows import made_rows
-from reinforge.errors import RecipeError
+from reinforge.errors import DataError, RecipeError
 from reinforge.export.export import export
 from reinforge.models.adapters import adapted_layers
 from reinforge.models.decoder import Decoder
@@ -22,6 +25,7 @@ from reinforge.models.decoder_options import LoRAOptions
 from reinforge.workflow.run import Run
 from reinforge.workflow.starting import begin_adapter
 from reinforge.workflow.train import train
+from tests.bundle import made
 
 SHORT = ["learn.stop.updates=3", "learn.batch=4", "evaluate.every=null", "log.updates=1", "learn.schedule=constant"]
 SHORT += ["learn.precision=fp32"]
@@ -142,3 +146,25 @@ def test_objectives_that_do_not_fit_the_rows_are_told(sft: Run, tmp_path: Path) 
             recipes.load("chat-lora", [*SHORT, "model.width=64"]), start=sft.folder, data=made_rows("chats")[:60],
             output=tmp_path / "lora",
         )  # fmt: skip
+
+
+def test_a_base_model_without_a_template_takes_one(tmp_path: Path) -> None:
+    """The recipe's, or chatml, where its tokenizer has the tokens; else those that would fit are named."""
+    bundle = made.chat_bundle(tmp_path / "chat")
+    pipeline = dataclasses.replace(bundle.form.pipeline, template=None)
+    write_bundle(
+        tmp_path / "base", model=bundle.model, options=bundle.blueprint.options, signature=bundle.signature,
+        form=TextForm(pipeline), examples=[{"text": "hello"}],
+    )  # fmt: skip
+    rows = [{"prompt": f"say {word}", "completion": word} for word in ("ab", "cd", "ef", "gh", "ij", "kl") * 4]
+    recipe = {
+        "name": "taught", "data": {"kind": "chats", "validation": 0.3}, "model": "decoder", "objective": "language",
+        "source": {"kind": "tokens", "block": 64}, "learn": {"batch": 2, "stop": {"updates": 2}, "threads": 1},
+    }  # fmt: skip
+    for number, named in enumerate((None, "chatml")):
+        changed = {**recipe, "data": {**recipe["data"], "template": named}}  # type: ignore[dict-item]
+        run = train(changed, data=rows, start=tmp_path / "base", output=tmp_path / f"run{number}")
+        assert run.bundle.form.pipeline.template.name == "chatml"
+    with pytest.raises(DataError, match=r"(?s)template llama3 needs the token .*by its tokens: .*chatml"):
+        train({**recipe, "data": {**recipe["data"], "template": "llama3"}}, data=rows, start=tmp_path / "base",
+              output=tmp_path / "wrong")  # type: ignore[dict-item]  # fmt: skip

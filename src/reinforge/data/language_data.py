@@ -129,6 +129,7 @@ def prepare_chats(
     rendered = rows.each_of(chats, template.render)
     if pipeline is None:
         pipeline = _fitted(options, template, _texts(rendered, rows.sides))
+    pipeline = _with_template(pipeline, template)
     _refuse_rendered(chats, rows)
     sides = [
         encoded_chats(
@@ -187,6 +188,7 @@ def prepare_preferences(
     if pipeline is None:
         texts = [text for rendered in named.values() for text in _texts(rendered, rows.sides)]
         pipeline = _fitted(options, template, texts)
+    pipeline = _with_template(pipeline, template)
     sides: list[dict[str, Answers]] = [{}, {}]
     sides_b = torch.tensor(rows.sides)
     cut = 0
@@ -333,15 +335,25 @@ def _template(options: LanguageDataOptions, pipeline: TextPipeline | None) -> Te
 
             own = pipeline_of(options.tokenizer.source).template
         return own or by_name("chatml")
-    if pipeline is not None and (own is None or own.name != options.template):
+    if own is not None and own.name != options.template:
         raise RecipeError(
             _("the bundle to begin with writes chats by {own}, and the recipe asks for {name}").format(
-                own=own.name if own else _("no template"), name=options.template
+                own=own.name, name=options.template
             ),
             where="data.template",
             remedy=_("Leave data.template out: the bundle's own is taken."),
         )
     return by_name(options.template)
+
+
+def _with_template(pipeline: TextPipeline, template: Template) -> TextPipeline:
+    """The pipeline as it writes chats: one that had no template, a base model's say, takes this one. Raises DataError
+    where its tokenizer lacks a token of it, and names templates that would fit."""
+    if pipeline.template is not None:
+        return pipeline
+    taking = replace(pipeline, template=template)
+    taking.check()
+    return taking
 
 
 def _texts(rendered: Sequence[Sequence[Part]], sides: Sequence[bool]) -> list[str]:
