@@ -79,6 +79,22 @@ def test_what_disagrees_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_program_that_the_runtime_does_not_load_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.table_bundle(tmp_path / "bundle")
+    lowered = executorch._lowered
+    broken = {True}
+
+    def torn(program: torch.export.ExportedProgram, quick: bool) -> bytes:
+        return b"no program" if quick in broken else lowered(program, quick)
+
+    monkeypatch.setattr(executorch, "_lowered", torn)
+    assert export(tmp_path / "bundle", "executorch", tmp_path / "portable").family == "executorch portable"
+    broken.add(False)
+    with pytest.raises(ComponentError, match="can't be written"):
+        export(tmp_path / "bundle", "executorch", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_everything_that_a_table_may_hold(tmp_path: Path) -> None:
     everything.table(tmp_path / "bundle")

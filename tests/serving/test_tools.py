@@ -4,6 +4,7 @@ import json
 
 import httpx
 import openai
+import pydantic
 import pytest
 import torch
 from hypothesis import given
@@ -15,10 +16,11 @@ from reinforge.data.chats import chat_of
 from reinforge.data.special_tokens import Marks, SpecialTokenizer
 from reinforge.data.templates import TEMPLATES
 from reinforge.data.text import CharacterTokenizer, TextPipeline
+from reinforge.inference.schemas import Schemas
 from reinforge.models.decoder_options import DecoderOptions
 from reinforge.registry import REGISTRY
 from reinforge.serving.listening import listen
-from reinforge.serving.openai.tools import CallReader
+from reinforge.serving.openai.tools import CallReader, Tool, call_schema
 from reinforge.serving.server import Server
 from tests.bundle import made
 
@@ -125,6 +127,36 @@ def test_a_call_that_is_asked_for_fits_its_schema(client, choice, stream):
     arguments = json.loads(call.function.arguments)
     assert set(arguments) == {"a", "b"}
     assert all(isinstance(value, int) for value in arguments.values())
+
+
+class Item(pydantic.BaseModel):
+    name: str
+    count: int
+
+
+class Order(pydantic.BaseModel):
+    items: list[Item]
+
+
+def test_schemas_that_refer_to_themselves_are_held_to():
+    nested = Tool.model_validate(openai.pydantic_function_tool(Order))
+    assert "$ref" in json.dumps(nested.function.parameters)
+    named = {"type": "object", "properties": {"$ref": {"type": "string"}, "way": {"const": {"$ref": "#/x"}}}}
+    plain = Tool.model_validate({"type": "function", "function": {"name": "plain", "parameters": named}})
+    text = json.dumps({"name": "Order", "arguments": {"items": [{"name": "a", "count": 2}]}}, separators=(",", ":"))
+    words = [*map(chr, range(32, 127)), "<end>"]
+    schemas = Schemas(lambda tokens: "".join(words[token] for token in tokens), len(words), (95,))
+    for tools in ([nested], [plain, nested]):
+        schema = call_schema(tools)
+        for wanted, right in ((text, True), (text.replace("2", '"2"'), False)):
+            constraint = schemas.constraint(schema)
+            fits = True
+            for token in map(words.index, wanted):
+                fits = fits and bool(constraint.allowed()[token])
+                if fits:
+                    constraint.advance(token)
+            assert fits is right
+    assert call_schema([plain])["properties"]["arguments"] == named
 
 
 def test_no_tools_are_no_tools(client):

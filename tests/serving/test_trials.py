@@ -4,12 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import httpx
 import pytest
 
 import reinforge
 from reinforge.models.policy_options import ActorCriticOptions, MemoryOptions
+from reinforge.serving.limits import Limits
 from reinforge.serving.listening import listen
 from reinforge.serving.server import Server
 from reinforge.serving.task import Access
@@ -115,11 +118,42 @@ def test_a_shadow_is_compared_and_answers_nobody(one, folder):
     assert one.shown("other") == 0
 
 
+def test_nobody_waits_for_a_shadow(folder, bearer):
+    access = Access(tokens=tuple(read_tokens(folder / "tokens.json")))
+    bundle, asked, go_on = reinforge.load(folder / "old"), threading.Event(), threading.Event()
+    server = Server({"table": bundle}, listen("127.0.0.1", 0), access=access, limits=Limits(stuck=0.2, inline=0.0))
+    with server.background() as url:
+        one = One(url, bearer)
+        one.served(1)
+        assert one.change(bundle=str(folder / "new"), shadow=True).status_code == 200
+        hangs = server.models["table@candidate"].bundle
+
+        def predict(rows):
+            asked.set()
+            go_on.wait(60)
+            return bundle.predict(rows)
+
+        object.__setattr__(hangs, "predict", predict)
+        try:
+            assert one.served(1) == ["table"]
+            assert asked.wait(30)
+            assert one.served(5) == ["table"] * 5
+            time.sleep(0.3)
+            assert server.models["table@candidate"].batcher.stuck
+            assert not server.models.stuck, "its replica is not ended for it"
+        finally:
+            go_on.set()
+        end = time.monotonic() + 30
+        while one.shown("same") < 6 and time.monotonic() < end:
+            time.sleep(0.05)
+        assert one.shown("same") == 6
+
+
 @pytest.mark.parametrize(
     "change",
     [{}, {"bundle": 3}, {"bundle": "x", "weight": 2}, {"bundle": "x", "weight": -0.1}, {"bundle": "x", "shadow": False},
      {"bundle": "x", "weight": 0.1, "shadow": True}, {"promote": False}, {"promote": True, "rollback": True},
-     {"bundle": "x", "more": 1}],
+     {"bundle": "x", "more": 1}, {"bundle": "x", "weight": True}],
 )  # fmt: skip
 def test_changes_that_are_none(one, change):
     answer = one.change(**change)

@@ -78,9 +78,9 @@ def _tried(
         with (staging / FILE).open("rb") as file:
             told["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
         (staging / NAME).write_text(measured(told), encoding="utf-8")
-        read = reader(load(staging))
-        run = _runner(staging / FILE, graph)
         try:
+            read = reader(load(staging))
+            run = _runner(staging / FILE, graph)
             with _silent():
                 for size in SIZES:
                     run(read([records[index % len(records)]["row"] for index in range(size)], Origin())[0])

@@ -19,7 +19,7 @@ from reinforge.errors import IntegrityError, ReinforgeError
 from reinforge.serving import page
 from reinforge.serving.asked import asked, example
 from reinforge.serving.bodies import ARROW, Rows, arrow_frame, form_rows, json_rows, kind_of, left, read_body
-from reinforge.serving.changing import SERVED_BY, Shadows, change_of
+from reinforge.serving.changing import Shadows, change_of
 from reinforge.serving.continuing import continued
 from reinforge.serving.description import describe, listing, openapi
 from reinforge.serving.gate import NOTED
@@ -100,7 +100,7 @@ def create_app(models: Models, control: Control, watching: bool = False) -> Star
         predicted = _predictions if model.writer is None else continued
         found = await predicted(model, rows, request)
         shadows.show(models, name, rows, found)
-        return answer(200, {"predictions": found}, {SERVED_BY: model.name} if models.trial(name) else None)
+        return answer(200, {"predictions": found}, models.served_by(name, model))
 
     async def watch(request: Request) -> Response:
         model = models.named(request.path_params["name"])

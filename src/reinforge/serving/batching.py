@@ -65,7 +65,7 @@ class Batcher:
         pool: ThreadPoolExecutor,
         observe: Callable[[int, float], None] | None = None,
     ) -> None:
-        self.bundle, self._limits, self._pool, self._observe = bundle, limits, pool, observe
+        self.bundle, self._limits, self.pool, self._observe = bundle, limits, pool, observe
         self._waiting: deque[Waiting] = deque()
         self._busy = False
         self._began: float | None = None
@@ -114,7 +114,7 @@ class Batcher:
             self._give(group, self._compute(group))
             loop.call_soon(self._next)
         else:
-            computed = loop.run_in_executor(self._pool, self._compute, group)
+            computed = loop.run_in_executor(self.pool, self._compute, group)
             computed.add_done_callback(lambda done: self._computed(group, done))
 
     def _computed(self, group: list[Waiting], done: asyncio.Future[list[list[Json] | Exception]]) -> None:

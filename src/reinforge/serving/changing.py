@@ -14,8 +14,6 @@ from reinforge.serving.refusals import Refused
 from reinforge.serving.trials import Change, Trial, agree, candidate
 from reinforge.storage.strict_json import Json
 
-# The header of an answer that says which of two bundles gave it.
-SERVED_BY = "x-reinforge-model"
 _REMEDY = (
     'Send {"bundle": FOLDER}, with "weight": 0.1 or "shadow": true beside it for a trial; '
     'or {"promote": true}, or {"rollback": true}.'
@@ -27,7 +25,9 @@ def change_of(models: Models, name: str, given: dict[str, Any]) -> Change:
     trial for good, or the one before. Raises Refused (400, 409)."""
     tried = models.get(candidate(name))
     match given:
-        case {"bundle": str(folder), "weight": int() | float() as weight, **rest} if not rest and 0 <= weight <= 1:
+        case {"bundle": str(folder), "weight": int() | float() as weight, **rest} if (
+            not rest and not isinstance(weight, bool) and 0 <= weight <= 1
+        ):
             check_trial(models[name], Trial(float(weight)))
             return Change({candidate(name): folder}, {name: Trial(float(weight))})
         case {"bundle": str(folder), "shadow": True, **rest} if not rest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from reinforge.bundle.bundle import Bundle
@@ -15,7 +15,7 @@ from reinforge.serving.batching import Batcher
 from reinforge.serving.limits import Limits
 from reinforge.serving.metrics import Metrics
 from reinforge.serving.refusals import Refused
-from reinforge.serving.trials import Trial, candidate
+from reinforge.serving.trials import SERVED_BY, Trial, candidate, is_candidate
 from reinforge.serving.writing import Writer
 
 
@@ -34,7 +34,8 @@ class Models(Mapping[str, Model]):
 
     def __init__(self, bundles: Mapping[str, Bundle], limits: Limits, metrics: Metrics) -> None:
         self.limits, self.metrics = limits, metrics
-        # One thread computes at a time: more would only take turns.
+        # One thread computes at a time: more would only take turns. Candidates have one each, so that nobody waits
+        # for them who did not ask them.
         self.pool = ThreadPoolExecutor(1, "predict")
         self._models: dict[str, Model] = {}
         self._trials: dict[str, Trial] = {}
@@ -61,7 +62,10 @@ class Models(Mapping[str, Model]):
         writer = None
         if isinstance(bundle.form, TextForm) and isinstance(bundle.model, Decoder) and bundle.model.options.causal:
             writer = Writer(name, bundle.model, bundle.form.pipeline, self.limits, self.pool, self.metrics)
-        self._models[name] = Model(name, bundle, Batcher(bundle, self.limits, self.pool, observe), writer)
+        pool, limits = self.pool, self.limits
+        if is_candidate(name):
+            pool, limits = ThreadPoolExecutor(1, "candidate"), replace(limits, inline=0.0)
+        self._models[name] = Model(name, bundle, Batcher(bundle, limits, pool, observe), writer)
 
     def named(self, name: str) -> Model:
         """The model of this name. Raises Refused (404) that names those there are."""
@@ -96,10 +100,20 @@ class Models(Mapping[str, Model]):
             return model
         return self._models[candidate(name)]
 
+    def served_by(self, name: str, model: Model) -> dict[str, str]:
+        """The header of an answer that says which of two bundles gave it, where one is tried for this name."""
+        return {SERVED_BY: model.name} if name in self._trials else {}
+
+    def close(self) -> None:
+        """Give the threads back."""
+        for pool in (self.pool, *(model.batcher.pool for model in self._models.values())):
+            pool.shutdown(wait=False, cancel_futures=True)
+
     @property
     def stuck(self) -> bool:
-        """Whether a computation takes so long that it will hardly end."""
-        models = self._models.values()
+        """Whether a computation takes so long that it will hardly end. A shadow's are nobody's loss."""
+        shadows = {candidate(name) for name, trial in self._trials.items() if trial.shadow}
+        models = [model for name, model in self._models.items() if name not in shadows]
         return any(model.batcher.stuck or (model.writer is not None and model.writer.stuck) for model in models)
 
     def measure(self) -> None:

@@ -143,7 +143,7 @@ class Server:
     def close(self) -> None:
         """Give the socket, the threads and the log back."""
         gc.unfreeze()
-        self.models.pool.shutdown(wait=False, cancel_futures=True)
+        self.models.close()
         self.socket.close()
         if self._log is not None and self._log is not sys.stdout.buffer:
             self._log.close()

@@ -11,6 +11,8 @@ from reinforge.storage.strict_json import Json
 
 # What a model on trial is called after the name that it is to take.
 SUFFIX = "@candidate"
+# The header of an answer that says which of two bundles gave it.
+SERVED_BY = "x-reinforge-model"
 _WEIGHT = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)%", re.ASCII)
 _CLOSE = 0.01
 
@@ -48,6 +50,11 @@ class Change:
 def candidate(name: str) -> str:
     """What the model on trial for this name is called."""
     return name + SUFFIX
+
+
+def is_candidate(name: str) -> bool:
+    """Whether a model of this name is on trial."""
+    return name.endswith(SUFFIX)
 
 
 def parsed(text: str) -> Trial | None:

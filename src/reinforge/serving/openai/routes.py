@@ -75,7 +75,7 @@ async def _written(
     model, writer, pipeline = _writer(models, asked)
     noted = request.scope.get(NOTED, {})
     noted["model"] = model.name
-    if len(body) > _LONG or b"json_" in body:
+    if len(body) > _LONG or b"json_" in body or b"tool_choice" in body:
         ordered = await asyncio.to_thread(order, asked, pipeline, writer)
     else:
         ordered = order(asked, pipeline, writer)

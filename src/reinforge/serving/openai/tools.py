@@ -57,21 +57,44 @@ class ToolChoice(BaseModel):
     function: FunctionChoice
 
 
+# Under these stand schemas by name, and under those what is no schema.
+_BY_NAME = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
+_VALUES = frozenset({"const", "enum", "default", "examples"})
+
+
 def call_schema(tools: Sequence[Tool]) -> dict[str, Any]:
     """JSON Schema of a call of one of these."""
+    places = ["#"] if len(tools) == 1 else [f"#/anyOf/{index}" for index in range(len(tools))]
     calls = [
         {
             "type": "object",
             "properties": {
                 "name": {"const": tool.function.name},
-                "arguments": tool.function.parameters or {"type": "object"},
+                "arguments": _moved(tool.function.parameters, f"{place}/properties/arguments") or {"type": "object"},
             },
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
-        for tool in tools
+        for tool, place in zip(tools, places)
     ]
     return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """A schema that stands at this place of another, so that its own references still find what they name."""
+    if isinstance(schema, list):
+        return [_moved(each, place) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {}
+    for key, value in schema.items():
+        if key == "$ref" and isinstance(value, str) and (value == "#" or value.startswith("#/")):
+            found[key] = place + value[1:]
+        elif key in _BY_NAME and isinstance(value, dict):
+            found[key] = {name: _moved(each, place) for name, each in value.items()}
+        else:
+            found[key] = value if key in _VALUES else _moved(value, place)
+    return found
 
 
 @dataclass(frozen=True)
