@@ -38,6 +38,28 @@ def functions(dtype: torch.dtype) -> Native:
     return found
 
 
+def test_attention_takes_what_lies_apart() -> None:
+    """Positions that are a column, and heads that are not end to end."""
+    own = functions(torch.float32)
+    position_nt, cache = torch.tensor([[3, 9], [17, 0], [5, 30]]), random(2, 3, 2, 32, 64, seed=1)
+    q, k, v = (random(3, 64, 2, seed=seed).transpose(1, 2) for seed in (2, 3, 4))
+    found = [
+        own.attend(*(each(part) for part in (q, k, v)), None, each(position_nt[:, 0]), *cache.clone(), window=None, scale=0.1)
+        for each in (lambda x: x, torch.clone, lambda x: x.contiguous())
+    ]  # fmt: skip
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[2])
+
+
+def test_an_engine_leaves_the_models_norms_as_they_are() -> None:
+    model = Decoder(
+        DecoderOptions(layers=1, width=64, heads=2, context=8),
+        Signature(inputs={"t": Input(form="tokens", sizes=(9,))}, outputs={"t": Output(form="tokens", size=9)}),
+    ).train()
+    GenerationEngine(model)
+    assert all(each.training for each in model.modules())
+
+
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 

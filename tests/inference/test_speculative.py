@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reinforge.errors import ReinforgeError
 from reinforge.inference.engine import GenerationEngine
+from reinforge.inference.native import built
 from reinforge.inference.requests import Request
 from reinforge.inference.sampling import Sampler, Sampling
 from reinforge.inference.speculative import SpeculativeEngine, judge
@@ -66,6 +67,21 @@ def test_greedy_text_is_that_of_the_model_alone(options: dict[str, object], prop
         share = sum(engine.accepted.values()) / sum(engine.proposed.values())
         # A request that ends among its proposals leaves the rest.
         assert share == 1 if draft is model else share < 0.9
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_draft_that_is_the_model_is_always_right(temperature: float) -> None:
+    """In any company, by the compiled functions too: each row is at a position of its own."""
+    model = decoder(context=40, width=64, heads=2, kv_heads=2)
+    asked = requests(Sampling(30, temperature))
+    found = []
+    for slots in (1, 4):
+        engine = SpeculativeEngine(model, model, proposals=4, slots=slots)
+        if built(torch.float32) is not None:
+            assert engine.cache.draft.native is not None
+        found.append([each.tokens for each in engine.run(asked)])
+        assert sum(engine.accepted.values()) == sum(engine.proposed.values()) > 0
+    assert found[0] == found[1]
 
 
 SETTINGS = [

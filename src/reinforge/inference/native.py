@@ -73,8 +73,13 @@ class Native:
     ) -> Tensor:  # fmt: skip
         """One token more in each of the first n slots: queries and keys are turned by the `tables` (cosines and signed
         sines (c, e), float32), keys and values written to the cache at `position_n`, and attention reads it up to
-        there: (n, h, e). Each row's heads must lie end to end."""
+        there: (n, h, e)."""
         rows, heads, width = q_nhe.shape
+        position_n = position_n.contiguous()
+        # Rows may lie apart, as the parts of one product do; a row's heads lie end to end.
+        q_nhe, k_nke, v_nke = (
+            each if each.stride()[1:] == (width, 1) else each.contiguous() for each in (q_nhe, k_nke, v_nke)
+        )
         out_nhe = q_nhe.new_empty(rows, heads, width)
         cos, sin = (None, None) if tables is None else (tables[0].data_ptr(), tables[1].data_ptr())
         self._attend(

@@ -32,15 +32,16 @@ class NativeNorm(nn.Module):
 
     def __init__(self, norm: RMSNorm) -> None:
         super().__init__()
-        self.norm = norm
+        # In a tuple, so that it is no module of this one: the original's state is its own.
+        self.norm = (norm,)
         self.gain_d = norm.weight.detach().float() + norm.offset
 
     def forward(self, x_nd: Tensor) -> Tensor:
         # Adapters may widen the stream.
-        functions = native(x_nd)
+        functions, (norm,) = native(x_nd), self.norm
         if functions is None:
-            return cast(Tensor, self.norm(x_nd))
-        return functions.normalise(x_nd, self.gain_d, self.norm.epsilon)
+            return cast(Tensor, norm(x_nd))
+        return functions.normalise(x_nd, self.gain_d, norm.epsilon)
 
 
 class NativeFeedForward(FeedForward):

@@ -98,7 +98,7 @@ class SpeculativeEngine(GenerationEngine):
         start_n, place_t = torch.tensor(self._positions, device=device), torch.arange(most + 1, device=device)
         # Beyond a row's own proposals its last token is repeated, where it stands.
         position_nt = start_n[:, None] + torch.minimum(place_t, ahead_n[:, None])
-        longest = max(self._positions) + most
+        longest = max(position + count for position, count in zip(self._positions, ahead))
         self.cache.reserve(longest + 1)
         allowed_nv = self._allowed(self.model.head_weight.new_empty(len(ahead), len(self.model.head_weight)))
         token_nt, draft_ntv, written = self._propose(self._sampler, position_nt, ahead_n, drafted_nt, allowed_nv)
