@@ -12,12 +12,13 @@ from torch import Tensor
 from reinforge.core.contracts import Clock, Experience
 from reinforge.core.ragged import Ragged
 from reinforge.data.chats import Chat, Message
-from reinforge.data.interactions import LONGEST
+from reinforge.data.interaction_options import GuessOptions
+from reinforge.data.interactions import LONGEST, Guess
 from reinforge.data.prompts import Prompt
 from reinforge.data.questions import QuestionTask
 from reinforge.data.templates import TEMPLATES
 from reinforge.data.text import TextPipeline
-from reinforge.errors import TrainingWarning
+from reinforge.errors import ComponentError, DataError, TrainingWarning
 from reinforge.inference.engine import GenerationEngine
 from reinforge.inference.sampling import Sampling
 from reinforge.inference.turns import Trajectory, play
@@ -67,7 +68,7 @@ class Script:
     def answer(self, written: str) -> str | None:
         self.told.append(written)
         said = next(self.says)
-        if isinstance(said, Exception):
+        if isinstance(said, (Exception, SystemExit)):
             raise said
         return said
 
@@ -187,6 +188,31 @@ def test_faults_are_told_to_the_model() -> None:
     texts = [PIPELINE.tokenizer.decode([t for t, own in zip(each.tokens, each.own) if not own]) for each in found]
     assert all("by zero " in text for text in texts)
     assert all(0 < text.count("x") <= LONGEST for text in texts)
+
+
+def test_what_is_no_answer_is_a_fault_of_the_tool() -> None:
+    for wrong, fault in ((5, "TypeError: an answer is a text or None, not int"), (SystemExit(3), "SystemExit: 3")):
+        interaction = Scripted([wrong, None], stop=("e",))  # type: ignore[list-item]
+        found = played(interaction, sampling=Sampling(400, 1.0, stop=PIPELINE.stops))
+        assert all(each.fault == fault for each in found)
+
+
+def test_a_question_with_which_no_episode_begins_is_named() -> None:
+    engine = GenerationEngine(decoder(), slots=2)
+    asked = [Prompt("which?", "3"), Prompt("how much?", "12.5")]
+    with pytest.raises(DataError, match=r"(?s)how much\?.*12\.5"):
+        play(engine, PIPELINE, Guess(GuessOptions()), asked, Sampling(5, 1.0), [0, 1], turns=2)
+    assert engine.idle, "nothing was begun"
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), "much"])
+def test_rewards_are_finite_numbers(reward: float) -> None:
+    interaction = Scripted([None])
+    over = Winning()
+    over.reward = reward
+    interaction.begin = lambda prompt, seed: over  # type: ignore[assignment, method-assign, return-value]
+    with pytest.raises(ComponentError, match="reward"):
+        played(interaction)
 
 
 @pytest.mark.parametrize(

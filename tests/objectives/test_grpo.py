@@ -64,6 +64,30 @@ def moved(learner: GRPOLearner, amount: float = 0.05) -> None:
             parameter.add_(amount * torch.randn(parameter.shape, generator=g))
 
 
+@pytest.mark.parametrize("preset", ["grpo", "ppo"])
+def test_a_completion_that_fills_the_context_trains(preset: str) -> None:
+    """Its last token stands behind the context's end: it is drawn, and never read."""
+    model = decoder(context=12)
+    drawn = CompletionSource(CompletionOptions(task=CopyOptions(digits=1), prompts=2, group=3, max_tokens=99), seed=0)
+    # Nothing ends by itself.
+    drawn.sampling = replace(drawn.sampling, stop=())
+    drawn.publish(LanguageLearner(model), Clock())
+    taken = drawn.next(Clock())
+    assert int(taken.batch["tokens"].lengths.max()) == 13  # type: ignore[union-attr]
+    reward = torch.rand(6, generator=torch.Generator().manual_seed(8))
+    objective = grpo(preset=preset, mask_truncated=False)
+    learner = objective.build(model)
+    prepared = objective.prepare(learner, replace(taken, batch={**taken.batch, "reward": reward}))
+    batch = prepared.batch
+    sampled = batch["sampled_log_probs"].values  # type: ignore[union-attr]
+    torch.testing.assert_close(log_probs(model, batch, 1.0).detach(), sampled, atol=1e-4, rtol=0)
+    loss = objective.loss(learner, batch, objective.counts(batch))
+    loss.terms["policy"].sum.backward()  # type: ignore[no-untyped-call]
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+    if learner.critic is not None:
+        assert bool(objective.value_loss(learner, batch, objective.counts(batch)).terms["value"].sum.isfinite())
+
+
 def slow_advantages(rewards: list[float], kind: str, everything: list[float]) -> list[float]:
     """By the formulas, for one group."""
     found = []

@@ -22,24 +22,28 @@ EXPRESSION, DIGITS, LONGEST = 200, 400, 2000
 
 
 class Episode(Protocol):
-    """One completion's. `reward`, once it is over: what the completion gets; None for what the data's reward gives the
-    last turn."""
+    """One completion's. `reward`, once it is over: what the completion gets, a finite number; None for what the data's
+    reward gives the last turn."""
 
     reward: float | None
 
     def answer(self, written: str) -> str | None:
-        """What follows the turn that was written; None where the episode is over. An exception is told to the model."""
+        """What follows the turn that was written; None where the episode is over. An exception is told to the model,
+        and so is an answer that is no text."""
         ...
 
 
 class Interaction(Protocol):
-    """`stop`: texts that end a turn, beside the model's own end of an answer. `role`: whose message it is that follows
-    an ended answer, where a template writes chats; what follows a `stop` goes on within the model's own message."""
+    """`stop`: texts that end a turn, beside the model's own end of an answer; where a single token wrote more ("]."),
+    that stands behind it in the turn. `role`: whose message it is that follows an ended answer, where a template writes
+    chats; what follows a `stop` goes on within the model's own message."""
 
     stop: Sequence[str]
     role: str
 
-    def begin(self, prompt: Prompt, seed: int) -> Episode: ...
+    def begin(self, prompt: Prompt, seed: int) -> Episode:
+        """What it raises says that the question is not one for it, and ends the run."""
+        ...
 
 
 class Calculator:
@@ -65,13 +69,14 @@ class Calculation:
 
     def answer(self, written: str) -> str | None:
         """The result and a space. Raises ValueError or ArithmeticError for what is no expression."""
-        opened, found, rest = written.rpartition(self.options.closing)
-        if not found or rest:
+        # A single token may have written more behind the closing mark.
+        opened, found, _rest = written.rpartition(self.options.closing)
+        if not found:
             return None
-        _before, opening, expression = opened.rpartition(self.options.opening)
+        _before, opening, inside = opened.rpartition(self.options.opening)
         if not opening:
             raise ValueError(f"{self.options.opening} is missing")
-        return f"{computed(expression)} "
+        return f"{computed(inside.partition(self.options.closing)[0])} "
 
 
 class Guess:

@@ -5,6 +5,8 @@ what it was told."""
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,10 +15,12 @@ from reinforge.data.chats import Chat, Message
 from reinforge.data.interactions import LONGEST, Episode, Interaction
 from reinforge.data.prompts import Prompt
 from reinforge.data.text import TextPipeline
+from reinforge.errors import ComponentError, DataError, ReinforgeError
 from reinforge.inference.engine import GenerationEngine
 from reinforge.inference.requests import Completion, Request
 from reinforge.inference.sampling import Sampling
 from reinforge.inference.text import TextWriter
+from reinforge.messages import _
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ def play(
     """A trajectory for each prompt, of `turns` of the model at most, each of `sampling.max_tokens`.
 
     `numbers`: a seed for each, which alone decides its draws. Whoever's turn has ended is answered at once and goes on
-    while the others write. Raises DataError for a prompt that does not fit the context.
+    while the others write. Raises DataError for a prompt that does not fit the context, or with which no episode can
+    begin, and ComponentError for a reward that is no finite number.
     """
     found: list[Trajectory | None] = [None] * len(prompts)
     at_work: dict[int, tuple[int, _Playing]] = {}
@@ -71,9 +76,10 @@ def play(
         playing.turn, playing.begins = playing.turn + 1, len(playing.tokens)
         at_work[engine.add(Request(ids, sampling, seed, watch=watch))] = place, playing
 
-    for place, (prompt, seed) in enumerate(zip(prompts, numbers, strict=True)):
+    # All of them before anything is written: where one can't begin, the engine is still free.
+    episodes = [_begun(interaction, prompt, seed) for prompt, seed in zip(prompts, numbers, strict=True)]
+    for place, (prompt, seed, episode) in enumerate(zip(prompts, numbers, episodes)):
         chat = prompt.chat or Chat((Message("user", prompt.text),))
-        episode = interaction.begin(prompt, seeds.derive(seed, "episode"))
         write(place, _Playing(tuple(prompt.ids(pipeline).tolist()), list(chat.messages), episode, seed))
     while not engine.idle:
         for token in engine.step():
@@ -99,15 +105,48 @@ def play(
             if not goes_on:
                 found[place] = Trajectory(
                     tuple(playing.tokens), tuple(playing.log_probs), reason, tuple(playing.own), playing.said,
-                    playing.turn, playing.episode.reward, playing.fault,
+                    playing.turn, _reward(playing.episode, prompts[place]), playing.fault,
                 )  # fmt: skip
     return [each for each in found if each is not None]
+
+
+def _begun(interaction: Interaction, prompt: Prompt, seed: int) -> Episode:
+    try:
+        return interaction.begin(prompt, seeds.derive(seed, "episode"))
+    except ReinforgeError:
+        raise
+    except Exception as error:
+        raise DataError(
+            _("the interaction can't begin: {kind}: {error}").format(kind=type(error).__name__, error=error),
+            where=_question(prompt),
+            remedy=_("Its answer is {answer}: mend or leave out the question, or take another interaction.").format(
+                answer=repr(prompt.answer)
+            ),
+        ) from error
+
+
+def _reward(episode: Episode, prompt: Prompt) -> float | None:
+    reward = episode.reward
+    if reward is None:
+        return None
+    if not isinstance(reward, (int, float)) or not math.isfinite(reward):
+        raise ComponentError(
+            _("the interaction gave the reward {reward}").format(reward=repr(reward)), where=_question(prompt),
+            remedy=_("A reward is a finite number, or None for what the data's reward gives."),
+        )  # fmt: skip
+    return float(reward)
+
+
+def _question(prompt: Prompt) -> str:
+    return _("question {text}").format(text=repr(textwrap.shorten(prompt.text, 80)))
 
 
 def _answer(playing: _Playing) -> str | None:
     try:
         answer = playing.episode.answer(playing.said)
-    except Exception as error:  # noqa: BLE001 (a tool's fault is told to the model, which may do better)
+        if not isinstance(answer, (str, type(None))):
+            raise TypeError(f"an answer is a text or None, not {type(answer).__name__}")
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (a tool's fault is told to the model, which may do better)
         playing.fault = f"{type(error).__name__}: {error}"
         answer = f"error: {error} "
     return None if answer is None else answer[:LONGEST]

@@ -149,10 +149,22 @@ def per_constant(options: PerConstantOptions) -> Aggregation:
     return lambda length_g: (torch.full_like(length_g, 1.0 / options.divisor, dtype=torch.float32), True)
 
 
-def own_follows(batch: Batch, predicts_n: Tensor) -> Tensor:
-    """Of positions whose next token is a completion's (n,) bool, on the CPU, those where it is the model's own."""
-    if "own" not in batch:
-        return predicts_n
-    own = cast(Ragged, batch["own"])
-    own_n = own.values[int(own.offsets[0]) : int(own.offsets[-1])].cpu()
-    return predicts_n & own_n.roll(-1)
+def predicting(batch: Batch) -> tuple[Ragged, Tensor, Tensor]:
+    """What a model reads of "tokens", prompts and completions: each row without its last token, which predicts nothing
+    and may stand behind the context's end. Then, within that, end to end, the places whose next token is a completion's
+    (of several turns, the model's own), and those tokens: (n,) int64 both."""
+    tokens = cast(Ragged, batch["tokens"])
+    values_n = tokens.values[int(tokens.offsets[0]) : int(tokens.offsets[-1])].long()
+    lengths_g, prompt_g = tokens.lengths, cast(Tensor, batch["prompt"]).cpu()
+    within_n = torch.arange(len(values_n)) - torch.repeat_interleave(lengths_g.cumsum(0) - lengths_g, lengths_g)
+    first_n, last_n = (torch.repeat_interleave(each, lengths_g) for each in (prompt_g - 1, lengths_g - 1))
+    read_n = within_n < last_n
+    predicts_n = read_n & (within_n >= first_n)
+    if "own" in batch:
+        own = cast(Ragged, batch["own"])
+        predicts_n &= own.values[int(own.offsets[0]) : int(own.offsets[-1])].cpu().roll(-1)
+    place_n, next_n, kept_n = (
+        each.nonzero().squeeze(1).to(values_n.device) for each in (predicts_n[read_n], predicts_n, read_n)
+    )
+    offsets = torch.cat([lengths_g.new_zeros(1), (lengths_g - 1).cumsum(0)])
+    return Ragged(values_n[kept_n], offsets), place_n, values_n[next_n + 1]

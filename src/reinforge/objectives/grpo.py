@@ -28,7 +28,7 @@ from reinforge.models.attention import Layout
 from reinforge.models.decoder import Decoder
 from reinforge.models.scorer import Scorer
 from reinforge.models.token_losses import token_losses
-from reinforge.objectives.completions import Advantage, Aggregation, Ratio, flat, own_follows
+from reinforge.objectives.completions import Advantage, Aggregation, Ratio, flat, predicting
 from reinforge.objectives.language import as_decoder
 from reinforge.objectives.reward_options import CriticOptions, GRPOOptions
 from reinforge.objectives.token_critic import TokenCritic, critic_of, token_values
@@ -263,19 +263,11 @@ def completion_lengths(batch: Batch) -> Tensor:
 def log_probs(model: Decoder, batch: Batch, temperature: float) -> Tensor:
     """Log-probabilities of all completion tokens, row after row: (n,) float32, over the support of untruncated
     sampling."""
-    tokens = cast(Ragged, batch["tokens"])
-    values_n = tokens.values[int(tokens.offsets[0]) : int(tokens.offsets[-1])].long()
-    layout = Layout.of_ragged(tokens)
-    lengths_g, prompt_g = tokens.lengths, cast(Tensor, batch["prompt"]).cpu()
-    within_n = torch.arange(len(values_n)) - torch.repeat_interleave(lengths_g.cumsum(0) - lengths_g, lengths_g)
-    # The position before a token predicts it.
-    first_n, last_n = (torch.repeat_interleave(each, lengths_g) for each in (prompt_g - 1, lengths_g - 1))
-    predicts_n = own_follows(batch, (within_n >= first_n) & (within_n < last_n))
-    place_n = predicts_n.nonzero().squeeze(1).to(values_n.device)
-    hidden_nd = model.hidden_of(values_n, layout)[place_n]
+    rows, place_n, target_n = predicting(batch)
+    hidden_nd = model.hidden_of(rows.values, Layout.of_ragged(rows))[place_n]
     if temperature != 1.0:
         hidden_nd = hidden_nd / temperature
-    return -token_losses(hidden_nd, model.head_weight, values_n[place_n + 1])
+    return -token_losses(hidden_nd, model.head_weight, target_n)
 
 
 def _values(batch: Mapping[str, object], name: str) -> Tensor:

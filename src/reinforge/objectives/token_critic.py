@@ -16,7 +16,7 @@ from reinforge.models.adapters import whole_state
 from reinforge.models.decoder import Decoder
 from reinforge.models.scorer import Scorer
 from reinforge.models.scorer_options import ScorerOptions
-from reinforge.objectives.completions import own_follows
+from reinforge.objectives.completions import predicting
 from reinforge.objectives.returns import generalised_advantages
 from reinforge.objectives.reward_options import CriticOptions
 from reinforge.schema.signature import Input, Output, Signature
@@ -90,13 +90,5 @@ def critic_of(model: Decoder) -> Scorer:
 
 def token_values(critic: Scorer, batch: Batch) -> Tensor:
     """What the critic expects from where each completion token is written, row after row: (n,) float32."""
-    tokens = cast(Ragged, batch["tokens"])
-    prompt_g = cast(Tensor, batch["prompt"]).cpu()
-    place_n = torch.arange(int(tokens.lengths.sum())) - (tokens.offsets[:-1] - tokens.offsets[0]).repeat_interleave(
-        tokens.lengths
-    )
-    # The position before a token stands for all that it follows.
-    predicts_n = (place_n >= prompt_g.repeat_interleave(tokens.lengths) - 1) & (
-        place_n < tokens.lengths.repeat_interleave(tokens.lengths) - 1
-    )
-    return critic.values(tokens).squeeze(1)[own_follows(batch, predicts_n).to(tokens.values.device)]
+    rows, place_n, _targets = predicting(batch)
+    return critic.values(rows).squeeze(1)[place_n]
