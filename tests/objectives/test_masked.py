@@ -11,8 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reinforge.core.contracts import Clock, Experience
-from reinforge.data.text import CharacterTokenizer
-from reinforge.errors import ComponentError
+from reinforge.data.language_data import encoded_documents
+from reinforge.data.special_tokens import Marks, SpecialTokenizer
+from reinforge.data.templates import TEMPLATES
+from reinforge.data.text import CharacterTokenizer, TextPipeline
+from reinforge.errors import ComponentError, RecipeError
+from reinforge.evaluation.masked import MaskedEvaluator, vocabulary_of
 from reinforge.export.hugging_face import named_weights
 from reinforge.inference.engine import GenerationEngine
 from reinforge.models.attention import Layout
@@ -201,3 +205,27 @@ def test_what_sees_one_side_is_refused_and_the_other_way_round() -> None:
         encoder(window=4, pattern=("local",))
     with pytest.raises(ValueError, match="together at most 1"):
         MaskedOptions(hidden=0.9, random=0.2)
+
+
+def test_every_token_of_a_document_may_be_told() -> None:
+    """To its last, where no mark ends it; and cut at the context alone."""
+    letters = CharacterTokenizer("".join(map(chr, range(32, 127))))
+    pipeline = TextPipeline(SpecialTokenizer(letters, ["<|pad|>"]), Marks(None, None, "<|pad|>"), None)
+    documents = encoded_documents(["hello world", "ab", "c"], pipeline).tokens
+    options = MaskedOptions()
+    evaluator = MaskedEvaluator(documents, options, vocabulary_of(pipeline, options), context=8)
+    ((numbers, _shown, told, _valid, layout),) = evaluator._parts(torch.device("cpu"))
+    assert (numbers, layout.lengths) == ([0, 1, 2], (8, 2, 1))
+    assert letters.decode(told) == "hello woabc"
+
+
+def test_what_marks_documents_hides_nothing_and_is_never_told() -> None:
+    letters = CharacterTokenizer("abc")
+    for marks in (Marks(None, "<|end|>", "<|end|>"), Marks("<|end|>", None, "<|end|>")):
+        pipeline = TextPipeline(SpecialTokenizer(letters, ["<|end|>"]), marks, None)
+        with pytest.raises(RecipeError, match=r"(?s)<\|end\|>.*tokenizer of its own"):
+            vocabulary_of(pipeline, MaskedOptions())
+    named = ["<|pad|>", "<|end|>", "<|im_start|>", "<|im_end|>"]
+    pipeline = TextPipeline(SpecialTokenizer(letters, named), Marks(None, "<|end|>", "<|pad|>"), TEMPLATES["chatml"])
+    vocabulary = vocabulary_of(pipeline, MaskedOptions())
+    assert vocabulary.ordinary_v.tolist() == [True] * letters.size + [False] * len(named)

@@ -45,6 +45,9 @@ class DocumentEvaluator:
     `intervals` gives those of the metrics, over documents.
     """
 
+    # Tokens of a document's end that are told and never read: what is told is the next one.
+    ahead = 1
+
     def __init__(
         self, documents: Ragged, learned: Tensor | None, *, context: int, sizes: Sequence[int] | None = None
     ) -> None:
@@ -112,8 +115,8 @@ class DocumentEvaluator:
         learned = self.learned if self.learned is not None else torch.ones(len(self.documents.values), dtype=torch.bool)
         rows: list[tuple[int, int, int]] = []
         for number, (start, stop) in enumerate(pairwise(self.documents.offsets.tolist())):
-            size = min(stop - start - 1, self.context)
-            if size > 0 and bool(learned[start + 1 : start + 1 + size].any()):
+            size = min(stop - start - self.ahead, self.context)
+            if size > 0 and bool(learned[start + self.ahead : start + self.ahead + size].any()):
                 rows.append((number, start, size))
             if sum(length for _number, _start, length in rows) >= TOKENS:
                 yield self._part(rows, learned, device)

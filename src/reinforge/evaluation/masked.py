@@ -21,6 +21,9 @@ class MaskedEvaluator(DocumentEvaluator):
     and "accuracy". What is hidden of a document is a function of its number and its length alone, the same in every
     evaluation. Documents longer than `context` are cut there."""
 
+    # What is told is what stands there.
+    ahead = 0
+
     def __init__(self, documents: Ragged, options: MaskedOptions, vocabulary: Vocabulary, *, context: int) -> None:
         super().__init__(documents, None, context=context)
         self.options, self.vocabulary = options, vocabulary
@@ -45,13 +48,24 @@ class MaskedEvaluator(DocumentEvaluator):
 def vocabulary_of(pipeline: TextPipeline, options: MaskedOptions) -> Vocabulary:
     """What hides a text's tokens: the mark that fills up, which no text has, stands for what is hidden.
 
-    Raises RecipeError where the tokenizer has none.
+    Raises RecipeError where the tokenizer has none, or one that also begins or ends documents.
     """
-    mask = pipeline.special_ids.get("pad")
+    named = pipeline.special_ids
+    mask = named.get("pad")
     if mask is None:
         raise RecipeError(
             _("the tokenizer has no token that fills up, which would hide others"), where="objective masked",
             remedy=_("Use data of kind documents with a tokenizer of its own, or one that has such a token."),
         )  # fmt: skip
-    marks = set(pipeline.special_ids.values())
+    if mask in (named.get("bos"), named.get("eos")):
+        raise RecipeError(
+            _("the token that fills up ({token}) also begins or ends documents, and can't hide others").format(
+                token=pipeline.marks.pad
+            ),
+            where="objective masked",
+            remedy=_("Use data of kind documents with a tokenizer of its own, or one that has such a token."),
+        )
+    # The template's own tell nothing of a text either.
+    specials = (pipeline.tokenizer.special(text) for text in getattr(pipeline.tokenizer, "specials", ()))
+    marks = {*named.values(), *(token for token in specials if token is not None)}
     return Vocabulary.of(pipeline.tokenizer, mask, marks, words=options.whole_words)
