@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -43,6 +45,21 @@ def test_set_within_the_block_alone(model: nn.Module, faster: bool, monkeypatch:
         use()
     assert seen == ["bf16" if faster and model is WIDE else before]
     assert _set() == before
+
+
+def test_blocks_that_overlap_leave_what_was_set_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As runs on several threads do: in whatever order they end, it is set until the last one does."""
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
+    before = _set()
+    assert before != "bf16"
+    for order in itertools.permutations(range(3)):
+        blocks = [faster_products(WIDE) for _place in range(3)]
+        for block in blocks:
+            block.__enter__()
+        for place in order:
+            assert _set() == "bf16"
+            blocks[place].__exit__(None, None, None)
+        assert _set() == before
 
 
 def test_intels_own_processors_keep_their_library(monkeypatch: pytest.MonkeyPatch) -> None:

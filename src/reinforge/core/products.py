@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import platform
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,15 +51,28 @@ def _onednn_is_exact() -> bool:
         return bool((one @ torch.eye(_WIDE) == one).all())
 
 
+# How many blocks there are at this moment, on all threads, and what was set before the first.
+_lock = threading.Lock()
+_blocks, _before = 0, ""
+
+
 @contextmanager
 def _perhaps_in_bf16() -> Iterator[None]:
+    """Blocks of several threads may overlap in any order: the first sets, and the last to end sets back."""
+    global _blocks, _before
     library: Any = torch.backends.mkldnn
-    before = library.matmul.fp32_precision
-    library.matmul.fp32_precision = "bf16"
+    with _lock:
+        if _blocks == 0:
+            _before = library.matmul.fp32_precision
+            library.matmul.fp32_precision = "bf16"
+        _blocks += 1
     try:
         yield
     finally:
-        library.matmul.fp32_precision = before
+        with _lock:
+            _blocks -= 1
+            if _blocks == 0:
+                library.matmul.fp32_precision = _before
 
 
 def _maker() -> str:

@@ -71,7 +71,7 @@ class Graph(nn.Module):
             # Filled-up rows would be seen: its graph has no lengths.
             raise ComponentError(
                 _("an encoder of text has no graph of its own"), where=str(bundle.path),
-                remedy=_("Export the classifier that was begun with it."),
+                remedy=_("Serve the bundle itself: reinforge serve BUNDLE."),
             )  # fmt: skip
         self.signature = bundle.signature
         self.ports: list[Port] = []
