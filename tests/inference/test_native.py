@@ -212,6 +212,51 @@ def test_it_is_built_once_and_anew_where_damaged(anew: Path, monkeypatch: pytest
     assert damaged.stat().st_size == path.stat().st_size
 
 
+def test_a_compiler_may_have_options_and_the_cache_is_no_relative_folder(
+    anew: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    functions(torch.float32)
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text('#!/bin/sh\nexec "$@"\n')
+    wrapper.chmod(0o755)
+    for named in ("cc -m64", f"'{wrapper}' cc"):
+        monkeypatch.setenv("CC", named)
+        found, reason = native.attempt(torch.float32)
+        assert found is not None, (named, reason)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert native._folder() == tmp_path / "home" / ".cache" / "reinforge"
+    assert not (tmp_path / "relative").exists()
+
+
+def test_why_there_are_none_is_told(anew: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    functions(torch.float32)
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho 'no such flag' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    for named, reason in (("no-such-compiler", "no-such-compiler"), ("'", "'"), (str(broken), "no such flag")):
+        monkeypatch.setenv("CC", named)
+        found, told = native.attempt(torch.float32)
+        assert found is None
+        assert reason in told
+    anew.chmod(0o777)
+    monkeypatch.delenv("CC")
+    assert "written by others" in native.attempt(torch.float32)[1]
+    monkeypatch.setenv("REINFORGE_NATIVE", "0")
+    assert native.attempt(torch.float32) == (None, "REINFORGE_NATIVE=0")
+
+
+def test_an_engine_in_half_precision_has_its_draws_ready(anew: Path) -> None:
+    functions(torch.bfloat16)
+    model = Decoder(
+        DecoderOptions(layers=1, width=64, heads=2, context=8),
+        Signature(inputs={"t": Input(form="tokens", sizes=(9,))}, outputs={"t": Output(form="tokens", size=9)}),
+    )
+    GenerationEngine(model.to(torch.bfloat16))
+    assert len(list(anew.iterdir())) == 2
+
+
 def test_torch_does_it_where_it_can_not_be_built(anew: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     functions(torch.float32)
     (path,) = anew.iterdir()

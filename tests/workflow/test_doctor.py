@@ -14,6 +14,7 @@ from torch import nn
 from reinforge import recipe as recipes
 from reinforge.bundle.text_form import TextForm
 from reinforge.bundle.writing import write_bundle
+from reinforge.inference.native import built
 from reinforge.models.decoder import Decoder
 from reinforge.models.decoder_options import DecoderOptions
 from reinforge.workflow import doctor as room
@@ -37,6 +38,14 @@ def test_the_machine_is_looked_at() -> None:
     assert "[serve]" in checks
     assert json.dumps(found.summary())
     assert str(machine.processors()) in checks["threads"].found
+    compiled = all(built(dtype) is not None for dtype in (torch.float32, torch.bfloat16))
+    assert checks["generation"].verdict == ("good" if compiled else "open")
+
+
+def test_generation_without_compiled_functions_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REINFORGE_NATIVE", "0")
+    found = room._generation()
+    assert (found.verdict, "REINFORGE_NATIVE=0" in found.found) == ("open", True)
 
 
 def test_a_missing_extra_comes_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:

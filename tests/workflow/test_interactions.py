@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import reinforge
 from reinforge.bundle.loading import load
+from reinforge.engine.loop import Engine
 from reinforge.errors import RecipeError
 from reinforge.recipe import load as load_recipe
 from reinforge.registry import REGISTRY
@@ -71,18 +73,35 @@ def recipe(**data: object) -> dict[str, object]:
     }  # fmt: skip
 
 
-def test_it_trains_resumes_and_is_measured_with_it(mine: Path, tmp_path: Path) -> None:
+def test_it_trains_resumes_and_is_measured_with_it(
+    mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
     bundle = made.chat_bundle(tmp_path / "start", context=160)
     run = reinforge.train(recipe(), data=ROWS, start=tmp_path / "start", output=tmp_path / "run", use=[mine])
     assert run.finished
     log = [row for row in run.log() if "model/reward" in row]
     assert all(row["model/mismatch"] < 1e-4 for row in log)
-    half = {**recipe(), "learn": {**recipe()["learn"], "stop": {"updates": 4}}}  # type: ignore[dict-item]
-    stopped = reinforge.train(half, data=ROWS, start=tmp_path / "start", output=tmp_path / "half", use=[mine])
-    assert [row["model/reward"] for row in stopped.log() if "model/reward" in row] == [
-        row["model/reward"] for row in log[:4]
+    # Interrupted once it has saved at update 4.
+    save = Engine.save
+
+    def interrupted(self: Engine) -> None:
+        save(self)
+        raise KeyboardInterrupt
+
+    halves = {**recipe(), "checkpoint": {"seconds": None, "updates": 4}}
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "save", interrupted)
+        stopped = reinforge.train(halves, data=ROWS, start=tmp_path / "start", output=tmp_path / "half", use=[mine])
+    assert stopped.status["state"] == "interrupted"
+    assert len([row for row in stopped.log() if "model/reward" in row]) == 4
+    resumed = reinforge.train(resume=tmp_path / "half", data=ROWS, use=[mine])
+    assert resumed.finished
+    assert [row["model/reward"] for row in resumed.log() if "model/reward" in row] == [
+        row["model/reward"] for row in log
     ]
-    assert load(run.bundle_path).model.state_dict().keys() == bundle.model.state_dict().keys()
+    straight, other = (load(each.bundle_path).model.state_dict() for each in (run, resumed))
+    assert straight.keys() == bundle.model.state_dict().keys()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in straight.items())
     found = evaluate(run, data=ROWS, use=[mine])
     assert 0 <= found["reward"] <= 1
 

@@ -16,6 +16,7 @@ from reinforge.core.modes import evaluating
 from reinforge.data.values import Origin
 from reinforge.errors import ComponentError, DataError
 from reinforge.inference.cache import KeyValueCache
+from reinforge.inference.native import native
 from reinforge.inference.packed import PackedDecoder, packable
 from reinforge.inference.requests import Completion, Likeliest, Reason, Request, Running, Token
 from reinforge.inference.sampling import Sampler
@@ -47,6 +48,8 @@ class GenerationEngine:
         self.model, self.slots, self.origin = model, slots, origin
         self.network = PackedDecoder.of(model) if packable(model) else model
         self.cache = KeyValueCache(self.network, slots)
+        # Draws are float32, whatever the weights are: what they need is compiled before the first.
+        native(model.embedding.weight.new_empty(0, dtype=torch.float32))
         self.waiting: deque[Running] = deque()
         self.running: list[Running] = []
         self._next = 0

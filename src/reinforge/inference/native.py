@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -23,6 +24,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from reinforge.messages import _
 
 SOURCE = Path(__file__).with_name("native.c")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
@@ -112,10 +115,25 @@ def native(like: Tensor) -> Native | None:
 @cache
 def built(dtype: torch.dtype) -> Native | None:
     """The same, compiled where no process did so before."""
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None or sys.platform != "linux" or os.environ.get("REINFORGE_NATIVE") == "0":
-        return None
-    command = [compiler, *FLAGS, *HALF[dtype]]
+    return attempt(dtype)[0]
+
+
+def attempt(dtype: torch.dtype) -> tuple[Native | None, str]:
+    """The same, looked for anew, and why there are none."""
+    if os.environ.get("REINFORGE_NATIVE") == "0":
+        return None, "REINFORGE_NATIVE=0"
+    if sys.platform != "linux":
+        return None, _("they are for Linux")
+    named = os.environ.get("CC") or "cc"
+    try:
+        # It may bring options, or be called by another ("gcc -m64", "ccache gcc").
+        words = shlex.split(named)
+    except ValueError:
+        words = []
+    compiler = shutil.which(words[0]) if words else None
+    if compiler is None:
+        return None, _("there is no C compiler {name}").format(name=named)
+    command = [compiler, *words[1:], *FLAGS, *HALF[dtype]]
     try:
         # What the compiler defines names its version and all that this processor can do.
         known = subprocess.run(
@@ -125,7 +143,7 @@ def built(dtype: torch.dtype) -> Native | None:
         path = _folder() / f"native-{name[:32]}.so"
         if path.exists():
             try:
-                return Native(path)
+                return Native(path), ""
             except (OSError, AttributeError):
                 # What is damaged is made anew.
                 path.unlink(missing_ok=True)
@@ -137,17 +155,21 @@ def built(dtype: torch.dtype) -> Native | None:
             )  # fmt: skip
             # Several processes may make it at once: each replaces it by the same.
             os.replace(made, path)
-        return Native(path)
-    except (OSError, AttributeError, RuntimeError, subprocess.SubprocessError):
-        return None
+        return Native(path), ""
+    except subprocess.CalledProcessError as error:
+        told = error.stderr.decode(errors="replace").strip().splitlines() or [str(error)]
+        return None, f"{named}: {told[0]}"
+    except (OSError, AttributeError, RuntimeError, subprocess.SubprocessError) as error:
+        return None, str(error)
 
 
 def _folder() -> Path:
     """The user's own, where nobody else can put a library. Raises OSError or RuntimeError where there is none."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "reinforge"
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    # As its specification has it, a relative one counts for nothing.
+    folder = (base if base.is_absolute() else Path.home() / ".cache") / "reinforge"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.stat()
     if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(f"{folder} can be written by others")
+        raise PermissionError(_("{folder} can be written by others").format(folder=folder))
     return folder

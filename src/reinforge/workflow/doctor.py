@@ -23,6 +23,7 @@ from reinforge.environments.build import is_native
 from reinforge.environments.check import check as look
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.evaluation.report_html import duration, size
+from reinforge.inference.native import HALF, attempt
 from reinforge.messages import _
 from reinforge.recipe import Recipe, load
 from reinforge.workflow import machine
@@ -185,10 +186,21 @@ def _hardware() -> Iterator[Check]:
     if device.type != "cpu":
         own = machine.device_memory(device)
         yield Check(_("device memory"), of.format(free=size(own.available), total=size(own.total)))
+    yield _generation()
     free = machine.disk(Path())
     few = free < LEAST_DISK
     remedy = _("Free some space, or write runs elsewhere with -o.") if few else None
     yield Check(_("disk"), _("{free} free").format(free=size(free)), "bad" if few else "good", remedy)
+
+
+def _generation() -> Check:
+    """Whether generation on a CPU has its compiled functions."""
+    for dtype in HALF:
+        found, reason = attempt(dtype)
+        if found is None:
+            text = _("by torch alone, without compiled functions: {reason}")
+            return Check(_("generation"), text.format(reason=reason), "open")
+    return Check(_("generation"), _("by compiled functions on a CPU"))
 
 
 def _extras() -> Iterator[Check]:
