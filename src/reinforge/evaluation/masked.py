@@ -66,6 +66,7 @@ def vocabulary_of(pipeline: TextPipeline, options: MaskedOptions) -> Vocabulary:
             remedy=_("Use data of kind documents with a tokenizer of its own, or one that has such a token."),
         )
     # The template's own tell nothing of a text either.
-    specials = (pipeline.tokenizer.special(text) for text in getattr(pipeline.tokenizer, "specials", ()))
-    marks = {*named.values(), *(token for token in specials if token is not None)}
+    special = getattr(pipeline.tokenizer, "special", lambda text: None)
+    found = (special(text) for text in getattr(pipeline.tokenizer, "specials", ()))
+    marks = {*named.values(), *(token for token in found if token is not None)}
     return Vocabulary.of(pipeline.tokenizer, mask, marks, words=options.whole_words)
