@@ -1,5 +1,8 @@
 """Texts as vectors: OpenAI's interface, by the real client; held to the mean of the stream by hand."""
 
+import threading
+import time
+
 import httpx
 import numpy as np
 import openai
@@ -10,7 +13,9 @@ from reinforge.bundle.text_form import TextForm
 from reinforge.bundle.writing import write_bundle
 from reinforge.models.decoder_options import DecoderOptions
 from reinforge.registry import REGISTRY
+from reinforge.serving.limits import Limits
 from reinforge.serving.listening import listen
+from reinforge.serving.openai import embeddings
 from reinforge.serving.server import Server
 from tests.bundle import made
 
@@ -121,3 +126,47 @@ def test_many_tokens_at_once_and_passed_parameters(client, bundles):
     paths = httpx.get(str(client.base_url).removesuffix("v1/") + "openapi.json").json()["paths"]
     body = paths["/v1/embeddings"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["properties"]["model"]["enum"] == ["chat", "both"]
+
+
+def test_whoever_hangs_up_is_computed_no_more(bundles, monkeypatch):
+    parts, began, go_on = [], threading.Event(), threading.Event()
+    computed = embeddings.embedded
+
+    def slow(decoder, texts):
+        parts.append(len(texts))
+        began.set()
+        go_on.wait(60)
+        return computed(decoder, texts)
+
+    monkeypatch.setattr(embeddings, "embedded", slow)
+    with Server(bundles, listen("127.0.0.1", 0)).background() as url:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/embeddings", json={"model": "chat", "input": ["b" * 90] * 100}, timeout=0.5)
+        assert began.wait(30)
+        # The server has heard of it once it answers another.
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        time.sleep(0.1)
+        go_on.set()
+        assert httpx.post(f"{url}/v1/embeddings", json={"model": "chat", "input": "a"}, timeout=30).status_code == 200
+    assert len(parts) == 2
+
+
+def test_a_turn_that_does_not_come_is_told(bundles, monkeypatch):
+    computed = embeddings.embedded
+    began = threading.Event()
+
+    def slow(decoder, texts):
+        began.set()
+        time.sleep(0.5)
+        return computed(decoder, texts)
+
+    monkeypatch.setattr(embeddings, "embedded", slow)
+    with Server(bundles, listen("127.0.0.1", 0), limits=Limits(wait=0.1)).background() as url:
+        body = {"model": "chat", "input": "a"}
+        first = threading.Thread(target=lambda: httpx.post(f"{url}/v1/embeddings", json=body, timeout=30))
+        first.start()
+        assert began.wait(30)
+        answer = httpx.post(f"{url}/v1/embeddings", json=body, timeout=30)
+        first.join()
+    assert answer.status_code == 503
+    assert "turn" in answer.json()["error"]["message"]

@@ -1,5 +1,6 @@
 """A policy watched in its environment: the frames of `play`, one viewer at a time, and nothing left behind."""
 
+import asyncio
 import base64
 import io
 import json
@@ -73,11 +74,19 @@ def test_whoever_leaves_ends_it_and_others_are_answered_meanwhile(url):
 
 def test_one_episode_at_a_time(bundles):
     stage = Stage()
-    stage.show(bundles["pole"], 0)
+    asyncio.run(stage.show(bundles["pole"], 0))
     with pytest.raises(Refused) as refused:
-        stage.show(bundles["lake"], 0)
+        asyncio.run(stage.show(bundles["lake"], 0))
     assert refused.value.status == 429
     assert refused.value.after
+
+
+def test_another_episode_right_after_one_that_was_left(url):
+    for seed in range(3):
+        with httpx.stream("GET", f"{url}/v1/models/pole/watch?seed={seed}", timeout=60) as stream:
+            assert stream.status_code == 200
+            next(stream.iter_bytes(100))
+    assert events(httpx.get(f"{url}/v1/models/lake/watch", timeout=60))[-1]["ended"]
 
 
 @pytest.mark.parametrize(

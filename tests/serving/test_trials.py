@@ -1,6 +1,8 @@
 """Bundles on trial: a part of the requests, a copy of each, for good, and back again, in all replicas."""
 
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,10 +10,15 @@ import threading
 import time
 
 import httpx
+import polars as pl
 import pytest
 
 import reinforge
+from reinforge.bundle.folders import stated_name
+from reinforge.cli.serve import serve as command
+from reinforge.errors import ReinforgeError
 from reinforge.models.policy_options import ActorCriticOptions, MemoryOptions
+from reinforge.serving import serve as verb
 from reinforge.serving.limits import Limits
 from reinforge.serving.listening import listen
 from reinforge.serving.server import Server
@@ -29,6 +36,8 @@ def folder(tmp_path_factory):
     made.table_bundle(place / "old")
     made.table_bundle(place / "new", parents=["0" * 64])
     made.chat_bundle(place / "chat", context=64)
+    everything.table(place / "other")
+    everything.policy(place / "policy", ActorCriticOptions(sizes=(8,)))
     everything.policy(place / "recurrent", ActorCriticOptions(sizes=(8,), memory=MemoryOptions(size=8)))
     return place
 
@@ -162,9 +171,17 @@ def test_changes_that_are_none(one, change):
 
 
 def test_trials_that_would_lie_are_refused(one, folder):
-    for name, change in (("recurrent", {"weight": 0.5}), ("chat", {"shadow": True})):
-        answer = one.client.post(f"/admin/models/{name}", json={"bundle": str(folder / name), **change})
+    for name, tried, change, problem in (
+        ("recurrent", "recurrent", {"weight": 0.5}, "memory"),
+        ("recurrent", "recurrent", {"shadow": True}, "memory"),
+        ("chat", "chat", {"shadow": True}, "drawn"),
+        ("table", "policy", {"weight": 0.5}, "it is a"),
+        ("table", "chat", {"shadow": True}, "it is a"),
+        ("table", "other", {"weight": 0.5}, "its inputs"),
+    ):
+        answer = one.client.post(f"/admin/models/{name}", json={"bundle": str(folder / tried), **change})
         assert answer.status_code == 409
+        assert problem in answer.json()["error"]["problem"]
     assert one.change(bundle=str(folder / "none"), weight=0.5).status_code == 409
     assert one.names() == ["table", "recurrent", "chat"]
 
@@ -206,10 +223,92 @@ def test_all_replicas_try_it_and_those_that_come_later_too(folder, bearer):
         assert server.stop()[0] == 0
 
 
+def test_what_was_tried_is_what_is_promoted(one, folder, tmp_path):
+    old = one.digest()
+    shutil.copytree(folder / "new", tmp_path / "new")
+    assert one.change(bundle=str(tmp_path / "new"), weight=0.5).status_code == 200
+    shutil.rmtree(tmp_path / "new")
+    shutil.copytree(folder / "old", tmp_path / "new")
+    answer = one.change(promote=True)
+    assert answer.status_code == 409
+    assert "was tried" in answer.json()["error"]["problem"]
+    assert one.digest() == old
+    assert "table@candidate" in one.names(), "its trial goes on"
+
+
+def test_a_candidate_that_is_gone_keeps_nobody_down(folder, bearer, tmp_path):
+    shutil.copytree(folder / "new", tmp_path / "new")
+    new = f"table@50%={tmp_path / 'new'}"
+    server = Served(folder / "old", new, "--workers", "2", "--tokens", str(folder / "tokens.json"))
+    try:
+        assert server.wait(server.ready)
+        shutil.rmtree(tmp_path / "new")
+        os.kill(server.workers[0], signal.SIGKILL)
+        assert server.wait(lambda: not server.ready(), 5)
+        assert server.wait(server.ready)
+        answers = [server.predict(headers=bearer) for _ in range(10)]
+        assert {(each.status_code, each.headers.get("x-reinforge-model")) for each in answers} == {(200, None)}
+    finally:
+        status, _out, told = server.stop()
+        assert status == 0
+    assert "the trial beside 'table' has ended" in told
+
+
+def test_answers_of_every_kind_say_who_gave_them(one, folder):
+    said = {"model": "chat", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+    bodies = {
+        "chat/completions": [said, {**said, "stream": True}],
+        "completions": [{"model": "chat", "prompt": "hello", "max_tokens": 2}],
+        "embeddings": [{"model": "chat", "input": "hello"}],
+    }
+
+    def headers():
+        answers = [one.client.post(f"/v1/{path}", json=body) for path, each in bodies.items() for body in each]
+        assert {answer.status_code for answer in answers} == {200}
+        return [answer.headers.get("x-reinforge-model") for answer in answers]
+
+    assert headers() == [None] * 4
+    change = {"bundle": str(folder / "chat"), "weight": 1}
+    assert one.client.post("/admin/models/chat", json=change).status_code == 200
+    assert headers() == ["chat@candidate"] * 4
+
+
+def test_tables_have_shadows_too(one, folder):
+    file = io.BytesIO()
+    pl.DataFrame(GOOD["rows"] * 3).write_ipc_stream(file)
+    assert one.change(bundle=str(folder / "new"), shadow=True).status_code == 200
+    kind = {"content-type": "application/vnd.apache.arrow.stream"}
+    answer = one.client.post("/v1/models/table/predict", content=file.getvalue(), headers=kind)
+    assert answer.status_code == 200
+    assert answer.headers["x-reinforge-model"] == "table"
+    end = time.monotonic() + 30
+    while one.shown("same") < 3 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert one.shown("same") == 3
+
+
+def test_a_trial_beside_a_bundle_by_its_own_name(folder, monkeypatch):
+    given = []
+
+    def run(wanted, **more):
+        given.append((wanted, more["trials"]))
+        return verb.Served("", ())
+
+    monkeypatch.setattr(verb, "serve", run)
+    old, new, name = str(folder / "old"), str(folder / "new"), stated_name(folder / "old")
+    command([old, f"{name}@10%={new}"])
+    assert given == [({name: old}, {name: (new, Trial(0.1))})]
+    with pytest.raises(ReinforgeError, match="not served"):
+        command([old, f"other@10%={new}"])
+    monkeypatch.undo()
+    with pytest.raises(ReinforgeError, match="not served"):
+        reinforge.serve({"table": old}, port=0, trials={"other": (new, Trial(0.1))})
+
+
 @pytest.mark.parametrize("text", ["table@x={new}", "@10%={new}", "table@101%={new}", "other@10%={new}"])
 def test_trials_by_command_that_make_no_sense(folder, text):
-    command = [sys.executable, "-m", "reinforge", "serve", f"table={folder / 'old'}", text.format(new=folder / "new")]
-    found = subprocess.run([*command, "--port", "0"], capture_output=True, text=True, timeout=60, check=False)
+    words = [sys.executable, "-m", "reinforge", "serve", f"table={folder / 'old'}", text.format(new=folder / "new")]
+    found = subprocess.run([*words, "--port", "0"], capture_output=True, text=True, timeout=60, check=False)
     assert found.returncode == 2
     assert "trial" in found.stderr
 

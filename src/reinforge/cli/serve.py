@@ -84,7 +84,7 @@ def serve(
     given = [_named(text) for text in bundles]
     trials, given = _trials(given)
     wanted: list[str] | dict[str, str] = [folder for _name, folder in given]
-    if any(name for name, _folder in given):
+    if trials or any(name for name, _folder in given):
         wanted = {name or stated_name(bundle_folder(folder)): folder for name, folder in given}
         if len(wanted) < len(given):
             raise ReinforgeError(_("two bundles have one name"))

@@ -92,7 +92,7 @@ def create_app(models: Models, control: Control, watching: bool = False) -> Star
             case "multipart/form-data":
                 rows = await form_rows(request, limits)
             case kind if kind == ARROW:
-                return await _arrow(model, models, await read_body(request, limits))
+                return await _arrow(name, model, models, await read_body(request, limits), shadows)
             case kind:
                 remedy = f"Send application/json, multipart/form-data or {ARROW}."
                 raise Refused(415, f"the media type {kind[:80]!r} is not read", where="Content-Type", remedy=remedy)
@@ -106,7 +106,7 @@ def create_app(models: Models, control: Control, watching: bool = False) -> Star
         model = models.named(request.path_params["name"])
         if stage is None:
             raise Refused(404, "this server shows no environments", remedy="Start it with --watch.")
-        return stage.show(model.bundle, _seed(request.query_params.get("seed", "0")))
+        return await stage.show(model.bundle, _seed(request.query_params.get("seed", "0")))
 
     async def swap(request: Request) -> Response:
         name = request.path_params["name"]
@@ -175,23 +175,26 @@ async def _predictions(model: Model, rows: Rows, request: Request) -> list[Json]
         leaving.cancel()
 
 
-async def _arrow(model: Model, models: Models, body: bytes) -> Response:
+async def _arrow(name: str, model: Model, models: Models, body: bytes, shadows: Shadows) -> Response:
     """A table in, a table of flat columns out, off the event loop."""
 
-    def computed() -> bytes:
+    def computed() -> tuple[bytes, Rows, list[Json]]:
         import polars as pl
 
         frame = arrow_frame(body, models.limits)
-        found = [outputs_of(prediction) for prediction in model.bundle.predict(frame)]
+        predictions = model.bundle.predict(frame)
+        found = [outputs_of(prediction) for prediction in predictions]
         models.metrics.computed(model.name, len(found), 0.0)
         file = io.BytesIO()
         pl.DataFrame(found, infer_schema_length=None).write_ipc_stream(file)
-        return file.getvalue()
+        shadowed = name in models.trials and models.trials[name].shadow
+        return file.getvalue(), Rows(frame.to_dicts() if shadowed else []), predictions
 
     if model.bundle.form.kind != "table":
         raise Refused(415, "rows of this model are no table", where="Content-Type", remedy="Send application/json.")
-    content = await asyncio.get_running_loop().run_in_executor(models.pool, computed)
-    return Response(content, 200, media_type=ARROW)
+    content, rows, predictions = await asyncio.get_running_loop().run_in_executor(model.batcher.pool, computed)
+    shadows.show(models, name, rows, predictions)
+    return Response(content, 200, models.served_by(name, model), ARROW)
 
 
 def _seed(text: str) -> int:

@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from reinforge.bundle.bundle import Bundle
 from reinforge.errors import ReinforgeError
 from reinforge.models.policy import Policy
 from reinforge.serving.bodies import Rows
-from reinforge.serving.models import Model, Models
+from reinforge.serving.description import describe
+from reinforge.serving.models import Model, Models, writes
 from reinforge.serving.refusals import Refused
 from reinforge.serving.trials import Change, Trial, agree, candidate
+from reinforge.serving.trust import trusted
 from reinforge.storage.strict_json import Json
 
 _REMEDY = (
@@ -28,17 +31,15 @@ def change_of(models: Models, name: str, given: dict[str, Any]) -> Change:
         case {"bundle": str(folder), "weight": int() | float() as weight, **rest} if (
             not rest and not isinstance(weight, bool) and 0 <= weight <= 1
         ):
-            check_trial(models[name], Trial(float(weight)))
             return Change({candidate(name): folder}, {name: Trial(float(weight))})
         case {"bundle": str(folder), "shadow": True, **rest} if not rest:
-            check_trial(models[name], Trial(shadow=True))
             return Change({candidate(name): folder}, {name: Trial(shadow=True)})
         case {"bundle": str(folder), **rest} if not rest:
             return Change({name: folder}, {name: None})
         case {"promote": True, **rest} if not rest:
             if tried is None:
                 raise Refused(409, f"no bundle is on trial for {name!r}")
-            return Change({name: str(tried.bundle.path)}, {name: None})
+            return Change({name: str(tried.bundle.path)}, {name: None}, {name: tried.bundle.digest})
         case {"rollback": True, **rest} if not rest:
             if tried is not None:
                 return Change({}, {name: None})
@@ -48,15 +49,40 @@ def change_of(models: Models, name: str, given: dict[str, Any]) -> Change:
     raise Refused(400, "this is no change of a bundle", where="body", remedy=_REMEDY)
 
 
-def check_trial(model: Model, trial: Trial) -> None:
-    """Raise Refused (409) for a trial that would lie: episodes that change hands, texts that are drawn."""
-    policy = model.bundle.model
-    if trial.weight and isinstance(policy, Policy) and policy.initial_state(1) is not None:
-        problem = "a policy with a memory can't change within an episode"
-        raise Refused(409, problem, where=model.name, remedy="Try it as a shadow.")
-    if trial.shadow and model.writer is not None:
+async def loaded(models: Models, change: Change, keys: Sequence[str]) -> dict[str, Bundle]:
+    """The bundles that a change asks for, by name. Raises BundleError, and Refused (409) where a folder is not what was
+    tried, or a trial would lie."""
+    found = {name: await asyncio.to_thread(trusted, folder, keys) for name, folder in change.folders.items()}
+    for name, digest in change.digests.items():
+        if found[name].digest != digest:
+            problem = "the folder holds another bundle than the one that was tried"
+            raise Refused(409, problem, where=change.folders[name], remedy="Begin the trial anew.")
+    for name, trial in {**models.trials, **change.trials}.items():
+        if trial is not None:
+            present, tried = (found.get(one) or models[one].bundle for one in (name, candidate(name)))
+            check_trial(name, present, tried, trial)
+    return found
+
+
+def check_trial(name: str, present: Bundle, tried: Bundle, trial: Trial) -> None:
+    """Raise Refused (409) for a trial that would lie: of a bundle that is asked or answers otherwise, of episodes that
+    change hands, of texts that are drawn."""
+    one, other = describe(name, present), describe(name, tried)
+    for what in ("kind", "inputs", "outputs"):
+        if one[what] != other[what]:
+            problem = f"its {what} are {_listed(other[what])}, and those of {name!r} are {_listed(one[what])}"
+            problem = problem if what != "kind" else f"it is a {other[what]}, and {name!r} is a {one[what]}"
+            raise Refused(409, problem, where=str(tried.path), remedy="Serve it under a name of its own.")
+    if any(isinstance(each.model, Policy) and each.model.initial_state(1) is not None for each in (present, tried)):
+        problem = "a policy with a memory can't be tried, since an episode must not change hands"
+        raise Refused(409, problem, where=name, remedy="Serve it under a name of its own.")
+    if trial.shadow and writes(tried):
         problem = "a language model's texts are drawn, and can't be compared"
-        raise Refused(409, problem, where=model.name, remedy="Give it a weight.")
+        raise Refused(409, problem, where=name, remedy="Give it a weight.")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)[:200]
 
 
 class Shadows:
@@ -69,7 +95,7 @@ class Shadows:
     def show(self, models: Models, name: str, rows: Rows, found: Sequence[Json]) -> None:
         """Rows with their answers, where a shadow is tried for this name."""
         trial = models.trial(name)
-        if trial is None or not trial.shadow:
+        if trial is None or not trial.shadow or not rows.rows:
             return
         shadow = models[candidate(name)]
         counted = models.metrics.shadowed.labels

@@ -29,6 +29,11 @@ class Model:
     writer: Writer | None
 
 
+def writes(bundle: Bundle) -> bool:
+    """Whether it writes text."""
+    return isinstance(bundle.form, TextForm) and isinstance(bundle.model, Decoder) and bundle.model.options.causal
+
+
 class Models(Mapping[str, Model]):
     """Models by name."""
 
@@ -60,7 +65,7 @@ class Models(Mapping[str, Model]):
             self.previous[name] = str(before.bundle.path)
         observe = partial(self.metrics.computed, name)
         writer = None
-        if isinstance(bundle.form, TextForm) and isinstance(bundle.model, Decoder) and bundle.model.options.causal:
+        if isinstance(bundle.form, TextForm) and isinstance(bundle.model, Decoder) and writes(bundle):
             writer = Writer(name, bundle.model, bundle.form.pipeline, self.limits, self.pool, self.metrics)
         pool, limits = self.pool, self.limits
         if is_candidate(name):
@@ -79,6 +84,11 @@ class Models(Mapping[str, Model]):
             self.put(name, bundle)
         for name, trial in trials.items():
             self.put_trial(name, trial)
+
+    @property
+    def trials(self) -> Mapping[str, Trial]:
+        """How candidates are tried, by the name beside which each is."""
+        return self._trials
 
     def trial(self, name: str) -> Trial | None:
         """How a candidate for this name is tried; None where there is none."""

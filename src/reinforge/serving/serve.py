@@ -72,6 +72,9 @@ def serve(
 
     access, limits = access or Access(), limits or Limits()
     named = _named(bundles)
+    for name in trials or {}:
+        if name not in named:
+            raise ReinforgeError(_("{name!r} is on trial beside a bundle that is not served").format(name=name))
     folders = {name: str(one) for name, one in named.items() if isinstance(one, Path)}
     for name, (folder, _trial) in (trials or {}).items():
         folders[candidate(name)] = str(bundle_folder(folder))

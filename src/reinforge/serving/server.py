@@ -20,6 +20,7 @@ from reinforge.bundle.bundle import Bundle
 from reinforge.errors import ReinforgeError
 from reinforge.serving.app import Control, create_app
 from reinforge.serving.board import Board
+from reinforge.serving.changing import loaded
 from reinforge.serving.gate import Gate, hosts_of
 from reinforge.serving.limits import Limits
 from reinforge.serving.listening import url_of
@@ -31,7 +32,6 @@ from reinforge.serving.sharing import Sharing
 from reinforge.serving.task import GRACE_SECONDS, Access
 from reinforge.serving.tokens import Tokens
 from reinforge.serving.trials import Change
-from reinforge.serving.trust import trusted
 
 if TYPE_CHECKING:
     from reinforge.serving.queues.taking import Taking
@@ -150,13 +150,11 @@ class Server:
 
     async def _swap(self, change: Change) -> dict[str, str]:
         try:
-            loaded = {
-                name: await asyncio.to_thread(trusted, folder, self.keys) for name, folder in change.folders.items()
-            }
+            found = await loaded(self.models, change, self.keys)
         except ReinforgeError as error:
             raise Refused(409, error.problem, where=error.where, remedy=error.remedy) from None
-        self.models.change(loaded, change.trials)
-        return {name: bundle.digest for name, bundle in loaded.items()}
+        self.models.change(found, change.trials)
+        return {name: bundle.digest for name, bundle in found.items()}
 
 
 def _opened(log: str | None) -> BinaryIO | None:

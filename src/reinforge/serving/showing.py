@@ -12,6 +12,7 @@ import contextlib
 import copy
 import io
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -31,6 +32,8 @@ from reinforge.storage.strict_json import Json
 
 # The longer side of a picture in pixels, frames of an episode, and how many are drawn before the client reads.
 _SIZE, _MOST_FRAMES, _AHEAD = 480, 2000, 8
+# So long a viewer waits for the one before to be gone, looking again and again, in seconds.
+_TURN, _AGAIN = 2.0, 0.02
 # A client that reads nothing for so long is left.
 _PATIENCE = 30.0
 
@@ -46,17 +49,21 @@ def environment_of(bundle: Bundle) -> str | None:
 
 
 class Stage:
-    """Where policies are shown: one at a time, since environments draw with what the whole process has."""
+    """Where policies are shown: one at a time, since environments draw with what the whole process has. Whoever comes
+    waits until the one before is gone."""
 
     def __init__(self) -> None:
         self._taken = threading.Lock()
 
-    def show(self, bundle: Bundle, seed: int) -> Performance:
+    async def show(self, bundle: Bundle, seed: int) -> Performance:
         """The episode that this seed gives. Raises Refused (404, 429)."""
         if environment_of(bundle) is None:
             raise Refused(404, "this model was trained in no environment that could be shown")
-        if not self._taken.acquire(blocking=False):
-            raise Refused(429, "somebody else is watching", remedy="Try again later.", after=5)
+        end = time.monotonic() + _TURN
+        while not self._taken.acquire(blocking=False):
+            if time.monotonic() > end:
+                raise Refused(429, "somebody else is watching", remedy="Try again later.", after=5)
+            await asyncio.sleep(_AGAIN)
         return Performance(bundle, seed, self._taken.release)
 
 
@@ -78,7 +85,7 @@ class Performance(Response):
         thread = threading.Thread(target=self._perform, name="environment", daemon=True)
         thread.start()
         leaving = asyncio.ensure_future(left(Request(scope, receive, send)))
-        leaving.add_done_callback(lambda _done: self._gone.set())
+        leaving.add_done_callback(lambda _done: self._leave())
         try:
             async with asyncio.timeout(_PATIENCE):
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -89,8 +96,13 @@ class Performance(Response):
         except TimeoutError:
             pass
         finally:
-            self._gone.set()
+            self._leave()
             leaving.cancel()
+
+    def _leave(self) -> None:
+        """Nobody watches any more: the thread need not wait for room."""
+        self._gone.set()
+        self._room.release()
 
     async def _told(self) -> AsyncIterator[Json]:
         while (frame := await self._frames.get()) is not None:

@@ -146,7 +146,7 @@ class Supervisor:
         while (message := await receive(reader)) is not None:
             self._heard(replica, running, message)
         status = await process.wait()
-        del self._running[replica]
+        self._running.pop(replica, None)
         writer.close()
         mark_process_dead(process.pid, path=self._folder)  # type: ignore[no-untyped-call]
         for reply in running.replies.values():
@@ -170,12 +170,16 @@ class Supervisor:
                     return
                 running.digests = digests
                 self._ready[replica].set()
-            case {"failed": told}:
+            case {"failed": told, "trial": trial}:
                 if not self._ready[replica].is_set():
                     self._fault = BundleError(told["problem"], where=told["where"], remedy=told["remedy"])
                     self._stopping.set()
-                else:
-                    print(f"{told['where']}: {told['problem']}", file=sys.stderr, flush=True)
+                    return
+                print(f"{told['where']}: {told['problem']}", file=sys.stderr, flush=True)
+                if trial is not None:
+                    # It ends now, and the others need not wait for what it says to that.
+                    self._running.pop(replica, None)
+                    self._later = asyncio.ensure_future(self._end_trial(trial))
             case {"swap": change, "asked": number}:
                 self._later = asyncio.ensure_future(self._asked(running, Change.from_json(change), number))
             case {"number": number, **reply}:
@@ -195,6 +199,17 @@ class Supervisor:
                 since, state = self._board.get(replica)
                 if state == states.READY and since > WEDGED_SECONDS:
                     running.process.kill()
+
+    async def _end_trial(self, name: str) -> None:
+        """Where its candidate can't be loaded any more: whatever else is served goes on."""
+        if name in self._task.trials:
+            try:
+                await self.swap(Change({}, {name: None}))
+            except ReinforgeError as error:
+                # A replica ended meanwhile; the next one that can't load it tries again.
+                print(f"{_('Error: ')}{error}", file=sys.stderr, flush=True)
+            else:
+                print(_("the trial beside {name!r} has ended").format(name=name), file=sys.stderr, flush=True)
 
     async def _renew(self) -> None:
         try:
@@ -218,6 +233,8 @@ class Supervisor:
             replies = await asyncio.gather(*asked)
             refused = next((reply["refused"] for reply in replies if "refused" in reply), None)
             found = [reply["prepared"] for reply in replies if "prepared" in reply]
+            if not replies and change.folders:
+                refused = {"problem": _("no replica is ready"), "where": None, "remedy": None}
             if refused is None and any(digests != found[0] for digests in found):
                 refused = {"problem": _("the folder changed while it was read"), "where": None, "remedy": None}
             verdict = "commit" if refused is None else "abandon"
@@ -226,6 +243,7 @@ class Supervisor:
             if refused is not None:
                 raise BundleError(refused["problem"], where=refused["where"], remedy=refused["remedy"])
             self._task = self._task.changed(change)
-            digests = {**(self._digests or {}), **found[0]}
+            prepared = found[0] if found else {}
+            digests = {**(self._digests or {}), **prepared}
             self._digests = {name: digest for name, digest in digests.items() if name in self._task.bundles}
-            return dict(found[0])
+            return dict(prepared)

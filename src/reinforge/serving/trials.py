@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reinforge.storage.strict_json import Json
 
@@ -32,19 +32,23 @@ class Trial:
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be served from now on: folders by name, and names whose candidate goes, or whose trial begins."""
+    """What is to be served from now on: folders by name, names whose candidate goes, or whose trial begins, and digests
+    that folders must have, by name."""
 
     folders: Mapping[str, str]
     trials: Mapping[str, Trial | None]
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> Json:
         """As one line can say it."""
-        return {"folders": dict(self.folders), "trials": {n: t and t.to_json() for n, t in self.trials.items()}}
+        trials = {name: trial and trial.to_json() for name, trial in self.trials.items()}
+        return {"folders": dict(self.folders), "trials": trials, "digests": dict(self.digests)}
 
     @classmethod
     def from_json(cls, value: Json) -> Change:
         """What `to_json` gave."""
-        return cls(value["folders"], {name: trial and Trial(**trial) for name, trial in value["trials"].items()})
+        trials = {name: trial and Trial(**trial) for name, trial in value["trials"].items()}
+        return cls(value["folders"], trials, value["digests"])
 
 
 def candidate(name: str) -> str:

@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -25,12 +24,12 @@ from reinforge.recipe.user_code import load_user_code
 from reinforge.serving import board as states
 from reinforge.serving.app import Control
 from reinforge.serving.board import BEAT_SECONDS, Board
-from reinforge.serving.changing import check_trial
+from reinforge.serving.changing import check_trial, loaded
 from reinforge.serving.channel import line, receive, streams
 from reinforge.serving.refusals import Refused
 from reinforge.serving.server import Server
 from reinforge.serving.task import Task
-from reinforge.serving.trials import Change
+from reinforge.serving.trials import Change, candidate
 from reinforge.serving.trust import trusted
 from reinforge.storage.strict_json import Json
 
@@ -52,10 +51,19 @@ class Replica:
         self._board.put(task.replica, states.STARTING)
         try:
             load_user_code(Path(path) for path in task.use)
-            bundles = {name: await asyncio.to_thread(trusted, path, task.keys) for name, path in task.bundles.items()}
+            tried = {candidate(name) for name in task.trials}
+            bundles = {name: await self._trusted(path) for name, path in task.bundles.items() if name not in tried}
         except ReinforgeError as error:
-            self._say({"failed": _told(error)})
+            self._say({"failed": _told(error), "trial": None})
             return
+        for name, trial in task.trials.items():
+            try:
+                bundles[candidate(name)] = await self._trusted(task.bundles[candidate(name)])
+                check_trial(name, bundles[name], bundles[candidate(name)], trial)
+            except ReinforgeError as error:
+                # The others can be served without it.
+                self._say({"failed": _told(error), "trial": name})
+                return
         control = Control(lambda: self._board.ready, self._swap)
         listener = socket.socket(fileno=task.listener)
         self._server = Server(
@@ -63,13 +71,8 @@ class Replica:
             board=self._board, replica=task.replica,
         )  # fmt: skip
         self._server.models.previous = dict(task.previous)
-        try:
-            for name, trial in task.trials.items():
-                check_trial(self._server.models[name], trial)
-                self._server.models.put_trial(name, trial)
-        except ReinforgeError as error:
-            self._say({"failed": _told(error)})
-            return
+        for name, trial in task.trials.items():
+            self._server.models.put_trial(name, trial)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._server.stop)
         serving = asyncio.ensure_future(self._server.serve())
         others = [asyncio.ensure_future(self._beat()), asyncio.ensure_future(self._listen())]
@@ -92,7 +95,7 @@ class Replica:
             match message:
                 case {"prepare": change, "number": number}:
                     self._change = Change.from_json(change)
-                    self._say({"number": number, **await self._prepare(self._change.folders)})
+                    self._say({"number": number, **await self._prepare(self._change)})
                 case {"commit": _number}:
                     self._server.models.change(self._loaded, self._change.trials)
                     self._loaded = {}
@@ -104,10 +107,12 @@ class Replica:
                     self._server.stop()
         self._server.stop()
 
-    async def _prepare(self, folders: Mapping[str, str]) -> Json:
+    async def _trusted(self, folder: str) -> Bundle:
+        return await asyncio.to_thread(trusted, folder, self._task.keys)
+
+    async def _prepare(self, change: Change) -> Json:
         try:
-            keys = self._task.keys
-            self._loaded = {name: await asyncio.to_thread(trusted, folder, keys) for name, folder in folders.items()}
+            self._loaded = await loaded(self._server.models, change, self._task.keys)
         except ReinforgeError as error:
             return {"refused": _told(error)}
         return {"prepared": {name: bundle.digest for name, bundle in self._loaded.items()}}

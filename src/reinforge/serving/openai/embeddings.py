@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -17,7 +18,7 @@ from reinforge.bundle.text_form import TextForm
 from reinforge.core.modes import evaluating
 from reinforge.models.attention import Layout
 from reinforge.models.decoder import Decoder
-from reinforge.serving.bodies import read_body
+from reinforge.serving.bodies import left, read_body
 from reinforge.serving.gate import NOTED
 from reinforge.serving.models import Model, Models
 from reinforge.serving.openai.asked import parsed, tokens_of
@@ -26,7 +27,7 @@ from reinforge.serving.refusals import Refused, answer
 from reinforge.storage.strict_json import Json
 
 # Texts of a request, tokens of all of them, and tokens that are computed at once.
-_MOST_TEXTS, _MOST_TOKENS, _AT_ONCE = 2048, 300_000, 8192
+_MOST_TEXTS, _MOST_TOKENS, _AT_ONCE = 2048, 300_000, 1024
 # So many tokens may wait for a replica.
 _WAITING = 2 * _MOST_TOKENS
 
@@ -78,21 +79,35 @@ class Embedder:
             raise Refused(429, f"{self._waiting:,} tokens wait already", remedy="Try again later.", after=5)
         self._waiting += count
         try:
-            vectors = []
-            for part in _parts(texts):
-                # Whatever is written takes its turn between two parts.
-                loop = asyncio.get_running_loop()
-                vectors.append(await loop.run_in_executor(self._models.pool, embedded, decoder, part))
+            vectors = await self._vectors(request, decoder, _parts(texts))
         finally:
             self._waiting -= count
         noted["rows"] = len(texts)
-        rows = torch.cat(vectors)
-        data = [
-            {"object": "embedding", "index": index, "embedding": _told(row, asked.encoding_format)}
-            for index, row in enumerate(rows)
-        ]
-        usage = {"prompt_tokens": count, "total_tokens": count}
-        return answer(200, {"object": "list", "data": data, "model": asked.model, "usage": usage})
+        headers = self._models.served_by(asked.model, model)
+        return await asyncio.to_thread(_answered, asked, vectors, count, headers)
+
+    async def _vectors(
+        self, request: Request, decoder: Decoder, parts: Sequence[Sequence[tuple[int, ...]]]
+    ) -> list[Tensor]:
+        """Part after part: whatever is written takes its turn between two. Raises Refused where the turn of one does
+        not come within `limits.wait` seconds, and when the client is gone."""
+        loop, wait = asyncio.get_running_loop(), self._models.limits.wait
+        vectors: list[Tensor] = []
+        leaving = asyncio.ensure_future(left(request))
+        try:
+            for part in parts:
+                computed = loop.run_in_executor(self._models.pool, _in_turn, decoder, part, time.monotonic() + wait)
+                await asyncio.wait((computed, leaving), return_when=asyncio.FIRST_COMPLETED)
+                if leaving.done():
+                    computed.cancel()
+                    raise Refused(499, "the client is gone")
+                if (found := computed.result()) is None:
+                    problem = f"its turn did not come within {wait:g} seconds"
+                    raise Refused(503, problem, remedy="Try again later.", after=wait)
+                vectors.append(found)
+        finally:
+            leaving.cancel()
+        return vectors
 
     def _model(self, name: str) -> tuple[Model, Decoder, TextForm]:
         if name not in self._models:
@@ -105,14 +120,29 @@ class Embedder:
 
 
 def embedded(decoder: Decoder, texts: Sequence[Sequence[int]]) -> Tensor:
-    """(texts, width) float32, each of length 1: the mean of the stream before the head over a text's tokens, none of
-    which sees another text."""
+    """(texts, width) float32, each of length 1: the mean of the normalised stream before the head over a text's tokens,
+    none of which sees another text."""
     tokens_n = torch.tensor([token for text in texts for token in text], dtype=torch.int64)
     layout = Layout(tuple(map(len, texts)), None, tokens_n.device)
     with torch.inference_mode(), evaluating(decoder):
         hidden_nd = decoder.hidden_of(tokens_n, layout).float()
     means = torch.stack([part.mean(0) for part in torch.split(hidden_nd, list(layout.lengths))])
     return torch.nn.functional.normalize(means, dim=-1)
+
+
+def _in_turn(decoder: Decoder, texts: Sequence[Sequence[int]], end: float) -> Tensor | None:
+    """None where its turn came too late."""
+    return embedded(decoder, texts) if time.monotonic() <= end else None
+
+
+def _answered(asked: EmbeddingsAsked, vectors: list[Tensor], count: int, headers: Mapping[str, str]) -> Response:
+    """Many vectors are a long text: not for the event loop."""
+    data = [
+        {"object": "embedding", "index": index, "embedding": _told(row, asked.encoding_format)}
+        for index, row in enumerate(torch.cat(vectors))
+    ]
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    return answer(200, {"object": "list", "data": data, "model": asked.model, "usage": usage}, headers)
 
 
 def _texts(asked: EmbeddingsAsked, form: TextForm, context: int) -> list[tuple[int, ...]]:

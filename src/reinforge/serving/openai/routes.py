@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import traceback
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from typing import Any
 
 from starlette.requests import Request
@@ -84,16 +84,17 @@ async def _written(
     except DataError as error:
         raise BadParameter(error.problem, remedy=error.remedy) from None
     growing = Answer(asked, ordered, pipeline, model.bundle.digest[:16])
+    headers = models.served_by(asked.model, model)
     async with watched(request, writing):
         # What is refused only when its turn comes is told by a status all the same.
         first = await anext(writing)
         if asked.stream:
-            return EventStream(growing, writing, first, models.limits.sending, noted)
+            return EventStream(growing, writing, first, models.limits.sending, noted, headers)
         growing.add(first)
         async for piece in writing:
             growing.add(piece)
     noted["tokens"] = growing.written
-    return answer(200, growing.whole())
+    return answer(200, growing.whole(), headers)
 
 
 def _writer(models: Models, asked: Asked) -> tuple[Model, Writer, TextPipeline]:
@@ -114,10 +115,15 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, growing: Answer, writing: Writing, first: Piece, seconds: float, noted: MutableMapping[str, Any]
+        self,
+        growing: Answer,
+        writing: Writing,
+        first: Piece,
+        seconds: float,
+        noted: MutableMapping[str, Any],
+        headers: Mapping[str, str],
     ) -> None:
-        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        super().__init__(headers=headers)
+        super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
         self._growing, self._writing, self._first = growing, writing, first
         self._seconds, self._noted = seconds, noted

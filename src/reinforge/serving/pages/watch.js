@@ -44,6 +44,8 @@ function watchWords() {
 
 async function stream() {
   const seed = here("watch-seed").value.trim() || "0", control = watching.stream = new AbortController();
+  // An episode that broke off is not gone on with: its frames go.
+  Object.assign(watching, { frames: [], at: -1, end: null });
   const path = `v1/models/${encodeURIComponent(state.model)}/watch?seed=${encodeURIComponent(seed)}`;
   try {
     for await (const data of pieces(path, { signal: control.signal })) {
