@@ -325,6 +325,24 @@ def test_a_hangup_loads_the_folders_anew(folder, tmp_path):
         assert server.stop()[0] == 0
 
 
+def test_a_hangup_also_reaches_a_replica_that_found_a_changed_folder(tmp_path):
+    made.table_bundle(tmp_path / "table")
+    server = Served(tmp_path / "table", "--workers", "2")
+    try:
+        assert server.wait(server.ready)
+        (tmp_path / "table").rename(tmp_path / "old")
+        newer = made.table_bundle(tmp_path / "table", parents=["0" * 64])
+        os.kill(server.workers[0], signal.SIGKILL)
+        told = server.process.stderr.readline()
+        assert "another bundle than the others (table)" in told
+        assert "SIGHUP" in told
+        server.process.send_signal(signal.SIGHUP)
+        assert server.wait(lambda: server.get("/v1/models/table").json()["digest"] == newer.digest)
+        assert server.wait(server.ready), "both serve what the folder holds now"
+    finally:
+        assert server.stop()[0] == 0
+
+
 def test_only_bundles_that_are_signed_are_served(folder, tmp_path):
     """At the beginning, and when they are replaced: by hand, and as an administrator."""
     mine, other = make_keys(tmp_path / "mine"), make_keys(tmp_path / "other")

@@ -90,7 +90,10 @@ def serve(
             raise ReinforgeError(_("two bundles have one name"))
     for name in trials:
         if not isinstance(wanted, dict) or name not in wanted:
-            raise ReinforgeError(_("{name!r} is on trial beside a bundle that is not served").format(name=name))
+            raise ReinforgeError(
+                _("{name!r} is on trial beside a bundle that is not served").format(name=name),
+                remedy=_("Name the bundle that it is to take the place of as well: {name}=FOLDER.").format(name=name),
+            )
     served = run(
         wanted, port=port, access=access, queue=taken, replicas=workers, threads=threads, use=use or (),
         signed_by=require_signature or (), trials=trials,

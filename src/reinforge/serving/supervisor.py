@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import signal
 import socket
@@ -31,8 +32,9 @@ from reinforge.storage.strict_json import Json
 
 # A replica that was ready and has not beaten for so long is ended.
 WEDGED_SECONDS = 10.0
-# One that ended is replaced at once, and later each time that it did not live for `_SETTLED` seconds.
-_SETTLED, _PAUSES = 10.0, (0.0, 0.2, 1.0, 5.0)
+# One that ended is replaced at once, and later each time that it had not been ready for `_SETTLED` seconds: what ends
+# again and again while it begins would otherwise take all of a core.
+_SETTLED, _PAUSES = 1.0, (0.0, 0.2, 1.0, 5.0)
 
 
 @dataclass
@@ -41,7 +43,7 @@ class _Running:
 
     process: asyncio.subprocess.Process
     writer: asyncio.StreamWriter
-    began: float = field(default_factory=time.monotonic)
+    ready: float = math.inf
     digests: dict[str, str] | None = None
     replies: dict[int, asyncio.Future[Json]] = field(default_factory=dict)
 
@@ -117,21 +119,20 @@ class Supervisor:
         """Replace this replica as often as it ends."""
         failures = 0
         while not self._stopping.is_set():
-            began = time.monotonic()
-            await self._live(replica)
+            settled = await self._live(replica)
             self._board.put(replica, states.ABSENT)
             self._board.count(replica, 0)
             if self._stopping.is_set():
                 return
-            failures = 0 if time.monotonic() - began > _SETTLED else failures + 1
+            failures = 0 if settled else failures + 1
             pause = _PAUSES[min(failures, len(_PAUSES) - 1)]
             try:
                 await asyncio.wait_for(self._stopping.wait(), pause)
             except TimeoutError:
                 continue
 
-    async def _live(self, replica: int) -> None:
-        """One process, from its start to its end."""
+    async def _live(self, replica: int) -> bool:
+        """One process, from its start to its end; whether it had settled."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         inherited = (theirs.fileno(), self._listener.fileno(), self._board.descriptor)
@@ -146,6 +147,7 @@ class Supervisor:
         while (message := await receive(reader)) is not None:
             self._heard(replica, running, message)
         status = await process.wait()
+        settled = time.monotonic() - running.ready > _SETTLED
         self._running.pop(replica, None)
         writer.close()
         mark_process_dead(process.pid, path=self._folder)  # type: ignore[no-untyped-call]
@@ -158,6 +160,7 @@ class Supervisor:
                 _("a replica ended before it was ready (status {status})").format(status=status)
             )
             self._stopping.set()
+        return settled
 
     def _heard(self, replica: int, running: _Running, message: Json) -> None:
         match message:
@@ -166,9 +169,10 @@ class Supervisor:
                     self._digests = digests
                 if digests != self._digests:
                     # Its folders changed, or bundles were swapped, while it began.
-                    self._differs(running)
+                    self._differs(running, digests)
                     return
                 running.digests = digests
+                running.ready = time.monotonic()
                 self._ready[replica].set()
             case {"failed": told, "trial": trial}:
                 if not self._ready[replica].is_set():
@@ -177,8 +181,6 @@ class Supervisor:
                     return
                 print(f"{told['where']}: {told['problem']}", file=sys.stderr, flush=True)
                 if trial is not None:
-                    # It ends now, and the others need not wait for what it says to that.
-                    self._running.pop(replica, None)
                     self._later = asyncio.ensure_future(self._end_trial(trial))
             case {"swap": change, "asked": number}:
                 self._later = asyncio.ensure_future(self._asked(running, Change.from_json(change), number))
@@ -187,8 +189,13 @@ class Supervisor:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(reply)
 
-    def _differs(self, running: _Running) -> None:
-        told = _("a replica loaded another bundle than the others: it is started again")
+    def _differs(self, running: _Running, digests: dict[str, str]) -> None:
+        assert self._digests is not None
+        changed = ", ".join(sorted({name for name, _digest in self._digests.items() ^ digests.items()}))
+        told = _(
+            "a replica loaded another bundle than the others ({changed}), so it is started again; where a folder was "
+            "changed, SIGHUP lets all serve what it holds now"
+        ).format(changed=changed)
         print(told, file=sys.stderr, flush=True)
         running.process.kill()
 
@@ -226,9 +233,11 @@ class Supervisor:
 
     async def swap(self, change: Change) -> dict[str, str]:
         """Serve other folders from now on, in all replicas, once all have loaded them: their digests. Raises
-        BundleError where one could not, and then all stay as they were."""
+        BundleError where one could not, and then all stay as they were. One that is just beginning is not asked: where it
+        has loaded what was served before, it begins again."""
         async with self._swapping:
-            number, replicas = next(self._numbers), list(self._running.values())
+            number = next(self._numbers)
+            replicas = [running for running in self._running.values() if running.digests is not None]
             asked = [running.ask(number, {"prepare": change.to_json(), "number": number}) for running in replicas]
             replies = await asyncio.gather(*asked)
             refused = next((reply["refused"] for reply in replies if "refused" in reply), None)
