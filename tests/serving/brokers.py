@@ -18,8 +18,11 @@ REDIS = shutil.which("redis-server")
 # Debian's own wrapper changes to another user.
 RABBIT = next(iter(Path("/usr/lib/rabbitmq").glob("bin/rabbitmq-server")), None)
 
+NATS = shutil.which("nats-server")
+
 with_redis = pytest.mark.skipif(REDIS is None, reason="redis-server is not installed")
 with_rabbitmq = pytest.mark.skipif(RABBIT is None, reason="rabbitmq-server is not installed")
+with_nats = pytest.mark.skipif(NATS is None, reason="nats-server is not installed")
 
 
 def free_port() -> int:
@@ -51,6 +54,21 @@ def redis_server(folder: Path, port: int | None = None) -> Iterator[str]:
     try:
         _answers(port, process)
         yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@contextlib.contextmanager
+def nats_server(folder: Path, port: int | None = None) -> Iterator[str]:
+    """Its URL. What JetStream holds is kept in the folder."""
+    assert NATS is not None
+    port = port or free_port()
+    command = [NATS, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _answers(port, process)
+        yield f"nats://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(20)

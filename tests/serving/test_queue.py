@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import aio_pika
+import nats
 import pytest
 import redis
 
@@ -26,10 +27,19 @@ from reinforge.serving.limits import Limits
 from reinforge.serving.listening import listen
 from reinforge.serving.queues.address import Address
 from reinforge.serving.queues.broker import InHand
+from reinforge.serving.queues.nats import key
 from reinforge.serving.queues.queue import check, queue_at
 from reinforge.serving.server import Server
 from tests.near import near
-from tests.serving.brokers import free_port, rabbitmq_server, redis_server, with_rabbitmq, with_redis
+from tests.serving.brokers import (
+    free_port,
+    nats_server,
+    rabbitmq_server,
+    redis_server,
+    with_nats,
+    with_rabbitmq,
+    with_redis,
+)
 
 GOOD = {"size": 1.0, "mass": 2, "island": "Dream"}
 SECONDS = 60.0
@@ -124,6 +134,68 @@ class Rabbit:
         return asyncio.run(run())
 
 
+class Nats:
+    """The same at NATS."""
+
+    def __init__(self, url: str, name: str = "reinforge") -> None:
+        self.url, self.name = url, name
+
+    def put(self, *bodies: bytes) -> None:
+        async def put(stored: Any) -> None:
+            for body in bodies:
+                await stored.publish(self.name, body)
+
+        self._in(put)
+
+    def results(self, count: int, seconds: float = SECONDS) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {}
+
+        async def read(stored: Any) -> None:
+            results = await stored.key_value(f"{self.name}-results")
+            keys = await results.keys() if (await results.status()).values else []
+            if len(keys) >= count:
+                for each in keys:
+                    value = json.loads((await results.get(each)).value)
+                    assert key(value["id"]) == each
+                    found[value["id"]] = [value]
+
+        def enough() -> bool:
+            self._in(read)
+            return len(found) >= count
+
+        _until(enough, seconds)
+        return found
+
+    def dead(self, count: int) -> list[tuple[bytes, str]]:
+        async def read(stored: Any) -> list[tuple[bytes, str]]:
+            state = (await stored.stream_info(f"{self.name}-dead")).state
+            letters = [await stored.get_msg(f"{self.name}-dead", seq) for seq in range(1, state.messages + 1)]
+            return [(letter.data or b"", letter.headers["reason"]) for letter in letters]
+
+        _until(lambda: len(self._in(read)) >= count)
+        return list(self._in(read))
+
+    def left(self) -> int:
+        async def count(stored: Any) -> int:
+            return int((await stored.stream_info(self.name)).state.messages)
+
+        return int(self._in(count))
+
+    def _in(self, work: Any) -> Any:
+        async def run() -> Any:
+            client = await nats.connect(self.url)
+            try:
+                return await work(client.jetstream())
+            finally:
+                await client.close()
+
+        return asyncio.run(run())
+
+
+AnyQueue = Redis | Rabbit | Nats
+CLIENTS: dict[str, type[Redis] | type[Rabbit] | type[Nats]] = {"redis": Redis, "rabbitmq": Rabbit, "nats": Nats}
+
+
 def _until(condition: Any, seconds: float = SECONDS) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -138,22 +210,26 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
         class Begun(dict[str, str]):
             def __missing__(self, kind: str) -> str:
-                begin = {"redis": redis_server, "rabbitmq": rabbitmq_server}[kind]
+                begin = {"redis": redis_server, "rabbitmq": rabbitmq_server, "nats": nats_server}[kind]
                 self[kind] = stack.enter_context(begin(tmp_path_factory.mktemp(kind)))
                 return self[kind]
 
         yield Begun()
 
 
-KINDS = [pytest.param("redis", marks=with_redis), pytest.param("rabbitmq", marks=with_rabbitmq)]
+KINDS = [
+    pytest.param("redis", marks=with_redis),
+    pytest.param("rabbitmq", marks=with_rabbitmq),
+    pytest.param("nats", marks=with_nats),
+]
 
 
 @pytest.fixture(params=KINDS)
-def queue(request: pytest.FixtureRequest, brokers: dict[str, str]) -> Redis | Rabbit:
+def queue(request: pytest.FixtureRequest, brokers: dict[str, str]) -> AnyQueue:
     """An empty queue of its own."""
     kind = request.param
     name = re.sub(r"\W+", "-", request.node.name)[:90]
-    return (Redis if kind == "redis" else Rabbit)(brokers[kind], name)
+    return CLIENTS[kind](brokers[kind], name)
 
 
 def _message(identity: str, *rows: Any, **more: Any) -> bytes:
@@ -161,14 +237,14 @@ def _message(identity: str, *rows: Any, **more: Any) -> bytes:
 
 
 @contextlib.contextmanager
-def _served(bundles: Any, queue: Redis | Rabbit, **more: Any) -> Iterator[str]:
+def _served(bundles: Any, queue: AnyQueue, **more: Any) -> Iterator[str]:
     address = Address(queue.url, queue.name, **more)
     asyncio.run(check(address))
     with Server(bundles, listen("127.0.0.1", 0), limits=Limits(body=100_000), queue=address).background() as url:
         yield url
 
 
-def test_answers_are_those_of_predict(bundles: Any, queue: Redis | Rabbit) -> None:
+def test_answers_are_those_of_predict(bundles: Any, queue: AnyQueue) -> None:
     """What waited before anybody took it, and what comes later, of each kind of bundle."""
     table, policy = load(bundles["table"].path), load(bundles["policy"].path)
     observation = {"observation": [0.1] * 4}
@@ -188,7 +264,7 @@ def test_answers_are_those_of_predict(bundles: Any, queue: Redis | Rabbit) -> No
     assert queue.left() == 0
 
 
-def test_the_same_id_again(bundles: Any, queue: Redis | Rabbit) -> None:
+def test_the_same_id_again(bundles: Any, queue: AnyQueue) -> None:
     """Sent twice, it has one result, and the queue is empty."""
     with _served({"table": bundles["table"]}, queue):
         queue.put(_message("one"))
@@ -210,7 +286,7 @@ BAD = {
 }  # fmt: skip
 
 
-def test_dead_letters(bundles: Any, queue: Redis | Rabbit) -> None:
+def test_dead_letters(bundles: Any, queue: AnyQueue) -> None:
     """What can't be answered is put aside with its reason, its sender is told where he gave an id, and the next one is
     answered."""
     with _served({"table": bundles["table"]}, queue):
@@ -227,7 +303,7 @@ def test_dead_letters(bundles: Any, queue: Redis | Rabbit) -> None:
     assert all("error" in found[identity][0] for identity in "abcdef")
 
 
-def test_a_bad_row_alone(bundles: Any, queue: Redis | Rabbit) -> None:
+def test_a_bad_row_alone(bundles: Any, queue: AnyQueue) -> None:
     with _served({"table": bundles["table"]}, queue):
         queue.put(_message("mixed", GOOD, {**GOOD, "mass": "heavy"}, partial=True))
         (found,) = queue.results(1)["mixed"]
@@ -236,7 +312,7 @@ def test_a_bad_row_alone(bundles: Any, queue: Redis | Rabbit) -> None:
     assert bad["error"]["row"] == 1
 
 
-def test_a_language_bundle_writes(bundles: Any, queue: Redis | Rabbit) -> None:
+def test_a_language_bundle_writes(bundles: Any, queue: AnyQueue) -> None:
     row = {"text": "ab"}
     expected = load(bundles["text"].path).predict([row])
     with _served({"text": bundles["text"]}, queue):
@@ -245,7 +321,7 @@ def test_a_language_bundle_writes(bundles: Any, queue: Redis | Rabbit) -> None:
     assert found["predictions"] == json.loads(json.dumps(expected))
 
 
-def test_what_ends_every_worker_is_put_aside(bundles: Any, queue: Redis | Rabbit, monkeypatch: Any) -> None:
+def test_what_ends_every_worker_is_put_aside(bundles: Any, queue: AnyQueue, monkeypatch: Any) -> None:
     """A fault of ours is tried again, and given up after `attempts`; others are answered meanwhile."""
     table = load(bundles["table"].path)
     real = type(table).predict
@@ -268,7 +344,7 @@ def test_what_ends_every_worker_is_put_aside(bundles: Any, queue: Redis | Rabbit
     assert "taken 2 times" in found["bad"][0]["error"]["problem"]
 
 
-def test_a_dead_letter_sent_again_is_answered(bundles: Any, queue: Redis | Rabbit) -> None:
+def test_a_dead_letter_sent_again_is_answered(bundles: Any, queue: AnyQueue) -> None:
     """Mended under the same id, it has predictions in the place of its error; then they stay."""
     with _served({"table": bundles["table"]}, queue):
         queue.put(_message("o", {**GOOD, "mass": "heavy"}))
@@ -410,6 +486,109 @@ def test_redis_goes_away_and_comes_back(bundles: Any, tmp_path: Path, capfd: Any
     assert told.count("can't be reached") == 1
 
 
+@with_nats
+def test_nats_goes_away_and_comes_back(bundles: Any, tmp_path: Path, capfd: Any) -> None:
+    """With what it keeps, and then without."""
+    port = free_port()
+    with nats_server(tmp_path / "one", port) as url:
+        queue = Nats(url)
+        context = _served({"table": bundles["table"]}, queue)
+        context.__enter__()
+        queue.put(_message("before"))
+        queue.results(1)
+    time.sleep(0.5)
+    with nats_server(tmp_path / "one", port):
+        queue.put(_message("after"))
+        assert set(queue.results(2)) == {"before", "after"}
+    with nats_server(tmp_path / "two", port):
+        # There is no stream any more, until the worker has declared it anew.
+        _until(lambda: _answered(queue, "anew"))
+        assert "predictions" in queue.results(1)["anew"][0]
+        context.__exit__(None, None, None)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def _answered(queue: Nats, identity: str) -> bool:
+    with contextlib.suppress(nats.errors.Error):
+        queue.put(_message(identity))
+        return True
+    return False
+
+
+@with_nats
+def test_a_result_that_the_broker_does_not_take(bundles: Any, brokers: dict[str, str], monkeypatch: Any) -> None:
+    """It is told in a smaller one, and the message put aside; others are answered."""
+    table = load(bundles["table"].path)
+    real = type(table).predict
+
+    def predict(self: Any, rows: Any, *more: Any) -> Any:
+        return [{**found, "more": "x" * (2 << 20 if row["mass"] == 13 else 1)}
+                for row, found in zip(rows, real(self, rows, *more), strict=True)]  # fmt: skip
+
+    monkeypatch.setattr(type(table), "predict", predict)
+    queue = Nats(brokers["nats"], "large")
+    with _served({"table": table}, queue):
+        queue.put(_message("too-large", {**GOOD, "mass": 13}), _message("good"))
+        ((body, reason),) = queue.dead(1)
+        found = queue.results(2)
+        _until(lambda: queue.left() == 0)
+    assert body == _message("too-large", {**GOOD, "mass": 13})
+    assert "more than the broker takes" in reason
+    assert "max_payload" in found["too-large"][0]["error"]["remedy"]
+    assert "predictions" in found["good"][0]
+
+
+@with_nats
+def test_what_is_worked_on_for_long_at_nats_stays_with_its_worker(brokers: dict[str, str]) -> None:
+    """What a worker took and was killed with is given to another; no more is taken than ahead."""
+    queue = Nats(brokers["nats"], "beats")
+    address = Address(queue.url, queue.name, taken=0.9, ahead=3)
+    ended: list[tuple[bytes, int]] = []
+    most = 0
+
+    async def handle(delivery: Any) -> None:
+        nonlocal most
+        most = max(most, len(hand._tasks))
+        await asyncio.sleep(3.0 if delivery.body == b"long" else 0.01)
+        ended.append((delivery.body, delivery.attempts))
+        await delivery.drop()
+
+    async def lose() -> None:
+        """Take one and end, as a worker does that is killed."""
+        gone, taken = queue_at(address), asyncio.Event()
+
+        async def keep(delivery: Any) -> None:
+            taken.set()
+            await asyncio.Event().wait()
+
+        lost = InHand(keep, 1)
+        await gone.check()
+        task = asyncio.ensure_future(gone.take(lost))
+        await taken.wait()
+        task.cancel()
+        await gone.close()
+
+    async def run() -> None:
+        await own.check()
+        queue_put = asyncio.to_thread(queue.put, b"lost")
+        await queue_put
+        await lose()
+        await asyncio.to_thread(queue.put, b"long", *(str(i).encode() for i in range(30)))
+        task = asyncio.ensure_future(own.take(hand))
+        await asyncio.sleep(5)
+        task.cancel()
+        await hand.settle(5)
+        await own.close()
+
+    own, hand = queue_at(address), InHand(handle, address.ahead)
+    asyncio.run(run())
+    bodies = [body for body, _attempts in ended]
+    assert len(bodies) == len(set(bodies)) == 32
+    assert (b"lost", 2) in ended
+    assert (b"long", 1) in ended
+    assert most <= 3
+
+
 @with_redis
 def test_no_more_is_taken_than_ahead(bundles: Any, tmp_path: Path) -> None:
     """Back-pressure: what a worker can't begin stays in the queue for others."""
@@ -443,7 +622,8 @@ def test_no_more_is_taken_than_ahead(bundles: Any, tmp_path: Path) -> None:
     [("http://x", "begins with one of"), ("localhost:6379", "begins with one of"), ("redis://127.0.0.1:1", "reached"),
      ("amqp://127.0.0.1:1", "reached"), ("redis://name:secret@127.0.0.1:1/0", "reached"),
      ("redis://h:abc", "read"), ("redis://[::1", "read"), ("redis://h:99999", "read"),
-     ("redis://h?protocol=3", "protocol"), ("unix:///nowhere/redis.sock", "reached")],
+     ("redis://h?protocol=3", "protocol"), ("unix:///nowhere/redis.sock", "reached"),
+     ("nats://name:secret@127.0.0.1:1", "reached"), ("tls://127.0.0.1:1", "reached")],
 )  # fmt: skip
 def test_an_address_that_is_none(url: str, said: str) -> None:
     with pytest.raises(ReinforgeError, match=said) as caught:
@@ -476,11 +656,26 @@ def test_a_queue_that_is_another(brokers: dict[str, str]) -> None:
         asyncio.run(check(Address(brokers["rabbitmq"], "classic")))
 
 
+@with_nats
+def test_a_stream_that_is_another(brokers: dict[str, str]) -> None:
+    """A stream of that name that is no work queue is left as it is; and so is one of a name that looks the same."""
+
+    async def declare(stored: Any) -> None:
+        await stored.add_stream(name="other", subjects=["other"])
+
+    Nats(brokers["nats"])._in(declare)
+    with pytest.raises(ReinforgeError, match="reached"):
+        asyncio.run(check(Address(brokers["nats"], "other")))
+    asyncio.run(check(Address(brokers["nats"], "one.two")))
+    with pytest.raises(ReinforgeError, match="reached"):
+        asyncio.run(check(Address(brokers["nats"], "one_two")))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_workers_killed_at_random(kind: str, brokers: dict[str, str], bundles: Any) -> None:
     """None is lost and each id has one result, though replicas are killed again and again; the right one."""
-    queue = (Redis if kind == "redis" else Rabbit)(brokers[kind], "killed")
+    queue = CLIENTS[kind](brokers[kind], "killed")
     process = subprocess.Popen(
         [sys.executable, "-m", "reinforge", "serve", f"table={bundles['table'].path}", "--port", "0", "--workers", "2",
          "--queue", queue.url, "--queue-name", "killed"], stderr=subprocess.PIPE, text=True,
@@ -511,5 +706,5 @@ def test_workers_killed_at_random(kind: str, brokers: dict[str, str], bundles: A
     for i, prediction in enumerate(json.loads(json.dumps(expected))):
         for stored in found[str(i)]:
             assert near(stored["predictions"], [prediction])
-    if kind == "redis":
+    if kind != "rabbitmq":
         assert queue.left() == 0

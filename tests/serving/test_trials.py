@@ -298,7 +298,7 @@ def test_a_trial_beside_a_bundle_by_its_own_name(folder, monkeypatch):
     old, new, name = str(folder / "old"), str(folder / "new"), stated_name(folder / "old")
     command([old, f"{name}@10%={new}"])
     assert given == [({name: old}, {name: (new, Trial(0.1))})]
-    with pytest.raises(ReinforgeError, match="(?s)not served.*other=FOLDER"):
+    with pytest.raises(ReinforgeError, match=r"(?s)not served.*other=FOLDER"):
         command([old, f"other@10%={new}"])
     monkeypatch.undo()
     with pytest.raises(ReinforgeError, match="not served"):

@@ -233,8 +233,8 @@ class Supervisor:
 
     async def swap(self, change: Change) -> dict[str, str]:
         """Serve other folders from now on, in all replicas, once all have loaded them: their digests. Raises
-        BundleError where one could not, and then all stay as they were. One that is just beginning is not asked: where it
-        has loaded what was served before, it begins again."""
+        BundleError where one could not, and then all stay as they were. One that is just beginning is not asked: where
+        it has loaded what was served before, it begins again."""
         async with self._swapping:
             number = next(self._numbers)
             replicas = [running for running in self._running.values() if running.digests is not None]

@@ -11,8 +11,11 @@ from reinforge.errors import MissingExtra, ReinforgeError
 from reinforge.messages import _
 
 # By scheme, the kind of broker; by kind, the package that speaks to it.
-SCHEMES = {"redis": "redis", "rediss": "redis", "unix": "redis", "amqp": "rabbitmq", "amqps": "rabbitmq"}
-PACKAGES = {"redis": "redis", "rabbitmq": "aio_pika"}
+SCHEMES = {
+    "redis": "redis", "rediss": "redis", "unix": "redis", "amqp": "rabbitmq", "amqps": "rabbitmq", "nats": "nats",
+    "tls": "nats",
+}  # fmt: skip
+PACKAGES = {"redis": "redis", "rabbitmq": "aio_pika", "nats": "nats"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -62,7 +65,7 @@ class Address:
 
     @property
     def kind(self) -> str:
-        """ "redis" or "rabbitmq"."""
+        """ "redis", "rabbitmq" or "nats"."""
         return SCHEMES[self.url.partition("://")[0]]
 
     @property

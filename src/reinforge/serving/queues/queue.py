@@ -13,6 +13,10 @@ def queue_at(address: Address) -> Queue:
         from reinforge.serving.queues.redis import RedisQueue
 
         return RedisQueue(address)
+    if address.kind == "nats":
+        from reinforge.serving.queues.nats import NatsQueue
+
+        return NatsQueue(address)
     from reinforge.serving.queues.rabbitmq import RabbitQueue
 
     return RabbitQueue(address)
