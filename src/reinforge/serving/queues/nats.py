@@ -76,6 +76,9 @@ class NatsQueue:
             await asyncio.wait([self._beating])
         if self._client is not None:
             with suppress(Error, OSError):
+                # Acknowledgements may be on their way still.
+                await self._client.flush(round(_LEAVING))
+            with suppress(Error, OSError):
                 await asyncio.wait_for(self._client.close(), _LEAVING)
 
     async def take(self, hand: InHand) -> None:
@@ -178,8 +181,7 @@ class NatsDelivery:
 
     async def known(self, identity: str) -> bool:
         """Whether there are predictions of this id."""
-        stored = await self._stored(identity)
-        return stored is not None and not (stored.value or b"").startswith(_ERROR)
+        return _predicts(await self._lasting(self._stored, identity))
 
     async def finish(self, identity: str, result: bytes) -> None:
         """Store, acknowledge."""
@@ -223,7 +225,7 @@ class NatsDelivery:
             await results.create(place, result)
         except KeyWrongLastSequenceError:
             stored = await self._stored(identity)
-            if stored is not None and not (stored.value or b"").startswith(_ERROR):
+            if _predicts(stored):
                 return
             # Another worker's may come between: then that one stays.
             with suppress(KeyWrongLastSequenceError):
@@ -235,16 +237,20 @@ class NatsDelivery:
         except KeyNotFoundError:
             return None
 
-    async def _lasting(self, work: Any, *given: Any) -> None:
-        """Though the broker goes away for a while: the result is there, and it comes back."""
+    async def _lasting(self, work: Any, *given: Any) -> Any:
+        """What it gives, though the broker goes away for a while, since it comes back."""
         end = time.monotonic() + self._queue.address.taken
         while True:
             try:
-                await work(*given)
-                return
+                return await work(*given)
             except MaxPayloadError:
                 raise
             except (Error, OSError):
                 if time.monotonic() > end:
                     raise
                 await asyncio.sleep(_PAUSES[1])
+
+
+def _predicts(stored: KeyValue.Entry | None) -> bool:
+    """Whether there is a result, and no error."""
+    return stored is not None and not (stored.value or b"").startswith(_ERROR)
