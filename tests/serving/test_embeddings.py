@@ -63,7 +63,7 @@ def by_hand(bundle, text):
     ids = bundle.form.pipeline.opened(text)[None].long()
     with torch.no_grad():
         (hidden,), _state = bundle.model.hidden({bundle.model.input: ids})
-    mean = hidden.mean(0)
+    mean = hidden.float().mean(0)
     return (mean / mean.norm()).numpy()
 
 

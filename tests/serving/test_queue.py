@@ -152,7 +152,10 @@ class Nats:
 
         async def read(stored: Any) -> None:
             results = await stored.key_value(f"{self.name}-results")
-            keys = await results.keys() if (await results.status()).values else []
+            keys: list[str] = []
+            # So it says of a bucket that is empty, and where the server is slow.
+            with contextlib.suppress(nats.js.errors.NoKeysError):
+                keys = await results.keys()
             if len(keys) >= count:
                 for each in keys:
                     value = json.loads((await results.get(each)).value)

@@ -168,3 +168,8 @@ def test_a_base_model_without_a_template_takes_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"(?s)template llama3 needs the token .*by its tokens: .*chatml"):
         train({**recipe, "data": {**recipe["data"], "template": "llama3"}}, data=rows, start=tmp_path / "base",
               output=tmp_path / "wrong")  # type: ignore[dict-item]  # fmt: skip
+
+
+def test_an_adapter_needs_a_bundle_to_begin_with(tmp_path):
+    with pytest.raises(RecipeError, match=r"(?s)start\.adapter.*no bundle.*--from"):
+        train("chat-lora", output=tmp_path / "run")

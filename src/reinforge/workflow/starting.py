@@ -32,9 +32,12 @@ def parent_of(recipe: Recipe, folder: Path, world: World | None = None) -> Bundl
     """The bundle to begin with. A folder of transformers becomes one first, in `folder`. Raises as both do."""
     given = recipe.start.bundle
     if given is None:
+        remedy = _("Name the bundle: --from BUNDLE.")
         if recipe.start.take:
-            remedy = _("Name the bundle: --from BUNDLE.")
             raise RecipeError(_("there is no bundle to take parts of"), where="start.take", remedy=remedy)
+        if recipe.start.adapter is not None:
+            # It would change weights that have learned nothing.
+            raise RecipeError(_("there is no bundle to give an adapter to"), where="start.adapter", remedy=remedy)
         return None
     if not is_model_folder(given):
         return load(given)
