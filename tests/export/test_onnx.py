@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ import pytest
 import torch
 
 from reinforge.bundle.bundle import Bundle
+from reinforge.bundle.loading import load
+from reinforge.bundle.writing import write_bundle
+from reinforge.compress.shrinking import in_8_bits
 from reinforge.data.operations.numbers import Blank, Clip, Impute, Indicate, Log, Scale
 from reinforge.edge.__main__ import alike
 from reinforge.edge.runner import Runner
 from reinforge.errors import ComponentError, IntegrityError, PathError
 from reinforge.export.export import export
 from reinforge.export.graph import Preparation
+from reinforge.export.replay import golden_rows
 from reinforge.models.classic.options import BoostingOptions, ForestOptions, LinearOptions, TreeOptions
 from reinforge.models.options import (
     AttentionOptions,
@@ -26,6 +31,7 @@ from reinforge.models.options import (
     ComposedOptions,
     EmbeddingOptions,
     GateOptions,
+    MLPOptions,
     OneHotOptions,
     PeriodicOptions,
     PiecewiseOptions,
@@ -42,11 +48,12 @@ from reinforge.models.policy_options import (
     QNetworkOptions,
     SquashedGaussianOptions,
 )
+from reinforge.registry import REGISTRY
 from tests.bundle import made
 from tests.contract.examples import OPTIONS
 from tests.export import everything
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
@@ -232,3 +239,32 @@ def test_a_network_that_depends_on_its_data_is_refused(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(ComponentError, match="can't be written as a graph"):
         export(tmp_path / "bundle", "onnx", tmp_path / "out", modules={"loop": Loop})
+
+
+@pytest.mark.parametrize("kind", ["table", "chat"])
+def test_weights_in_8_bits_stay_so(kind: str, tmp_path: Path) -> None:
+    """In a fraction of the bytes the graph gives what the bundle gives that is stored in 8 bits."""
+    if kind == "table":
+        form, _table = made.table_form()
+        options = ComposedOptions(body=MLPOptions(sizes=(160, 160)))
+        torch.manual_seed(0)
+        model = REGISTRY.build("model", options, form.pipeline.signature)
+        made.table_bundle(tmp_path / "whole", options=options, model=model)
+    else:
+        # Its head is its embedding.
+        made.chat_bundle(tmp_path / "whole", context=32)
+    parent = load(tmp_path / "whole")
+    rounded, change = in_8_bits(parent.model, computing=False)
+    write_bundle(
+        tmp_path / "small", model=rounded, options=parent.blueprint.options, signature=parent.signature,
+        form=parent.form, examples=[record["row"] for record in golden_rows(parent)], task=parent.task,
+        reference=parent.reference, compressed=change,
+    )  # fmt: skip
+    whole = export(tmp_path / "whole", "onnx", tmp_path / "whole-onnx")
+    small = export(tmp_path / "small", "onnx", tmp_path / "small-onnx")
+    sizes = [(each.folder / "model.onnx").stat().st_size for each in (whole, small)]
+    stored = onnx.load(small.folder / "model.onnx").graph.initializer
+    eight = sum(math.prod(each.dims) for each in stored if each.data_type == onnx.TensorProto.INT8)
+    assert eight == sum(load(tmp_path / "small").model.state_dict()[name].numel() for name in change.packed)
+    assert sizes[0] - sizes[1] > 2.5 * eight
+    assert small.measured["parity"] < 1e-4

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from reinforge.bundle.bundle import Bundle
 from reinforge.edge.description import GOLDEN, NAME
@@ -24,7 +25,7 @@ from reinforge.export.folder import Exported, exported, new_folder
 from reinforge.export.graph import ROWS, TIME, Graph
 from reinforge.export.replay import eager, golden_rows, latency, parity, tolerance_of
 from reinforge.messages import _
-from reinforge.models.compressed import Int8Linear
+from reinforge.models.compressed import Int8Linear, quantised, restored
 
 FILE, OPSET = "model.onnx", 20
 # Beyond this protocol buffers end, and weights lie in a file beside.
@@ -51,7 +52,7 @@ def to_onnx(bundle: Bundle, folder: Path) -> Exported:
     told = describe(bundle, graph, "onnx", FILE)
     with new_folder(folder) as staging:
         size = sum(tensor.nbytes for tensor in graph.state_dict().values())
-        program = traced(graph)
+        program = traced(_stored_in_8_bits(graph, bundle))
         program.save(staging / FILE, external_data=size > _LARGEST)
         if not (staging / FILE).is_file():
             raise IntegrityError(_("the graph was not written"), where=str(folder))
@@ -119,6 +120,31 @@ def prepared(bundle: Bundle) -> tuple[Graph, tuple[str, ...]]:
     return Graph(_with_model(bundle, model)).eval(), tuple(notes)
 
 
+class _Restored(nn.Module):
+    """A weight from its 8 bits: so it is stored in the graph."""
+
+    def forward(self, units: Tensor, worth: Tensor) -> Tensor:
+        return restored(units, worth)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return quantised(weight)
+
+
+def _stored_in_8_bits(graph: Graph, bundle: Bundle) -> Graph:
+    """The graph with the weights in 8 bits that its bundle stores so; what reads its weights in a way of its own, as
+    recurrent layers do, has them in 32. onnxruntime restores them once, when it loads them."""
+    if bundle.blueprint.compressed is None or not bundle.blueprint.compressed.packed:
+        return graph
+    changed = copy.deepcopy(graph)
+    for name in bundle.blueprint.compressed.packed:
+        place, _dot, own = name.rpartition(".")
+        owner = changed.model.get_submodule(place)
+        if own in owner._parameters and not isinstance(owner, nn.RNNBase):
+            owner.get_parameter(own).requires_grad_(False)
+            parametrize.register_parametrization(owner, own, _Restored(), unsafe=True)
+    return changed
+
+
 def _with_model(bundle: Bundle, model: nn.Module) -> Bundle:
     if model is bundle.model:
         return bundle
@@ -159,11 +185,14 @@ def traced(graph: Graph) -> Any:
     found = program_of(graph)
     with refusals(), quiet(), torch.no_grad():
         program = torch.onnx.export(
-            found, dynamo=True, opset_version=OPSET, external_data=False, verbose=False,
+            found, dynamo=True, opset_version=OPSET, external_data=False, verbose=False, optimize=False,
             input_names=[port.name for port in graph.ports], output_names=[port.name for port in graph.gives],
         )  # fmt: skip
     assert program is not None
     model: Any = program.model
+    optimizer: Any = importlib.import_module("onnxscript.optimizer")
+    with quiet():
+        optimizer.optimize_ir(model, should_fold=_may_fold)
     _name_sides(model, graph)
     # Traces of the stack hold paths of this machine.
     parts: list[Any] = [model, model.graph, *model.functions.values()]
@@ -175,6 +204,12 @@ def traced(graph: Graph) -> Any:
         for value in node.outputs:
             value.metadata_props.clear()
     return program
+
+
+def _may_fold(node: Any) -> bool | None:
+    """Not what restores weights from 8 bits: they would be stored in 32."""
+    eight = any(value is not None and str(value.dtype) == "INT8" for value in node.inputs)
+    return False if eight else None
 
 
 def _name_sides(model: Any, graph: Graph) -> None:
