@@ -169,6 +169,7 @@ def test_wide_vocabularies(size: int) -> None:
         Sampling(1, 1.0, top_p=0.99),
         Sampling(1, 3.0, min_p=1e-3),
         Sampling(1, 1.0, top_k=200),
+        Sampling(1, 1.0, top_k=2**70),
     ):
         oracle = [distribution(row.tolist(), sampling) for row in logits]
         sampler = Sampler([sampling] * 3, torch.device("cpu"))

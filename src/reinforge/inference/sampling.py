@@ -19,6 +19,8 @@ from reinforge.messages import _
 # The widest first look for a nucleus; where it is wider, the look is widened.
 CANDIDATES = 128
 BLOCK = 128
+# No vocabulary is larger, and numbers that are do not fit a tensor.
+_LARGEST = 2**62
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,11 @@ class Sampler:
             self.presence_b1 = column([s.presence for s in self.samplings])
         if 2 in kinds:
             cut = [s for s in self.samplings if s.temperature and s.truncates]
-            self.top_k_b1 = torch.tensor([s.top_k or 0 for s in cut], device=device)[:, None]
+            self.top_k_b1 = torch.tensor([min(s.top_k or 0, _LARGEST) for s in cut], device=device)[:, None]
             self.top_p_b1 = column([1.0 if s.top_p is None else s.top_p for s in cut]).double()
             self.min_p_b1 = column([s.min_p for s in cut])
             # Without a top_k, the nucleus may be as wide as the vocabulary.
-            self.at_least = max((s.top_k or CANDIDATES) for s in cut)
+            self.at_least = max(min(s.top_k or CANDIDATES, _LARGEST) for s in cut)
             self.open = not all(s.top_k for s in cut)
 
     def __call__(
