@@ -22,11 +22,12 @@ TEXTS = [
     "a_b 12 12.5 naïve ΣΑΣ",
 ]
 CHARACTERS = BytePairOptions(size=300, least=1, alphabet="characters")
-KINDS = [CharacterOptions(), WordOptions(least=1), BytePairOptions(size=300), CHARACTERS]
+DIGITS = BytePairOptions(size=300, digits="single")
+KINDS = [CharacterOptions(), WordOptions(least=1), BytePairOptions(size=300), CHARACTERS, DIGITS]
 
 
 def name_of(options):
-    return "byte-pair-characters" if options is CHARACTERS else options.kind
+    return {id(CHARACTERS): "byte-pair-characters", id(DIGITS): "byte-pair-digits"}.get(id(options), options.kind)
 
 
 @pytest.fixture(params=KINDS, ids=lambda options: name_of(options))
@@ -78,13 +79,26 @@ def test_pairs_against_brute_force():
             pieces[word] = merged
 
 
-@given(st.text(max_size=40))
+@given(st.text(max_size=40) | st.text(st.sampled_from("a 12\u0663\u00bd+\n"), max_size=20))
 @settings(max_examples=80, deadline=None)
 def test_byte_pairs_give_every_text_back(text):
-    tokenizer = PIECES
-    ids = tokenizer.encode(text)
-    assert tokenizer.decode(ids) == text
-    assert 0 not in ids
+    for tokenizer in (PIECES, BUILT["byte-pair-digits"]):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert 0 not in ids
+
+
+@pytest.mark.parametrize("alphabet", ["bytes", "characters"])
+def test_single_digits_are_pieces_of_their_own(alphabet):
+    texts = ["made of 12 and 1212+12=1224, x12y"] * 9
+    options = BytePairOptions(size=330, alphabet=alphabet)
+    together = REGISTRY.build("tokenizer", options, texts)
+    assert any("12" in piece for piece in together.vocabulary)
+    single = REGISTRY.build("tokenizer", options.model_copy(update={"digits": "single"}), texts)
+    found = [single.vocabulary[place] for place in single.encode("made of 12 and 1212+12=1224, x12y")]
+    assert [piece for piece in found if any(sign.isdigit() for sign in piece)] == list("12121212122412")
+    assert all(piece.isdigit() or not any(sign.isdigit() for sign in piece) for piece in single.vocabulary)
+    assert any("made" in piece for piece in single.vocabulary)
 
 
 PIECES = REGISTRY.build("tokenizer", KINDS[2], TEXTS)
@@ -183,6 +197,7 @@ def test_half_a_surrogate_pair_is_read():
         ("byte-pair", {"merges": [["none of", "them"]]}),
         ("byte-pair", {"merges": "ab"}),
         ("byte-pair", {"alphabet": "letters"}),
+        ("byte-pair", {"digits": "double"}),
     ],
 )
 def test_altered_tokenizers_are_refused(kind, change):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -26,10 +26,12 @@ from tests.bundle import made
 gguf: Any = pytest.importorskip("gguf")
 
 
-def decoder(path: Path, **options: Any) -> Bundle:
+def decoder(path: Path, digits: Literal["together", "single"] = "together", **options: Any) -> Bundle:
     template = TEMPLATES["chatml"]
     marks = Marks(*template.documents)
-    base = fit_byte_pairs(BytePairOptions(size=300), ["the quick brown fox, and the lazy dog. " * 4])
+    base = fit_byte_pairs(
+        BytePairOptions(size=300, digits=digits), ["the quick brown fox, and the lazy dog. 12 + 12 = 24 " * 4]
+    )
     pipeline = TextPipeline(
         SpecialTokenizer(base, (marks.pad, marks.bos, marks.eos, *template.specials)), marks, template
     )
@@ -62,6 +64,21 @@ def test_transformers_reads_the_file_and_gives_our_logits(tmp_path: Path, option
         found = model(ids).logits
         expected = bundle.model({"tokens": ids})[0]["tokens"]
     np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("digits", "named"), [("together", "gpt-2"), ("single", "starcoder")])
+def test_texts_are_cut_as_here(tmp_path: Path, digits: Literal["together", "single"], named: str) -> None:
+    """llama.cpp knows GPT-2's way by its name, and StarCoder's, which keeps digits apart."""
+    transformers = pytest.importorskip("transformers")
+    bundle = decoder(tmp_path / "bundle", digits)
+    export(tmp_path / "bundle", "gguf", tmp_path / "out")
+    reader = gguf.GGUFReader(tmp_path / "out" / "model.gguf")
+    assert reader.get_field("tokenizer.ggml.pre").contents() == named
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", gguf_file="model.gguf")
+    assert isinstance(bundle.form, TextForm)
+    for text in ("the fox and 12 dogs", "12 + 1212 = 1224", "x12y  7"):
+        ours = bundle.form.pipeline.tokenizer.encode(text).tolist()
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ours
 
 
 def test_what_it_can_not_say_is_refused(tmp_path: Path) -> None:

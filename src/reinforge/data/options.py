@@ -295,6 +295,10 @@ class BytePairOptions(Options):
         description="What pieces begin from. From characters, they may span signs between words, which suits texts "
         "without spaces; the rarest characters are unknown where `size` has no room for them.",
     )
+    digits: Literal["together", "single"] = Field(
+        "together",
+        description="Whether digits may be pieces together, or each is one of its own, as reckoning needs.",
+    )
     size: int = Field(8_192, ge=257, description="Tokens at most, with the 256 bytes and token 0 among them.")
     least: PositiveInt = Field(2, description="How often the training texts must have a pair of pieces.")
 

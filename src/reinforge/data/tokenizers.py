@@ -66,11 +66,18 @@ class BytePairTokenizer:
 
     Down to single bytes no text is unknown, every one comes back as it was, and token 0 stands for no text (Radford et
     al., "Language Models are Unsupervised Multitask Learners", 2019). Down to characters, token 0 stands for
-    unknown ones.
+    unknown ones. With single digits no piece holds a digit and more.
     """
 
-    def __init__(self, vocabulary: Sequence[str], merges: Sequence[tuple[str, str]], alphabet: str = "bytes") -> None:
-        self.vocabulary, self.merges, self.alphabet = tuple(vocabulary), tuple(merges), alphabet
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        merges: Sequence[tuple[str, str]],
+        alphabet: str = "bytes",
+        digits: str = "together",
+    ) -> None:
+        self.vocabulary, self.merges = tuple(vocabulary), tuple(merges)
+        self.alphabet, self.digits = alphabet, digits
 
     @property
     def size(self) -> int:
@@ -98,13 +105,19 @@ class BytePairTokenizer:
         """JSON-able; `from_json` gives an equal tokenizer."""
         pieces, merges = list(self.vocabulary), [list(pair) for pair in self.merges]
         named = {"kind": "byte-pair", "version": 1, "alphabet": self.alphabet}
-        return {**named, "vocabulary": pieces, "merges": merges}
+        # What is as ever stands nowhere: older readers know such a tokenizer.
+        apart = {} if self.digits == "together" else {"digits": self.digits}
+        return {**named, **apart, "vocabulary": pieces, "merges": merges}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> BytePairTokenizer:
         """Read and check what `to_json` wrote. Raises IntegrityError."""
-        if set(value) != {"kind", "version", "alphabet", "vocabulary", "merges"} or value["version"] != 1:
+        keys = {"kind", "version", "alphabet", "vocabulary", "merges"}
+        if set(value) - {"digits"} != keys or value["version"] != 1:
             raise IntegrityError("it must be version 1 of a byte-pair tokenizer", where=_WHERE)
+        digits = value.get("digits", "together")
+        if digits not in ("together", "single"):
+            raise IntegrityError("its digits must be together or single", where=_WHERE)
         if value["alphabet"] not in ("bytes", "characters"):
             raise IntegrityError("its pieces must begin from bytes or characters", where=_WHERE)
         pieces, merges = value["vocabulary"], value["merges"]
@@ -115,7 +128,7 @@ class BytePairTokenizer:
             _texts(pair) and len(pair) == 2 and {*pair, "".join(pair)} <= known for pair in merges
         ):
             raise IntegrityError("its merges must be pairs of pieces", where=_WHERE)
-        return cls(pieces, [(first, second) for first, second in merges], value["alphabet"])
+        return cls(pieces, [(first, second) for first, second in merges], value["alphabet"], digits)
 
     def to_tokenizer_json(self) -> str:
         """The tokenizer.json of the same tokenizer."""
@@ -124,16 +137,16 @@ class BytePairTokenizer:
 
     @cached_property
     def _library(self) -> Any:
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+        from tokenizers import Tokenizer, decoders, models, processors
 
         places, merges = {piece: place for place, piece in enumerate(self.vocabulary)}, list(self.merges)
         if self.alphabet == "characters":
             built = Tokenizer(models.BPE(vocab=places, merges=merges, unk_token=self.vocabulary[0], fuse_unk=True))
-            built.pre_tokenizer = _words_with_spaces()
+            built.pre_tokenizer = _cuts(self.alphabet, self.digits)
             built.decoder = decoders.Metaspace(prepend_scheme="first")
             return built
         built = Tokenizer(models.BPE(vocab=places, merges=merges))
-        built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        built.pre_tokenizer = _cuts(self.alphabet, self.digits)
         built.post_processor = processors.ByteLevel(trim_offsets=True)
         built.decoder = decoders.ByteLevel()
         return built
@@ -213,27 +226,35 @@ def fit_byte_pairs(options: BytePairOptions, texts: Iterable[str]) -> BytePairTo
 
     chosen: dict[str, Any]
     if options.alphabet == "bytes":
-        empty, before = "<empty>", pre_tokenizers.ByteLevel(add_prefix_space=False)
+        empty = "<empty>"
         chosen = {"initial_alphabet": sorted(pre_tokenizers.ByteLevel.alphabet())}
     else:
-        empty, before = UNKNOWN_TEXT, _words_with_spaces()
+        empty = UNKNOWN_TEXT
         chosen = {"limit_alphabet": options.size - 1}
     trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = before
+    trained.pre_tokenizer = _cuts(options.alphabet, options.digits)
     trainer = trainers.BpeTrainer(
         vocab_size=options.size, min_frequency=options.least, special_tokens=[empty], show_progress=False, **chosen
     )
     trained.train_from_iterator((storable(text) for text in texts), trainer)
     places = trained.get_vocab()
     merges = [(first, second) for first, second in json.loads(trained.to_str())["model"]["merges"]]
-    return BytePairTokenizer(sorted(places, key=places.__getitem__), merges, options.alphabet)
+    return BytePairTokenizer(sorted(places, key=places.__getitem__), merges, options.alphabet, options.digits)
 
 
-def _words_with_spaces() -> Any:
-    """Cuts at spaces alone, which begin the piece that follows them."""
+def _cuts(alphabet: str, digits: str) -> Any:
+    """Where no piece goes on: between words and signs; from characters at spaces alone, which begin the piece that
+    follows them; and around single digits."""
     from tokenizers import pre_tokenizers
 
-    return pre_tokenizers.Metaspace(prepend_scheme="first")
+    words = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False)
+        if alphabet == "bytes"
+        else pre_tokenizers.Metaspace(prepend_scheme="first")
+    )
+    if digits == "together":
+        return words
+    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
 
 
 def _checked(ids: Tensor | Sequence[int], size: int) -> list[int]:

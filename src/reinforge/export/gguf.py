@@ -71,7 +71,7 @@ def to_gguf(bundle: Bundle, folder: Path) -> Exported:
     with new_folder(folder) as staging:
         writer = gguf.GGUFWriter(staging / _FILE, _ARCHITECTURES[family])
         _settings(gguf, writer, model, name_of(bundle.path, bundle.provenance))
-        _tokens(gguf, writer, pipeline, where)
+        _tokens(writer, pipeline, base, where)
         for name, (array, kind) in written.items():
             writer.add_tensor(name, array, raw_dtype=kind)
         writer.write_header_to_file()
@@ -139,12 +139,13 @@ def _settings(gguf: Any, writer: Any, model: Decoder, name: str) -> None:
     writer.add_file_type(gguf.LlamaFileType[types[model.embedding.weight.dtype]])
 
 
-def _tokens(gguf: Any, writer: Any, pipeline: TextPipeline, where: str) -> None:
+def _tokens(writer: Any, pipeline: TextPipeline, base: BytePairTokenizer, where: str) -> None:
     """The vocabulary in the form of GPT-2's: pieces of bytes, merges, special tokens."""
     told = tokenizer_json(pipeline, where)
     pieces, kinds = vocabulary(told)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    # StarCoder cuts texts as GPT-2 does, but around single digits.
+    writer.add_tokenizer_pre("starcoder" if base.digits == "single" else "gpt-2")
     writer.add_token_list(pieces)
     writer.add_token_types(kinds)
     writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in told["model"]["merges"]])
