@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,10 @@ from reinforge.compress.shrinking import in_8_bits, narrower, of_low_rank, prune
 from reinforge.core.tensor_files import read_checked
 from reinforge.errors import BundleError, DataError, IntegrityError, PathError, RecipeError
 from reinforge.models.compressed import Compressed, Int8Linear, quantised, restored, restructure, unpack
-from reinforge.models.options import ComposedOptions, MLPOptions
+from reinforge.models.options import ComposedOptions, IdentityOptions, MLPOptions, RNNOptions
 from reinforge.registry import REGISTRY
 from tests.bundle import made
+from tests.export import everything
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +217,35 @@ def test_what_is_worse_than_stated_is_refused() -> None:
     ):  # fmt: skip
         with pytest.raises(RecipeError, match=message):
             _hold(found(**changed), goal, 0.01)
+
+
+def test_gates_directions_and_joined_features_stay_together(tmp_path: Path) -> None:
+    encoders: Any = {"note": RNNOptions(embedding=8, size=16, bidirectional=True, layers=2, ngrams=2, buckets=32)}
+    options = ComposedOptions(encoders=encoders, body=IdentityOptions())
+    bundle = everything.table(tmp_path / "bundle", options, image=False)
+    model: Any = bundle.model
+    note, dead = model.encoders["note"], torch.tensor([0, 3, 4, 7, 9, 10, 12, 15])
+    begin = sum(
+        encoder.features for name, encoder in list(model.encoders.items())[: model.encoders.names.index("note")]
+    )
+    assert begin > 0
+    with torch.no_grad():
+        # Units that give 0, and on which nothing depends.
+        note.embedding[:, 4:] = 0
+        for name, parameter in note.network.named_parameters():
+            parameter.view(3, 16, -1)[:, dead] = 0
+            if name.startswith("weight_hh"):
+                parameter[:, dead] = 0
+            elif name.startswith("weight_ih_l0"):
+                parameter[:, 4:] = 0
+            elif name.startswith("weight_ih"):
+                parameter.view(48, 2, 16)[:, :, dead] = 0
+        for parameter in model.heads.parameters():
+            if parameter.ndim == 2 and parameter.shape[1] in (32, model.body.features):
+                first = begin if parameter.shape[1] > 32 else 0
+                parameter[:, first : first + 32].view(-1, 2, 16)[:, :, dead] = 0
+    small, less = pruned(model, options, 0.5, bundle.signature)
+    assert less.encoders["note"].size == 8
+    inputs = bundle.form.inputs(everything.rows(image=False)[:7])
+    for name, output in model(inputs)[0].items():
+        torch.testing.assert_close(small(inputs)[0][name], output, msg=name)

@@ -15,6 +15,7 @@ from reinforge.bundle.loading import load
 from reinforge.bundle.peft_format import read_adapter, write_adapter
 from reinforge.bundle.text_form import TextForm
 from reinforge.bundle.writing import write_bundle
+from reinforge.compress.shrinking import of_low_rank
 from reinforge.data.chats import Call, Chat, Message
 from reinforge.data.options import BytePairOptions
 from reinforge.data.special_tokens import Marks, SpecialTokenizer
@@ -314,3 +315,23 @@ def test_adapters_that_can_not_be_are_named(tmp_path: Path) -> None:
     config.write_text(json.dumps({**json.loads(config.read_text()), "bias": "all"}))
     with pytest.raises(ComponentError, match="bias 'all'"):
         read_adapter(read_model(folder)[0], tmp_path / "adapter")
+
+
+def test_layers_of_low_rank_are_written_whole(tmp_path: Path) -> None:
+    base = pipeline()
+    options = DecoderOptions(layers=1, width=32, heads=4, kv_heads=2, context=24)
+    torch.manual_seed(0)
+    changed, change = of_low_rank(Decoder(options, base.signature), 0.5)
+    assert set(change.low_rank) == {
+        f"blocks.0.{part}" for part in ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forward.down")
+    }
+    bundle = write_bundle(
+        tmp_path / "bundle", model=changed, options=options, signature=base.signature, form=TextForm(base),
+        examples=[{"text": "The quick"}], compressed=change,
+    )  # fmt: skip
+    to_hugging_face(bundle, tmp_path / "out")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    tokens = torch.randint(base.tokenizer.size, (2, 20), generator=torch.Generator().manual_seed(0))
+    ours = load(tmp_path / "bundle").model({base.BLOCK: tokens})
+    with torch.no_grad():
+        torch.testing.assert_close(next(iter(ours[0].values())), theirs(tokens).logits, rtol=1e-4, atol=1e-5)

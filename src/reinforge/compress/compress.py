@@ -17,6 +17,7 @@ from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.loading import load
 from reinforge.bundle.task import Tolerance
 from reinforge.bundle.writing import write_bundle
+from reinforge.compress.decoders import pruned_decoder
 from reinforge.compress.judged import Judged, judged, lost
 from reinforge.compress.matching import NEW_POLICY, RATE, inputs_of, match, more_of
 from reinforge.compress.shrinking import in_8_bits, of_low_rank, pruned, share
@@ -24,6 +25,8 @@ from reinforge.core.seeds import undisturbed
 from reinforge.errors import PathError, RecipeError
 from reinforge.messages import _
 from reinforge.models.compressed import Compressed
+from reinforge.models.decoder import Decoder
+from reinforge.models.decoder_options import DecoderOptions
 from reinforge.models.policy import Policy
 from reinforge.recipe.user_code import load_user_code
 from reinforge.registry import REGISTRY, Options
@@ -71,7 +74,8 @@ def compress(
     `method`: int8, weights stored in 8 bits and large linear layers computed in 8 bits; int8-weight, stored alone;
     prune, narrower layers of the units with the largest weights; low-rank, linear layers as products of two; distill, a
     network of other `options` from new weights. The last three keep `keep` of the numbers and learn for `updates` to
-    give the original's outputs, on the rows of `train`, or those that the recipe trained on, or what a policy sees.
+    give the original's outputs, on the rows of `train`, or the rows or texts that the recipe trained on, or what a
+    policy sees.
     `goal`: what must have become better, size or latency. `tolerance`: how much of the deciding metric may be lost,
     in parts of 1 for shares such as accuracy, else relative. Measured on `data`, or the recipe's test split, or by
     `episodes`. Raises RecipeError where goal or tolerance is missed, unless `force`; then nothing is left.
@@ -147,6 +151,9 @@ def _made(
             remedy=_("Take int8, int8-weight or low-rank."),
         )  # fmt: skip
     if method == "prune":
+        if isinstance(parent.model, Decoder) and isinstance(own, DecoderOptions):
+            decoder, fewer = pruned_decoder(parent.model, own, keep, parent.signature)
+            return decoder, fewer, None
         model, less = pruned(parent.model, own, share(keep), parent.signature)
         return model, less, None
     less = _other(own, options)

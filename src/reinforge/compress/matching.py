@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reinforge.bundle.bundle import Bundle
+from reinforge.bundle.score_form import ScoreForm
+from reinforge.bundle.text_form import TextForm
+from reinforge.compress.texts import texts
 from reinforge.core import batch as batches
 from reinforge.core import seeds
 from reinforge.core.batch import Batch
@@ -27,6 +30,8 @@ from reinforge.workflow.evaluate import recipe_of
 
 # How fast, and how many rows at once. A few passes are enough: the teacher tells more of a row than a label does.
 RATE, ROWS = 2e-3, 128
+# Of texts, so many tokens at about: each of them is told.
+TOKENS = 2048
 # Policies that learn from new weights are small, and their last layer begins at nearly nothing.
 NEW_POLICY = 1e-2
 # Rows of a policy are what it saw itself, some of its actions drawn at random; and, so many times on the way, what the
@@ -50,6 +55,7 @@ def match(
     generator = torch.Generator().manual_seed(seed)
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(learning, lr=rate, fused=True)
+    count = _at_once(inputs, signature)
     rounds = {updates * number // (ROUNDS + 1): number for number in range(1, ROUNDS + 1)} if more else {}
     student.train()
     teacher.eval()
@@ -62,7 +68,7 @@ def match(
         for group in optimizer.param_groups:
             # Down a straight line, to a hundredth.
             group["lr"] = rate * max(0.01, 1 - update / updates)
-        some = batches.select(inputs, torch.randint(total, (min(ROWS, total),), generator=generator))
+        some = batches.select(inputs, torch.randint(total, (min(count, total),), generator=generator))
         with torch.no_grad():
             wanted, _state = teacher(some)
         found, _state = student(some)
@@ -73,6 +79,14 @@ def match(
         nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
     student.eval()
+
+
+def _at_once(inputs: Batch, signature: Signature) -> int:
+    """How many rows an update takes: fewer of long texts whose every token has an output."""
+    tokens = next((leaf for leaf in inputs.values() if isinstance(leaf, Ragged)), None)
+    if tokens is None or all(output.form != "tokens" for output in signature.outputs.values()):
+        return ROWS
+    return max(1, min(ROWS, TOKENS * len(tokens) // max(len(tokens.values), 1)))
 
 
 def _apart(output: Output, found: Tensor, wanted: Tensor, inputs: Batch) -> Tensor:
@@ -108,8 +122,8 @@ def _scored(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def inputs_of(bundle: Bundle, data: object, seed: int) -> Batch:
-    """What a network is shown while it learns again: the rows of `data`, the training rows of its recipe, or what a
-    policy sees in its environment. Raises DataError."""
+    """What a network is shown while it learns again: the rows of `data`, the training rows or texts of its recipe,
+    or what a policy sees in its environment. Raises DataError."""
     if data is not None:
         return bundle.form.table_inputs(data)
     recipe = recipe_of(bundle)
@@ -117,6 +131,10 @@ def inputs_of(bundle: Bundle, data: object, seed: int) -> Batch:
         prepared = prepare(recipe.data, recipe.seed, pipeline=bundle.form.pipeline)  # type: ignore[attr-defined]
         found: Batch = prepared.train["inputs"]
         return found
+    if isinstance(bundle.form, TextForm | ScoreForm):
+        rows = texts(bundle, bundle.form.pipeline, recipe, seed)
+        if rows is not None:
+            return {bundle.form.pipeline.BLOCK: rows}
     if isinstance(bundle.model, Policy) and isinstance(recipe.data, EnvironmentOptions):
         return seen(bundle.model, recipe.data, seed)
     raise DataError(

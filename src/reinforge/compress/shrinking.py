@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any
+from itertools import accumulate
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 from reinforge.core.seeds import undisturbed
 from reinforge.errors import RecipeError
 from reinforge.messages import _
-from reinforge.models.compressed import Compressed, Int8Linear, factor, quantised, restored
+from reinforge.models.composed import Composed
+from reinforge.models.compressed import PLAIN, Compressed, Int8Linear, factor, quantised, restored
+from reinforge.models.fusion import Concat
+from reinforge.models.tokens import RNN
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Signature
 
@@ -56,8 +60,9 @@ def of_low_rank(model: nn.Module, keep: float) -> tuple[nn.Module, Compressed]:
     changed = copy.deepcopy(model)
     ranks: dict[str, int] = {}
     for name, module in list(changed.named_modules()):
-        if type(module) is not nn.Linear:
+        if type(module) not in PLAIN:
             continue
+        assert isinstance(module, nn.Linear)
         outputs, inputs = module.weight.shape
         rank = int(keep * outputs * inputs / (outputs + inputs))
         if rank < 1 or min(outputs, inputs) < 8:
@@ -111,27 +116,62 @@ def pruned(model: nn.Module, options: Options, keep: float, signature: Signature
     theirs, ours = dict(model.named_parameters()), dict(small.named_parameters())
     if theirs.keys() != ours.keys() or any(theirs[name].ndim != ours[name].ndim for name in ours):
         raise RecipeError(_("a narrower network of this kind has other layers"), where="--method prune")
+    pieces = _pieces(model, small)
     weight: dict[tuple[int, int], Tensor] = {}
-    for name, mine in ours.items():
-        for place, (many, few) in enumerate(zip(theirs[name].shape, mine.shape)):
-            if many != few:
-                others = [side for side in range(mine.ndim) if side != place]
-                squares = theirs[name].detach().double().square()
-                size = squares.sum(others) if others else squares
-                weight[many, few] = weight.get((many, few), 0) + size / max(float(size.sum()), 1e-30)
+    for name in ours:
+        squares = theirs[name].detach().double().square()
+        for place, pairs in enumerate(pieces[name]):
+            others = [side for side in range(squares.ndim) if side != place]
+            size = squares.sum(others) if others else squares
+            for pair, part in zip(pairs, size.split([many for many, _few in pairs])):
+                if pair[0] != pair[1]:
+                    weight[pair] = weight.get(pair, 0) + part / max(float(part.sum()), 1e-30)
     chosen = {pair: size.topk(pair[1]).indices.sort().values for pair, size in weight.items()}
     with torch.no_grad():
         for name, mine in ours.items():
             value = theirs[name].detach()
-            for place, (many, few) in enumerate(zip(value.shape, mine.shape)):
-                if many != few:
-                    value = value.index_select(place, chosen[many, few])
+            for place, pairs in enumerate(pieces[name]):
+                if value.shape[place] != mine.shape[place]:
+                    starts = accumulate((many for many, _few in pairs), initial=0)
+                    stay = [start + chosen.get(pair, torch.arange(pair[0])) for start, pair in zip(starts, pairs)]
+                    value = value.index_select(place, torch.cat(stay))
             mine.copy_(value)
         for name, buffer in small.named_buffers():
             given = dict(model.named_buffers()).get(name)
             if given is not None and given.shape == buffer.shape:
                 buffer.copy_(given)
     return small.eval(), less
+
+
+def _pieces(model: nn.Module, small: nn.Module) -> dict[str, list[list[tuple[int, int]]]]:
+    """Of each parameter, by its sides: the widths that lie end to end in one, before and after. Gates of a recurrent
+    layer are such, both its directions, and encoders whose features are joined."""
+    found = {
+        name: [[pair] for pair in zip(mine.shape, other.shape)]
+        for (name, mine), (_name, other) in zip(model.named_parameters(), small.named_parameters())
+    }
+    for where, module in model.named_modules():
+        if isinstance(module, nn.RNNBase):
+            width = (module.hidden_size, cast(nn.RNNBase, small.get_submodule(where)).hidden_size)
+            for name, parameter in module.named_parameters():
+                sides = found[f"{where}.{name}"]
+                sides[0] = [width] * (parameter.shape[0] // module.hidden_size)
+                if name.startswith("weight_ih") and "_l0" not in name:
+                    sides[1] = [width] * (1 + module.bidirectional)
+    if isinstance(model, Composed) and isinstance(small, Composed):
+        parts: list[list[tuple[int, int]]] = []
+        for (_name, mine), (_same, other) in zip(model.encoders.items(), small.encoders.items()):
+            ways = 1 + (isinstance(mine, RNN) and mine.network.bidirectional)
+            parts.append([(cast(int, mine.features) // ways, cast(int, other.features) // ways)] * ways)
+        joins = [part for part in parts if len(part) > 1]
+        if isinstance(model.fusion, Concat):
+            joins.append([pair for part in parts for pair in part])
+        for join in joins:
+            whole = tuple(sum(pair[side] for pair in join) for side in range(2))
+            for name, sides in found.items():
+                if name.startswith(("fusion.", "body.", "heads.")) and len(sides) == 2 and sides[1] == [whole]:
+                    sides[1] = join
+    return found
 
 
 def numbers(model: nn.Module) -> int:

@@ -22,6 +22,7 @@ from reinforge.data.tokenizers import BytePairTokenizer
 from reinforge.errors import ComponentError, RecipeError
 from reinforge.export.folder import Exported, exported, new_folder
 from reinforge.messages import _
+from reinforge.models.compressed import whole
 from reinforge.models.decoder import Decoder
 from reinforge.models.families import config_of, weight_names
 from reinforge.storage.files import require_space
@@ -64,10 +65,9 @@ def to_hugging_face(bundle: Bundle, folder: Path, *, shard: int = SHARD_BYTES) -
 
 
 def named_weights(model: Decoder) -> Iterator[tuple[str, Tensor]]:
-    """Every weight under transformers' name, as views."""
-    parameters = dict(model.named_parameters())
+    """Every weight under transformers' name, as views; layers of low rank, which others don't have, whole."""
     for ours, theirs in weight_names(model.options).items():
-        parameter = parameters[ours].detach()
+        parameter = whole(model, ours)
         if len(theirs) == 1:
             yield theirs[0], parameter
             continue

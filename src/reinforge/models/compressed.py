@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reinforge.errors import IntegrityError
+from reinforge.models.decoder import Joined
 from reinforge.registry import Options
 
 # Beside a weight in 8 bits: how much each of its rows' units is worth.
 SCALE = "/scale"
+# Layers that are nothing but a product.
+PLAIN = (nn.Linear, Joined)
 
 
 class Compressed(Options):
@@ -101,6 +104,15 @@ def factor(layer: nn.Linear, down: Tensor, up: Tensor) -> None:
     layer.__class__ = LowRankLinear
 
 
+def whole(model: nn.Module, name: str) -> Tensor:
+    """A parameter by its name; the weight of a layer that became two is their product."""
+    owner, _dot, own = name.rpartition(".")
+    layer = model.get_submodule(owner)
+    if own == "weight" and isinstance(layer, LowRankLinear):
+        return (layer.up @ layer.down).detach()
+    return model.get_parameter(name).detach()
+
+
 class _Weight:
     """What others ask of a weight that is not there: its type, place and shape."""
 
@@ -140,6 +152,6 @@ def _linear(model: nn.Module, name: str) -> nn.Linear:
         layer = model.get_submodule(name)
     except AttributeError:
         layer = model
-    if type(layer) is not nn.Linear:
+    if type(layer) not in PLAIN:
         raise IntegrityError(f"it has no plain linear layer {name[:100]!r}", where="model.json")
-    return layer
+    return cast(nn.Linear, layer)
