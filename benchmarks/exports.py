@@ -44,12 +44,12 @@ from reinforge.workflow.run import Run
 
 # What trains in seconds; of the rest so many updates in each stage.
 WHOLE = (
-    "penguins", "wine", "breast-cancer", "diabetes", "linear-regression", "digits", "image-and-table", "frozenlake-q",
-    "cartpole-dqn", "cartpole-ppo",
+    "penguins", "wine", "breast-cancer", "diabetes", "linear-regression", "digits", "reviews", "frozenlake-q",
+    "cartpole-ppo",
 )  # fmt: skip
 UPDATES = 20
 # What begins with another's bundle.
-START = {name: "chat-sft" for name in ("chat-lora", "preferences-dpo", "reward-model", "own-chats")}
+START = dict.fromkeys(("chat-lora", "preferences-dpo", "reward-model", "own-chats"), "chat-sft")
 # What needs data of one's own, given those of another recipe.
 OTHER_DATA: Mapping[str, Mapping[str, Any]] = {
     "own-chats": {"data": {"kind": "chats", "path": "made:shouting"}, "source": {"kind": "tokens", "block": 160}},
@@ -85,13 +85,13 @@ def recipes() -> list[str]:
 
 
 def shortened(told: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe, or a stage of one, that stops after a few updates and plays one episode."""
+    """A recipe, or a stage of one, that stops after a few updates and is hardly evaluated."""
     found = dict(told)
     found["learn"] = {**told.get("learn", {}), "stop": {"updates": UPDATES}, "compile": "off"}
     if told.get("source", {}).get("kind") == "replay":
         found["source"] = {**told["source"], "learning_starts": 512, "capacity": 4096}
-    if told.get("data", {}).get("kind") == "environment":
-        found["evaluate"] = {"episodes": 1, "final": 1}
+    environment = told.get("data", {}).get("kind") == "environment"
+    found["evaluate"] = {"episodes": 1, "final": 1} if environment else {"baselines": False, "replicates": 0}
     if "stages" in told:
         found["stages"] = [shortened(stage) for stage in told["stages"]]
     return found

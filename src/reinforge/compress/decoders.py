@@ -1,4 +1,4 @@
-"""Decoders of fewer heads and narrower feed-forwards. The stream between layers keeps its width: all that is read from it
+"""Decoders of fewer heads and narrower feed-forwards. The stream between layers keeps its width: what is read from it
 and written to it stays where it is."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a language model learns again from: the texts of its recipe; of one that learned from rewards, its own answers."""
+"""What a language model learns again from: the texts of its recipe; after rewards, its own answers."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def _cut(rows: list[Tensor], context: int) -> Ragged:
 
 
 def _answered(model: Decoder, pipeline: TextPipeline, options: QuestionsOptions, drawn: int, seed: int) -> Ragged:
-    """Questions of the training part with answers as the model draws them: those of its own are where a smaller one will
-    go (Kim and Rush, "Sequence-Level Knowledge Distillation", arXiv:1606.07947)."""
+    """Questions of the training part, with answers as the model draws them: where a smaller one will go too (Kim and
+    Rush, "Sequence-Level Knowledge Distillation", arXiv:1606.07947)."""
     task, draw = asking(options, pipeline, drawn).task, seeds.generator(seed, "questions to learn from again")
     prompts = [task.draw(draw) for _number in range(ANSWERED)]
     engine = GenerationEngine(model.eval(), slots=SLOTS)

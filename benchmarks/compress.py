@@ -1,0 +1,171 @@
+"""Bundles made smaller by every method, before and after: quality, bytes, milliseconds.
+
+Recipes are trained unless their runs are there. Each method is measured as `reinforge compress --force` does, on the
+test split, in fresh episodes, or on held-out questions; what the default tolerance, a point or a hundredth, would
+refuse is marked. What was measured is kept under `--runs`, so that the command goes on where it stopped; recipes that
+are named are measured anew. The table goes into docs/deploy/compress.md.
+
+    python -m benchmarks.compress [--recipes NAME ...] [--runs FOLDER] [--write]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import reinforge
+from reinforge.compress.compress import compress
+from reinforge.compress.judged import Judged
+from reinforge.errors import ReinforgeError
+from reinforge.recipe.overrides import nested
+from reinforge.workflow.run import Run
+
+PAGE = Path(__file__).parents[1] / "docs" / "deploy" / "compress.md"
+BEGIN, END = "<!-- python -m benchmarks.compress --write -->", "<!-- end -->"
+TOLERANCE = 0.01
+KEEP, UPDATES = 0.4, 1000
+STORED = ("int8", "int8-weight")
+
+
+class Case(NamedTuple):
+    """A method and its options: how much is kept, updates, and the network that is distilled into."""
+
+    method: str
+    keep: float = KEEP
+    updates: int = UPDATES
+    model: tuple[str, ...] = ()
+
+    def told(self) -> str:
+        """As on the command line."""
+        if self.method in STORED:
+            return self.method
+        parts = [self.method, *(f"--model {each}" for each in self.model)]
+        parts += [f"--keep {self.keep:g}"] if self.keep != KEEP else []
+        parts += [f"--updates {self.updates}"] if self.updates != UPDATES else []
+        return " ".join(parts)
+
+
+def cases(*distilled: tuple[str, ...], updates: int, keep: float = KEEP) -> tuple[Case, ...]:
+    """All methods, and each network that is distilled into."""
+    learned = (Case("prune", keep, updates), Case("low-rank", updates=updates))
+    return (*map(Case, STORED), *learned, *(Case("distill", updates=updates, model=model) for model in distilled))
+
+
+CASES: Mapping[str, tuple[Case, ...]] = {
+    "digits": cases(("encoders.image.width=12",), updates=300, keep=0.45),
+    "reviews": cases(("encoders.characters.buckets=100000", "encoders.text.buckets=10000"), updates=300),
+    "cartpole-ppo": cases(("sizes=[32]",), ("sizes=[24]",), updates=600),
+    "arithmetic-grpo": cases(("width=64",), updates=600),
+}
+EPISODES = {"cartpole-ppo": 50}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of a case: measured before and after, or why it was refused at once."""
+
+    method: str
+    loss: float = 0.0
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
+    refused: str | None = None
+
+
+def measure(name: str, case: Case, runs: Path) -> Row:
+    """Compress the run's bundle; what is written goes again."""
+    run = Run(runs / name)
+    if not run.finished:
+        run = reinforge.train(name, ["learn.threads=1"], output=runs / name)
+    folder = run.stages[-1].folder if run.stages else run.folder
+    output = runs / f"{name}-{case.method}"
+    shutil.rmtree(output, ignore_errors=True)
+    try:
+        found = compress(
+            folder, case.method, output, keep=case.keep, updates=case.updates, options=nested(case.model) or None,
+            episodes=EPISODES.get(name), tolerance=TOLERANCE, force=True,
+        )  # fmt: skip
+    except ReinforgeError as error:
+        return Row(case.told(), refused=error.problem)
+    finally:
+        shutil.rmtree(output, ignore_errors=True)
+    return Row(case.told(), found.loss, asdict(found.before), asdict(found.after))
+
+
+def table(rows: Mapping[str, Sequence[Row]]) -> str:
+    """In Markdown."""
+    lines = [
+        "| recipe | method | quality | weights, bytes | one row, ms | 32 rows, ms | |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, found in rows.items():
+        first = next((row.before for row in found if row.before is not None), None)
+        if first is None:
+            continue
+        before = Judged(**first)
+        lines.append(f"| {name} | | {before.metric} {_cells(before)} | |")
+        for row in found:
+            if row.after is None:
+                lines.append(f"| {name} | `{row.method}` | | | | | refused: {row.refused} |")
+                continue
+            after = Judged(**row.after)
+            smaller = f"{after.weights:,} ({before.weights / after.weights:.1f}x smaller)"
+            kept = "" if row.loss <= TOLERANCE else f"refused: {row.loss:.3f} lost"
+            lines.append(f"| {name} | `{row.method}` | {_cells(after, smaller)} | {kept} |")
+    return "\n".join(lines)
+
+
+def _cells(found: Judged, weights: str | None = None) -> str:
+    return (
+        f"{found.quality:.4g} | {weights or f'{found.weights:,}'} | {found.milliseconds:.3f} | "
+        f"{found.milliseconds_of_32:.2f}"
+    )
+
+
+def main() -> None:
+    """Print the table, and the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", nargs="+", default=[], choices=sorted(CASES), metavar="NAME")
+    parser.add_argument("--runs", type=Path, default=Path("runs/compress"), metavar="FOLDER")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/deploy/compress.md")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: dict[str, list[Row]] = {}
+    for name, chosen in CASES.items():
+        kept = given.runs / f"{name}.json"
+        stored = json.loads(kept.read_text("utf-8")) if kept.is_file() and name not in given.recipes else []
+        known = {told["method"]: Row(**told) for told in stored}
+        for case in chosen:
+            if case.told() not in known and (not given.recipes or name in given.recipes):
+                known[case.told()] = measure(name, case, given.runs)
+                kept.write_text(json.dumps([asdict(row) for row in known.values()], indent=1) + "\n", "utf-8")
+                print(f"{name}: {known[case.told()]}", flush=True)
+        rows[name] = [known[case.told()] for case in chosen if case.told() in known]
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}"
+    text = table(rows)
+    print(f"\n{text}\n\n{versions}: {' '.join(sys.argv)}")
+    if given.write:
+        page = PAGE.read_text(encoding="utf-8")
+        before, _begin, rest = page.partition(BEGIN)
+        _old, _end, after = rest.partition(END)
+        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{versions}.\n\n{END}{after}", encoding="utf-8")
+    lines = [
+        {
+            "name": f"{name}: {row.method}", "ratio": row.before["weights"] / row.after["weights"],
+            "ours": row.after["weights"], "peer": row.before["weights"], "unit": "bytes", "loss": row.loss,
+        }
+        for name, found in rows.items() for row in found if row.before is not None and row.after is not None
+    ]  # fmt: skip
+    print(json.dumps({"name": "compress", "rows": lines}))
+
+
+if __name__ == "__main__":
+    main()
