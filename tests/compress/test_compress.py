@@ -16,11 +16,18 @@ from torch import nn
 from reinforge.bundle.loading import load
 from reinforge.compress.compress import Smaller, _hold, compress
 from reinforge.compress.judged import Judged, deciding, lost
-from reinforge.compress.shrinking import in_8_bits, narrower, of_low_rank, pruned
+from reinforge.compress.shrinking import in_8_bits, narrower, numbers, of_low_rank, pruned, share
 from reinforge.core.tensor_files import read_checked
 from reinforge.errors import BundleError, DataError, IntegrityError, PathError, RecipeError
 from reinforge.models.compressed import Compressed, Int8Linear, quantised, restored, restructure, unpack
-from reinforge.models.options import ComposedOptions, IdentityOptions, MLPOptions, RNNOptions
+from reinforge.models.options import (
+    BagOptions,
+    ComposedOptions,
+    IdentityOptions,
+    MLPOptions,
+    RNNOptions,
+    TransformerOptions,
+)
 from reinforge.registry import REGISTRY
 from tests.bundle import made
 from tests.export import everything
@@ -249,3 +256,17 @@ def test_gates_directions_and_joined_features_stay_together(tmp_path: Path) -> N
     inputs = bundle.form.inputs(everything.rows(image=False)[:7])
     for name, output in model(inputs)[0].items():
         torch.testing.assert_close(small(inputs)[0][name], output, msg=name)
+
+
+def test_what_is_kept_is_a_part_of_the_numbers_whatever_they_grow_with(wide: Path, tmp_path: Path) -> None:
+    encoders: Any = {"note": BagOptions(size=64, ngrams=2, buckets=2000)}
+    tables = everything.table(tmp_path / "bundle", ComposedOptions(encoders=encoders), image=False)
+    for bundle in (load(wide), tables):
+        options = bundle.blueprint.options
+        assert options is not None
+        for keep in (0.3, 0.6):
+            part = share(bundle.model, options, keep, bundle.signature)
+            small, _less = pruned(bundle.model, options, part, bundle.signature)
+            assert numbers(small) / numbers(bundle.model) == pytest.approx(keep, abs=0.05)
+    with pytest.raises(RecipeError, match="of such widths"):
+        narrower(ComposedOptions(encoders={"note": TransformerOptions(width=50, heads=5)}), 0.5, tables.signature)

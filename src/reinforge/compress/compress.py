@@ -154,7 +154,7 @@ def _made(
         if isinstance(parent.model, Decoder) and isinstance(own, DecoderOptions):
             decoder, fewer = pruned_decoder(parent.model, own, keep, parent.signature)
             return decoder, fewer, None
-        model, less = pruned(parent.model, own, share(keep), parent.signature)
+        model, less = pruned(parent.model, own, share(parent.model, own, keep, parent.signature), parent.signature)
         return model, less, None
     less = _other(own, options)
     with undisturbed():

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Any, cast
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from reinforge.core.seeds import undisturbed
@@ -100,7 +101,14 @@ def narrower(options: Options, keep: float, signature: Signature) -> Options:
             _("its options name no width that could be smaller"), where="--method prune",
             remedy=_("Take another method, or a smaller --keep."),
         )  # fmt: skip
-    return type(options).model_validate(found)
+    try:
+        return type(options).model_validate(found)
+    except ValidationError as error:
+        told = error.errors()[0]["msg"]
+        raise RecipeError(
+            _("no network of such widths can be made: {told}").format(told=told), where="--method prune",
+            remedy=_("Take another --keep."),
+        ) from None  # fmt: skip
 
 
 def pruned(model: nn.Module, options: Options, keep: float, signature: Signature) -> tuple[nn.Module, Options]:
@@ -179,6 +187,19 @@ def numbers(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def share(keep: float) -> float:
-    """What a network keeps of its widths so as to keep `keep` of its numbers: those grow with the square."""
-    return math.sqrt(keep)
+def share(model: nn.Module, options: Options, keep: float, signature: Signature) -> float:
+    """What a network keeps of its widths so as to keep about `keep` of its numbers: those of layers grow with the
+    square, those of tables with the width itself. Raises RecipeError where nothing is wide."""
+    total, low, high, found = numbers(model), 0.0, 1.0, (math.inf, keep)
+    narrower(options, keep, signature)
+    for _half in range(7):
+        middle = (low + high) / 2
+        try:
+            with undisturbed():
+                part = numbers(REGISTRY.build("model", narrower(options, middle, signature), signature)) / total
+        except RecipeError:
+            # As wide as it was.
+            part = 1.0
+        found = min(found, (abs(part - keep), middle))
+        low, high = (low, middle) if part > keep else (middle, high)
+    return found[1]
