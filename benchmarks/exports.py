@@ -84,6 +84,12 @@ def recipes() -> list[str]:
     return [path.stem for path in sorted(SHIPPED.glob("*.yaml")) if path.stem not in LEFT_OUT]
 
 
+def kept(runs: Path, name: str) -> Row | None:
+    """What was measured before."""
+    file = runs / f"{name}.json"
+    return Row(**json.loads(file.read_text("utf-8"))) if file.is_file() else None
+
+
 def shortened(told: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe, or a stage of one, that stops after a few updates and is hardly evaluated."""
     found = dict(told)
@@ -239,29 +245,30 @@ def _cell(figure: Figure | None, form: str) -> str:
 def main() -> int:
     """Print the tables, and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", default=[], metavar="NAME", help="measure these anew, and no others")
+    parser.add_argument("--recipes", nargs="+", default=[], choices=recipes(), metavar="NAME",
+                        help="measure these anew, and no others")  # fmt: skip
     parser.add_argument("--runs", type=Path, default=Path("runs/exports"), metavar="FOLDER")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/deploy/exports.md")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    found: list[Row] = []
     failed = False
-    for name in recipes():
-        kept = given.runs / f"{name}.json"
-        row = Row(**json.loads(kept.read_text("utf-8"))) if kept.is_file() else None
-        if name in given.recipes or (not given.recipes and (row is None or row.versions != versions())):
-            began = time.perf_counter()
-            try:
-                base = trained(START[name], given.runs) if name in START else None
-                row = measure(name, trained(name, given.runs), base, not given.no_compile)
-            except ReinforgeError as error:
-                print(f"{name}: {error}", file=sys.stderr)
-                failed = True
+    for name in given.recipes or recipes():
+        row = kept(given.runs, name)
+        if not given.recipes and row is not None and row.versions == versions():
+            if given.no_compile or not row.milliseconds or "compiled" in row.milliseconds:
                 continue
-            kept.write_text(json.dumps(asdict(row), indent=1) + "\n", "utf-8")
-            print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
-        found += [] if row is None else [row]
+        began = time.perf_counter()
+        try:
+            base = trained(START[name], given.runs) if name in START else None
+            row = measure(name, trained(name, given.runs), base, not given.no_compile)
+        except ReinforgeError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        (given.runs / f"{name}.json").write_text(json.dumps(asdict(row), indent=1) + "\n", "utf-8")
+        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+    found = [row for name in recipes() if (row := kept(given.runs, name)) is not None]
     stated = ", ".join(f"{name} {number}" for name, number in versions().items()) + f", {platform.machine()}"
     text = tables(found)
     print(f"\n{text}\n\n{stated}: {' '.join(sys.argv)}")
