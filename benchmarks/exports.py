@@ -90,6 +90,11 @@ def kept(runs: Path, name: str) -> Row | None:
     return Row(**json.loads(file.read_text("utf-8"))) if file.is_file() else None
 
 
+def complete(row: Row, compiling: bool) -> bool:
+    """Whether nothing is to be measured again."""
+    return row.versions == versions() and not (compiling and row.milliseconds and "compiled" not in row.milliseconds)
+
+
 def shortened(told: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe, or a stage of one, that stops after a few updates and is hardly evaluated."""
     found = dict(told)
@@ -255,9 +260,8 @@ def main() -> int:
     failed = False
     for name in given.recipes or recipes():
         row = kept(given.runs, name)
-        if not given.recipes and row is not None and row.versions == versions():
-            if given.no_compile or not row.milliseconds or "compiled" in row.milliseconds:
-                continue
+        if not given.recipes and row is not None and complete(row, not given.no_compile):
+            continue
         began = time.perf_counter()
         try:
             base = trained(START[name], given.runs) if name in START else None
