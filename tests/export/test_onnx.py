@@ -14,6 +14,7 @@ import torch
 
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.loading import load
+from reinforge.bundle.text_form import TextForm
 from reinforge.bundle.writing import write_bundle
 from reinforge.compress.shrinking import in_8_bits
 from reinforge.data.operations.numbers import Blank, Clip, Impute, Indicate, Log, Scale
@@ -24,6 +25,7 @@ from reinforge.export.export import export
 from reinforge.export.graph import Preparation
 from reinforge.export.replay import golden_rows
 from reinforge.models.classic.options import BoostingOptions, ForestOptions, LinearOptions, TreeOptions
+from reinforge.models.decoder_options import DecoderOptions
 from reinforge.models.options import (
     AttentionOptions,
     BagOptions,
@@ -268,3 +270,22 @@ def test_weights_in_8_bits_stay_so(kind: str, tmp_path: Path) -> None:
     assert eight == sum(load(tmp_path / "small").model.state_dict()[name].numel() for name in change.packed)
     assert sizes[0] - sizes[1] > 2.5 * eight
     assert small.measured["parity"] < 1e-4
+
+
+def test_a_model_whose_golden_rows_are_chats(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pipeline = made.chat_pipeline()
+    options = DecoderOptions(layers=1, width=32, heads=2, context=64)
+    model = REGISTRY.build("model", options, pipeline.signature)
+    for name, said in (("chats", "what is it?"), ("silent", "")):
+        chat: Any = {"messages": [{"role": "user", "content": said}]}
+        write_bundle(
+            tmp_path / name, model=model, options=options, signature=pipeline.signature, form=TextForm(pipeline),
+            examples=[chat],
+        )  # fmt: skip
+    told = export(tmp_path / "chats", "onnx", tmp_path / "out")
+    assert 0 < told.measured["parity"] < 1e-4
+    (line,) = (tmp_path / "out" / "golden.jsonl").read_text().splitlines()
+    assert json.loads(line)["row"] == {"text": "what is it?"}
+    with pytest.raises(IntegrityError, match="no golden rows"):
+        export(tmp_path / "silent", "onnx", tmp_path / "nothing")

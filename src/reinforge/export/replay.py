@@ -16,6 +16,7 @@ from reinforge.bundle import golden
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.network import dtype_name
 from reinforge.bundle.task import TOLERANCE, Tolerance
+from reinforge.data.text import TextPipeline
 from reinforge.edge.description import LENGTHS
 from reinforge.edge.reading import Array, Arrays, Reader
 from reinforge.errors import IntegrityError
@@ -30,11 +31,29 @@ SECONDS = 0.25
 
 
 def golden_rows(bundle: Bundle) -> list[golden.Record]:
-    """The golden records whose rows an export reads: chats are none of them."""
+    """The golden records whose rows an export reads. It reads no chats: of each there is what was asked, and nothing
+    is stated of that; loading has held the network itself to the chat."""
     folder = bundle.folder
     assert folder is not None
-    records = golden.read(folder.bytes(golden.NAME, golden.MAX_BYTES))
-    return [record for record in records if not (bundle.form.kind == "text" and "messages" in _row(record))]
+    found: list[golden.Record] = []
+    for record in golden.read(folder.bytes(golden.NAME, golden.MAX_BYTES)):
+        messages = _row(record).get("messages") if bundle.form.kind == "text" else None
+        if messages is None:
+            found.append(record)
+        elif isinstance(messages, list) and (said := _said(messages)):
+            found.append({"row": {TextPipeline.FIELD: said}, "outputs": {}})
+    if not found:
+        raise IntegrityError(
+            _("it has no golden rows that an export could be compared by"), where=str(bundle.path),
+            remedy=_("Serve the bundle itself."),
+        )  # fmt: skip
+    return found
+
+
+def _said(messages: Sequence[object]) -> str:
+    """The last message that is a text."""
+    contents = (each.get("content") for each in messages if isinstance(each, Mapping))
+    return next((text for text in reversed(list(contents)) if isinstance(text, str) and text), "")
 
 
 def tolerance_of(bundle: Bundle) -> Tolerance:
