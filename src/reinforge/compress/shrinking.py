@@ -104,9 +104,8 @@ def narrower(options: Options, keep: float, signature: Signature) -> Options:
     try:
         return type(options).model_validate(found)
     except ValidationError as error:
-        told = error.errors()[0]["msg"]
         raise RecipeError(
-            _("no network of such widths can be made: {told}").format(told=told), where="--method prune",
+            _("no network of such widths can be made: {told}").format(told=error.errors()[0]["msg"]), where="--method prune",
             remedy=_("Take another --keep."),
         ) from None  # fmt: skip
 
@@ -131,7 +130,7 @@ def pruned(model: nn.Module, options: Options, keep: float, signature: Signature
         for place, pairs in enumerate(pieces[name]):
             others = [side for side in range(squares.ndim) if side != place]
             size = squares.sum(others) if others else squares
-            for pair, part in zip(pairs, size.split([many for many, _few in pairs])):
+            for pair, part in zip(pairs, torch.split(size, [many for many, _few in pairs])):
                 if pair[0] != pair[1]:
                     weight[pair] = weight.get(pair, 0) + part / max(float(part.sum()), 1e-30)
     chosen = {pair: size.topk(pair[1]).indices.sort().values for pair, size in weight.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from reinforge.data.language_options import LanguageDataOptions, PreferencesOpti
 from reinforge.data.options import TextOptions
 from reinforge.data.text import TextPipeline, prepare_text
 from reinforge.inference.engine import GenerationEngine
-from reinforge.inference.requests import Request
+from reinforge.inference.requests import Completion, Request
 from reinforge.inference.sampling import Sampling
 from reinforge.inference.turns import play
 from reinforge.models.decoder import Decoder
@@ -49,7 +51,7 @@ def texts(bundle: Bundle, pipeline: TextPipeline, recipe: Recipe, seed: int) -> 
 
 
 def _cut(rows: list[Tensor], context: int) -> Ragged:
-    return Ragged.from_rows([part for row in rows for part in row.long().split(context) if len(part)])
+    return Ragged.from_rows([part for row in rows for part in torch.split(row.long(), context) if len(part)])
 
 
 def _answered(model: Decoder, pipeline: TextPipeline, options: QuestionsOptions, drawn: int, seed: int) -> Ragged:
@@ -62,6 +64,7 @@ def _answered(model: Decoder, pipeline: TextPipeline, options: QuestionsOptions,
     numbers = [seeds.derive(seed, "answer", number) for number in range(len(prompts))]
     asked = [prompt.ids(pipeline) for prompt in prompts]
     interaction = interaction_of(options)
+    found: Sequence[Completion]
     if interaction is not None:
         found = play(engine, pipeline, interaction, prompts, sampling, numbers, turns=options.turns)
     else:
