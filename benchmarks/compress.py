@@ -120,6 +120,9 @@ def table(rows: Mapping[str, Sequence[Row]]) -> str:
             smaller = f"{after.weights:,} ({before.weights / after.weights:.1f}x smaller)"
             kept = "" if row.loss <= TOLERANCE else f"refused: {row.loss:.3f} lost"
             lines.append(f"| {name} | `{row.method}` | {_cells(after, smaller)} | {kept} |")
+    missing = [f"{name} `{case.told()}`" for name, chosen in CASES.items() for case in chosen
+               if case.told() not in {row.method for row in rows.get(name, ())}]  # fmt: skip
+    lines += ["", f"Not measured yet: {', '.join(missing)}."] if missing else []
     return "\n".join(lines)
 
 

@@ -240,6 +240,8 @@ def tables(rows: list[Row]) -> str:
     lines.append("")
     lines += [f"- {target} of {', '.join(names)}: {reason}." for (target, reason), names in reasons.items()]
     lines += [f"- {name} is left out: {reason}." for name, reason in LEFT_OUT.items()]
+    if missing := [name for name in recipes() if name not in {row.name for row in rows}]:
+        lines.append(f"- Not measured yet: {', '.join(missing)}.")
     return "\n".join(lines)
 
 

@@ -26,8 +26,11 @@ def test_what_the_table_says() -> None:
         Row("int8", 0.02, asdict(before), asdict(after)), Row("prune", -0.01, asdict(before), asdict(after)),
         Row("low-rank", refused="no layer is large enough"),
     ]  # fmt: skip
-    lines = table({"digits": rows, "reviews": []}).splitlines()[2:]
-    assert lines == [
+    told, _blank, missing = table({"digits": rows, "reviews": []}).rpartition("\n\n")
+    assert missing.startswith("Not measured yet: ")
+    assert "reviews `int8-weight`" in missing
+    assert "digits `int8`" not in missing
+    assert told.splitlines()[2:] == [
         "| digits | | accuracy 0.99 | 1,000 | 0.500 | 4.00 | |",
         "| digits | `int8` | 0.97 | 250 (4.0x smaller) | 0.400 | 2.00 | refused: 0.020 lost |",
         "| digits | `prune` | 0.97 | 250 (4.0x smaller) | 0.400 | 2.00 |  |",

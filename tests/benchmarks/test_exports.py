@@ -38,5 +38,6 @@ def test_what_the_tables_say() -> None:
     assert "| penguins | whole | 1.0e-06 | 0.0e+00 | refused | 0.200 |  | 0.050 |  |  | 0.210 |" in text
     assert "| char-lm | 3.0e-06 | refused |  |" in text
     assert "- executorch of penguins, chat: no operation." in text
+    assert "Not measured yet: acrobot-dqn, " in text
     assert "| penguins | " in text.split("\n\n")[0]
     assert "penguins" not in text.split("\n\n")[1], "it is no language model"

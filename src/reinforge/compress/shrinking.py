@@ -105,8 +105,8 @@ def narrower(options: Options, keep: float, signature: Signature) -> Options:
         return type(options).model_validate(found)
     except ValidationError as error:
         raise RecipeError(
-            _("no network of such widths can be made: {told}").format(told=error.errors()[0]["msg"]), where="--method prune",
-            remedy=_("Take another --keep."),
+            _("no network of such widths can be made: {told}").format(told=error.errors()[0]["msg"]),
+            where="--method prune", remedy=_("Take another --keep."),
         ) from None  # fmt: skip
 
 
