@@ -133,6 +133,18 @@ def _cells(found: Judged, weights: str | None = None) -> str:
     )
 
 
+def stated() -> str:
+    """By what it was measured."""
+    return f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}"
+
+
+def write(rows: Mapping[str, Sequence[Row]], page: Path = PAGE) -> None:
+    """Put the table into the page."""
+    before, _begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _old, _end, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{table(rows)}\n\n{stated()}.\n\n{END}{after}", encoding="utf-8")
+
+
 def main() -> None:
     """Print the table, and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,14 +164,9 @@ def main() -> None:
                 kept.write_text(json.dumps([asdict(row) for row in known.values()], indent=1) + "\n", "utf-8")
                 print(f"{name}: {known[case.told()]}", flush=True)
         rows[name] = [known[case.told()] for case in chosen if case.told() in known]
-    versions = f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}"
-    text = table(rows)
-    print(f"\n{text}\n\n{versions}: {' '.join(sys.argv)}")
     if given.write:
-        page = PAGE.read_text(encoding="utf-8")
-        before, _begin, rest = page.partition(BEGIN)
-        _old, _end, after = rest.partition(END)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{versions}.\n\n{END}{after}", encoding="utf-8")
+        write(rows)
+    print(f"\n{table(rows)}\n\n{stated()}: {' '.join(sys.argv)}")
     lines = [
         {
             "name": f"{name}: {row.method}", "ratio": row.before["weights"] / row.after["weights"],

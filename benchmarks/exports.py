@@ -249,6 +249,19 @@ def _cell(figure: Figure | None, form: str) -> str:
     return "" if figure is None else "refused" if isinstance(figure, str) else form.format(figure)
 
 
+def stated() -> str:
+    """By what it was measured."""
+    return ", ".join(f"{name} {number}" for name, number in versions().items()) + f", {platform.machine()}"
+
+
+def write(runs: Path, page: Path = PAGE) -> None:
+    """Put the tables of what was measured into the page."""
+    text = tables([row for name in recipes() if (row := kept(runs, name)) is not None])
+    before, _begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _old, _end, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{stated()}.\n\n{END}{after}", encoding="utf-8")
+
+
 def main() -> int:
     """Print the tables, and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -274,15 +287,12 @@ def main() -> int:
             continue
         (given.runs / f"{name}.json").write_text(json.dumps(asdict(row), indent=1) + "\n", "utf-8")
         print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+        if given.write:
+            write(given.runs)
     found = [row for name in recipes() if (row := kept(given.runs, name)) is not None]
-    stated = ", ".join(f"{name} {number}" for name, number in versions().items()) + f", {platform.machine()}"
-    text = tables(found)
-    print(f"\n{text}\n\n{stated}: {' '.join(sys.argv)}")
     if given.write:
-        page = PAGE.read_text(encoding="utf-8")
-        before, _begin, rest = page.partition(BEGIN)
-        _old, _end, after = rest.partition(END)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{stated}.\n\n{END}{after}", encoding="utf-8")
+        write(given.runs)
+    print(f"\n{tables(found)}\n\n{stated()}: {' '.join(sys.argv)}")
     lines = []
     for row in found:
         ours, peer = row.milliseconds.get("onnxruntime"), row.milliseconds.get("torch")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,3 +44,22 @@ def test_what_the_tables_say() -> None:
     assert "Not measured yet: acrobot-dqn, " in text
     assert "| penguins | " in text.split("\n\n")[0]
     assert "penguins" not in text.split("\n\n")[1], "it is no language model"
+
+
+def test_the_page_is_written_and_what_is_kept_is_not_measured_again(tmp_path: Path) -> None:
+    row = exports.Row("wine", "whole", {"onnx": 1e-6}, {"torch": 0.2}, exports.versions())
+    (tmp_path / "wine.json").write_text(json.dumps(asdict(row)))
+    assert exports.kept(tmp_path, "wine") == row
+    assert exports.kept(tmp_path, "penguins") is None
+    assert exports.complete(row, False)
+    assert not exports.complete(row, True), "it was not compiled"
+    assert not exports.complete(replace(row, versions={}), False)
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{exports.BEGIN}\nold\n{exports.END}\nafter\n")
+    exports.write(tmp_path, page)
+    exports.write(tmp_path, page)
+    text = page.read_text()
+    assert text.startswith(f"before\n{exports.BEGIN}\n\n| recipe |")
+    assert text.endswith(f"{exports.END}\nafter\n")
+    assert "old" not in text
+    assert text.count("| wine | whole | 1.0e-06 |") == 1
