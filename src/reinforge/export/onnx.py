@@ -159,8 +159,8 @@ def examples(
     """Tensors to trace a graph with, and what may vary in each: the number of rows, and of tokens, up to so many."""
     longest = graph.longest()
     most = min(longest or tokens, tokens)
-    # From 16 rows on torch takes another way through convolutions, and holds what it traced to its side of that; a bound
-    # from below is none for what runs it.
+    # From 16 rows on torch takes another way through convolutions, and holds what it traced to its own side of that;
+    # a bound from below is none for what runs it.
     sides = {ROWS: 19, TIME: min(7, longest or 7)}
     vary = {ROWS: torch.export.Dim(ROWS, min=1, max=rows)}
     if longest is None or longest > 2:
