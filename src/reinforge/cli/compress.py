@@ -41,8 +41,13 @@ def compress(
         float, typer.Option("--keep", metavar="PART", help=mark("Part of the numbers that prune and low-rank keep."))
     ] = 0.4,
     updates: Annotated[
-        int, typer.Option("--updates", metavar="N", help=mark("Updates in which the smaller network recovers."))
-    ] = 1000,
+        int | None,
+        typer.Option(
+            "--updates",
+            metavar="N",
+            help=mark("Updates in which the smaller network recovers: 1000, in 8 bits none unless given."),
+        ),
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option("--model", metavar="KEY=VALUE", help=mark("Options of the network to distill into.")),

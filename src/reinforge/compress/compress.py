@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.loading import load
 from reinforge.bundle.task import Tolerance
 from reinforge.bundle.writing import write_bundle
+from reinforge.compress.aware import rounding
 from reinforge.compress.decoders import pruned_decoder
 from reinforge.compress.judged import Judged, judged, lost
 from reinforge.compress.matching import NEW_POLICY, RATE, inputs_of, match, more_of
@@ -35,8 +37,10 @@ METHODS = ("int8", "int8-weight", "prune", "low-rank", "distill")
 GOALS = ("size", "latency")
 # What golden rows are held to where layers compute in 8 bits.
 EIGHT_BITS = Tolerance(relative=5e-2, absolute=5e-2)
-# What a method keeps of the numbers, and how many updates it takes to recover.
+# What a method keeps of the numbers, and how many updates it takes to recover; in 8 bits next to nothing is lost.
 KEEP, UPDATES = 0.4, 1000
+# How fast weights learn that stay nearly what they are.
+AWARE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def compress(
     goal: str | None = None,
     tolerance: float = 0.01,
     keep: float = KEEP,
-    updates: int = UPDATES,
+    updates: int | None = None,
     options: Mapping[str, Any] | None = None,
     data: object = None,
     train: object = None,
@@ -73,9 +77,9 @@ def compress(
 
     `method`: int8, weights stored in 8 bits and large linear layers computed in 8 bits; int8-weight, stored alone;
     prune, narrower layers of the units with the largest weights; low-rank, linear layers as products of two; distill, a
-    network of other `options` from new weights. The last three keep `keep` of the numbers and learn for `updates` to
-    give the original's outputs, on the rows of `train`, or the rows or texts that the recipe trained on, or what a
-    policy sees.
+    network of other `options` from new weights. The last three keep `keep` of the numbers and learn for `updates`
+    (1,000) to give the original's outputs, on the rows of `train`, or the rows or texts that the recipe trained on, or
+    what a policy sees. Those in 8 bits learn as well where `updates` are given, rounded as they will be.
     `goal`: what must have become better, size or latency. `tolerance`: how much of the deciding metric may be lost,
     in parts of 1 for shares such as accuracy, else relative. Measured on `data`, or the recipe's test split, or by
     `episodes`. Raises RecipeError where goal or tolerance is missed, unless `force`; then nothing is left.
@@ -93,10 +97,13 @@ def compress(
         )
     seed = 0
     model, described, change = _made(parent, own, method, keep, options)
-    if method in ("prune", "low-rank", "distill"):
+    eight = method in ("int8", "int8-weight")
+    updates = (0 if eight else UPDATES) if updates is None else updates
+    if updates:
         shown, more = inputs_of(parent, train, seed), more_of(parent, train, seed)
-        rate = NEW_POLICY if method == "distill" and isinstance(parent.model, Policy) else RATE
-        match(model, parent.model, shown, parent.signature, updates, seed, more, rate)
+        rate = NEW_POLICY if method == "distill" and isinstance(parent.model, Policy) else AWARE if eight else RATE
+        with rounding(model, change) if eight and change is not None else nullcontext():
+            match(model, parent.model, shown, parent.signature, updates, seed, more, rate)
     before = judged(parent, data, episodes)
     written = _write(parent, target, model, described, change, method, before)
     try:
@@ -113,7 +120,7 @@ def compress(
     return found
 
 
-def _check(method: str, goal: str | None, tolerance: float, keep: float, updates: int) -> None:
+def _check(method: str, goal: str | None, tolerance: float, keep: float, updates: int | None) -> None:
     known = _("Known: {names}.")
     if method not in METHODS:
         raise RecipeError(
@@ -128,7 +135,7 @@ def _check(method: str, goal: str | None, tolerance: float, keep: float, updates
         )
     for name, value, good in (
         ("--tolerance", tolerance, 0 <= tolerance < 1), ("--keep", keep, 0 < keep < 1),
-        ("--updates", updates, 1 <= updates <= 1_000_000),
+        ("--updates", updates, updates is None or 1 <= updates <= 1_000_000),
     ):  # fmt: skip
         if not good:
             raise RecipeError(_("{value} is out of bounds").format(value=value), where=name)
