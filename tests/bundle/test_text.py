@@ -33,6 +33,22 @@ def test_continuations_are_greedy_and_the_same_alone_and_in_a_batch(tmp_path):
     assert reinforge.bundle.load(bundle.path).task.text.max_tokens == 6
 
 
+def test_texts_end_where_the_model_ends_them(tmp_path, monkeypatch):
+    """Unless the task says otherwise: after the first token that ends a turn or a text."""
+    bundle = made.chat_bundle(tmp_path / "a")
+    rows = [{"text": "hello"}]
+    assert bundle.form.pipeline.stops
+    assert bundle.form.requests(bundle.form.inputs(rows), bundle.task)[0].sampling.stop == bundle.form.pipeline.stops
+    (free,) = bundle.predict(rows)
+    ids = bundle.form.pipeline.opened("hello").long()
+    with torch.no_grad():
+        first = int(bundle.model({"tokens": ids[None]})[0]["tokens"][0, -1].argmax())
+    monkeypatch.setattr(type(bundle.form.pipeline), "stops", property(lambda self: (first,)))
+    (ended,) = bundle.predict(rows)
+    assert ended["text"]["stopped"]
+    assert len(ended["text"]["text"]) < len(free["text"]["text"])
+
+
 def test_sampling_is_a_function_of_prompt_and_seed(tmp_path):
     bundle = made.text_bundle(tmp_path / "a", task=Task(text=Continuation(max_tokens=20, temperature=1.0, seed=3)))
     rows = [{"text": "the"}, {"text": "quick brown"}]

@@ -92,13 +92,17 @@ class TextForm:
         engine = GenerationEngine(model, slots=min(SLOTS, max(len(requests), 1)), origin=origin)
         return [self.told(each.tokens, each.reason == "stop") for each in engine.run(requests)]
 
+    def continuation(self, task: Task) -> Continuation:
+        """How its texts go on: as the task says, else until the tokens that end them."""
+        return task.text or Continuation(stop=self.pipeline.stops)
+
     def requests(self, inputs: Batch, task: Task) -> list[Request]:
         """What the generation engine is to write for each row. Each draws by a seed of its own, made of its prompt: the
         same alone and in a batch."""
         prompts = inputs[self.pipeline.BLOCK]
         if not isinstance(prompts, Ragged):
             raise BundleError("its model does not generate text", where="model.json")
-        chosen = task.text or Continuation()
+        chosen = self.continuation(task)
         sampling = Sampling(chosen.max_tokens, chosen.temperature, chosen.top_k, chosen.top_p, chosen.stop)
         rows = [tuple(prompts.row(index).tolist()) for index in range(len(prompts))]
         texts = [self.pipeline.tokenizer.decode(row) for row in rows]

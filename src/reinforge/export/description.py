@@ -12,13 +12,13 @@ from reinforge.bundle.folders import name_of
 from reinforge.bundle.forms import TableForm
 from reinforge.bundle.network import dtype_name
 from reinforge.bundle.observation_form import ObservationForm
-from reinforge.bundle.task import Continuation, Reading
+from reinforge.bundle.task import Reading
 from reinforge.bundle.tensor_form import TensorForm
 from reinforge.bundle.text_form import TextForm
 from reinforge.data.blocks import TokensBlock
 from reinforge.data.special_tokens import LanguageTokenizer, SpecialTokenizer
 from reinforge.data.targets import NumbersTarget
-from reinforge.data.text import CharacterTokenizer, TextPipeline, Tokenizer
+from reinforge.data.text import CharacterTokenizer, Tokenizer
 from reinforge.data.tokenizers import BytePairTokenizer, PretrainedTokenizer, WordTokenizer
 from reinforge.edge.description import FORMAT, VERSION
 from reinforge.errors import ComponentError
@@ -71,7 +71,7 @@ def _form(bundle: Bundle) -> tuple[Json, Json]:
         case TensorForm() as form:
             return {"box": stated(form.box)}, {"targets": [_target(bundle, form.target, [])]}
         case TextForm() as form:
-            return _text(bundle, form.pipeline)
+            return _text(bundle, form)
     raise ComponentError(_("there is no way to describe rows of the form {kind}").format(kind=bundle.form.kind))
 
 
@@ -138,9 +138,8 @@ def _action(form: ObservationForm) -> Json:
     raise ComponentError(_("there is no way to describe the action {kind}").format(kind=action.kind))
 
 
-def _text(bundle: Bundle, pipeline: TextPipeline) -> tuple[Json, Json]:
-    chosen = bundle.task.text or Continuation()
-    model = bundle.model
+def _text(bundle: Bundle, form: TextForm) -> tuple[Json, Json]:
+    model, pipeline, chosen = bundle.model, form.pipeline, form.continuation(bundle.task)
     assert isinstance(model, Decoder)
     opening = pipeline.opened("").tolist()
     reading = {
