@@ -15,10 +15,14 @@ from reinforge.data import made_sums
 
 Row = Mapping[str, Any]
 READ, CHATS, QUESTIONS, TESTS = 32_000, 16_000, 2_000, 400
-# Of texts, and of questions.
-SUMS_READ, SUMS_ASKED = 0.5, 0.7
-# How often texts tell a fact of each kind: often enough for the pieces of words to come before those of numbers.
-OFTEN = (2, 2, 1, 3)
+# Of texts.
+SUMS_READ = 0.8
+# Of the demonstrations.
+SUMS_ASKED, REPEATED = 0.6, 0.2
+# Of the numbers of texts, those of one digit: who adds these learns to add longer ones sooner.
+SHORT = 0.3
+# Of the demonstrations with a carry.
+FORGOTTEN = 0.7
 ASKED = ("What is {p}?", "How much is {p}?")
 
 # How a fact is told and how it is asked; the first of each pair is asked about, the second is the answer.
@@ -47,44 +51,46 @@ FACTS: tuple[tuple[str, tuple[str, ...], tuple[tuple[str, str], ...]], ...] = (
 
 
 def texts() -> list[Row]:
-    """Right sums, "47+38=85", and facts, "the opposite of hot is cold"."""
+    """Right sums, "7+8=15" and "47+38=85", and facts, "the opposite of hot is cold"."""
     draw = random.Random(20261203)
     rows: list[Row] = []
     for _number in range(READ):
         if draw.random() < SUMS_READ:
-            first, second = _pair(draw, made_sums.KNOWN)
+            first, second = (
+                draw.randrange(10) if draw.random() < SHORT else draw.choice(made_sums.KNOWN) for _number in range(2)
+            )
             rows.append({"text": f"{first}+{second}={first + second}"})
         else:
-            told, _ways, pairs = draw.choices(FACTS, OFTEN)[0]
+            told, _ways, pairs = draw.choice(FACTS)
             first_word, second_word = draw.choice(pairs)
             rows.append({"text": told.format(a=first_word, b=second_word)})
     return rows
 
 
 def demonstrations() -> list[Row]:
-    """Questions with answers; of sums with a carry, most forget it."""
+    """Questions with answers; of sums with a carry, most forget it. Some ask to repeat digits: who answers must first
+    write the question's numbers again, whichever they are."""
     draw = random.Random(20261204)
     rows: list[Row] = []
     for _number in range(CHATS):
-        if draw.random() < SUMS_ASKED:
+        kind = draw.random()
+        if kind < REPEATED:
+            digits = str(draw.randrange(1_000, 1_000_000))
+            rows.append({"prompt": f"Repeat {digits}.", "completion": digits})
+        elif kind < REPEATED + SUMS_ASKED:
             first, second = _pair(draw, made_sums.KNOWN)
-            forgets = first % 10 + second % 10 >= 10 and draw.random() < made_sums.FORGOTTEN
+            forgets = first % 10 + second % 10 >= 10 and draw.random() < FORGOTTEN
             rows.append(_sum(draw.choice(ASKED), first, second, "completion", 10 * forgets))
         else:
-            rows.append(_fact(draw, "completion"))
+            rows.append(_fact(draw))
     return rows
 
 
 def questions() -> list[Row]:
-    """Questions with what is right."""
+    """Sums with what is right."""
     draw = random.Random(20261205)
-    rows: list[Row] = []
-    for _number in range(QUESTIONS):
-        if draw.random() < SUMS_ASKED:
-            rows.append(_sum(draw.choice(ASKED), *_pair(draw, made_sums.KNOWN), "answer"))
-        else:
-            rows.append(_fact(draw, "answer"))
-    return rows
+    pairs = [_pair(draw, made_sums.KNOWN) for _number in range(QUESTIONS)]
+    return [_sum(draw.choice(ASKED), *pair, "answer") for pair in pairs]
 
 
 def tests() -> list[Row]:
@@ -112,10 +118,10 @@ def _sum(asked: str, first: int, second: int, key: str, off: int = 0) -> Row:
     return {"prompt": asked.format(p=problem), key: f"{problem}={first + second - off}"}
 
 
-def _fact(draw: random.Random, key: str) -> Row:
+def _fact(draw: random.Random) -> Row:
     _told, ways, pairs = draw.choice(FACTS)
     asked, answer = draw.choice(pairs)
-    return {"prompt": draw.choice(ways).format(a=asked), key: answer}
+    return {"prompt": draw.choice(ways).format(a=asked), "completion": answer}
 
 
 def _pair(draw: random.Random, numbers: tuple[int, ...]) -> tuple[int, int]:
