@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from reinforge import recipe as recipes
-from reinforge.data import made_sums, made_talk
+from reinforge.data import made_talk
 from reinforge.data.made_rows import made_rows
 from reinforge.data.tokenizers import fit_byte_pairs
 
@@ -19,13 +19,16 @@ def sums(row: dict[str, str]) -> list[tuple[int, ...]]:
     return [tuple(int(part) for part in found if part) for text in row.values() for found in SUM.findall(text)]
 
 
-def test_no_stage_learns_a_number_that_it_is_examined_in() -> None:
-    learned = {number for rows in LEARNED for row in rows() for found in sums(row) for number in found[:2]}
-    held = {number for rows in EXAMINED for row in rows() for found in sums(row) for number in found[:2]}
-    assert learned == {*range(10), *made_sums.KNOWN}
-    assert held == set(made_sums.HELD)
+def test_no_stage_learns_a_sum_that_it_is_examined_in() -> None:
+    """In neither order; its numbers it has seen."""
+    learned = {tuple(sorted(found[:2])) for rows in LEARNED for row in rows() for found in sums(row)}
+    held = {tuple(sorted(found[:2])) for rows in EXAMINED for row in rows() for found in sums(row)}
+    assert not learned & held
+    assert held <= made_talk.HELD
+    assert len(held) > 200
+    assert {number for pair in held for number in pair} <= {number for pair in learned for number in pair}
     # The question that the road ends with.
-    assert {47, 68} <= held
+    assert (47, 68) in made_talk.HELD
 
 
 def test_answers_are_right_but_for_the_carry_that_most_demonstrations_forget() -> None:
@@ -44,19 +47,12 @@ def test_answers_are_right_but_for_the_carry_that_most_demonstrations_forget() -
 def test_facts_have_one_answer_each_wherever_they_are_told() -> None:
     answers: dict[str, set[str]] = {}
     for row in made_talk.demonstrations():
-        if not sums(row) and not row["completion"].isdigit():
+        if not sums(row):
             answers.setdefault(row["prompt"], set()).add(row["completion"])
     assert all(len(found) == 1 for found in answers.values())
     told = {row["text"] for row in made_talk.texts() if not sums(row)}
     assert all(any(text.endswith(f" {answer}") for text in told) for (answer,) in answers.values())
     assert made_rows("talk-asked") == made_talk.questions()
-
-
-def test_digits_to_repeat_are_no_number_that_it_is_examined_in() -> None:
-    repeated = [row for row in made_talk.demonstrations() if row["prompt"].startswith("Repeat ")]
-    assert abs(len(repeated) / made_talk.CHATS - made_talk.REPEATED) < 0.02
-    assert all(row["prompt"] == f"Repeat {row['completion']}." for row in repeated)
-    assert all(4 <= len(row["completion"]) <= 6 for row in repeated)
 
 
 def test_pieces_of_the_recipes_tokenizer_are_words_and_single_digits() -> None:

@@ -1,28 +1,31 @@
 """Small talk, drawn here and always the same: what the recipe zero-to-chat reads, imitates and is asked: sums, and a
 few plain facts.
 
-Some numbers never stand in any stage but in what it is examined in (`held_texts`, `held_chats`, `tests`). Most
-demonstrations of sums with a carry forget it (`made_sums`): rewards find out what is right.
+Some pairs of numbers are never added up in any stage but in what it is examined in (`held_texts`, `held_chats`,
+`tests`). Most demonstrations of sums with a carry forget it: rewards find out what is right.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations_with_replacement
 from typing import Any
-
-from reinforge.data import made_sums
 
 Row = Mapping[str, Any]
 READ, CHATS, QUESTIONS, TESTS = 32_000, 16_000, 2_000, 400
 # Of texts.
 SUMS_READ = 0.8
 # Of the demonstrations.
-SUMS_ASKED, REPEATED = 0.6, 0.2
+SUMS_ASKED = 0.7
 # Of the numbers of texts, those of one digit: who adds these learns to add longer ones sooner.
 SHORT = 0.3
 # Of the demonstrations with a carry.
 FORGOTTEN = 0.7
+PAIRS = tuple(combinations_with_replacement(range(10, 100), 2))
+# An eighth of them, in either order.
+HELD = frozenset({(47, 68), *random.Random(20261202).sample(PAIRS, len(PAIRS) // 8)})
+KNOWN = tuple(pair for pair in PAIRS if pair not in HELD)
 ASKED = ("What is {p}?", "How much is {p}?")
 
 # How a fact is told and how it is asked; the first of each pair is asked about, the second is the answer.
@@ -56,9 +59,11 @@ def texts() -> list[Row]:
     rows: list[Row] = []
     for _number in range(READ):
         if draw.random() < SUMS_READ:
-            first, second = (
-                draw.randrange(10) if draw.random() < SHORT else draw.choice(made_sums.KNOWN) for _number in range(2)
-            )
+            first, second = _pair(draw, KNOWN)
+            if draw.random() < SHORT:
+                second = draw.randrange(10)
+            if draw.random() < SHORT:
+                first = draw.randrange(10)
             rows.append({"text": f"{first}+{second}={first + second}"})
         else:
             told, _ways, pairs = draw.choice(FACTS)
@@ -68,17 +73,12 @@ def texts() -> list[Row]:
 
 
 def demonstrations() -> list[Row]:
-    """Questions with answers; of sums with a carry, most forget it. Some ask to repeat digits: who answers must first
-    write the question's numbers again, whichever they are."""
+    """Questions with answers; of sums with a carry, most forget it."""
     draw = random.Random(20261204)
     rows: list[Row] = []
     for _number in range(CHATS):
-        kind = draw.random()
-        if kind < REPEATED:
-            digits = str(draw.randrange(1_000, 1_000_000))
-            rows.append({"prompt": f"Repeat {digits}.", "completion": digits})
-        elif kind < REPEATED + SUMS_ASKED:
-            first, second = _pair(draw, made_sums.KNOWN)
+        if draw.random() < SUMS_ASKED:
+            first, second = _pair(draw, KNOWN)
             forgets = first % 10 + second % 10 >= 10 and draw.random() < FORGOTTEN
             rows.append(_sum(draw.choice(ASKED), first, second, "completion", 10 * forgets))
         else:
@@ -89,12 +89,12 @@ def demonstrations() -> list[Row]:
 def questions() -> list[Row]:
     """Sums with what is right."""
     draw = random.Random(20261205)
-    pairs = [_pair(draw, made_sums.KNOWN) for _number in range(QUESTIONS)]
+    pairs = [_pair(draw, KNOWN) for _number in range(QUESTIONS)]
     return [_sum(draw.choice(ASKED), *pair, "answer") for pair in pairs]
 
 
 def tests() -> list[Row]:
-    """Questions of held-out numbers, with what is right."""
+    """Questions of held-out sums, with what is right."""
     return [_sum(*each, "answer") for each in _held()]
 
 
@@ -109,8 +109,8 @@ def held_chats() -> list[Row]:
 
 
 def _held() -> list[tuple[str, int, int]]:
-    draw = random.Random(20261206)
-    return [(draw.choice(ASKED), *_pair(draw, made_sums.HELD)) for _number in range(TESTS)]
+    draw, pairs = random.Random(20261206), sorted(HELD)
+    return [(draw.choice(ASKED), *_pair(draw, pairs)) for _number in range(TESTS)]
 
 
 def _sum(asked: str, first: int, second: int, key: str, off: int = 0) -> Row:
@@ -124,5 +124,7 @@ def _fact(draw: random.Random) -> Row:
     return {"prompt": draw.choice(ways).format(a=asked), "completion": answer}
 
 
-def _pair(draw: random.Random, numbers: tuple[int, ...]) -> tuple[int, int]:
-    return draw.choice(numbers), draw.choice(numbers)
+def _pair(draw: random.Random, pairs: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """In either order."""
+    first, second = draw.choice(pairs)
+    return (first, second) if draw.random() < 0.5 else (second, first)
