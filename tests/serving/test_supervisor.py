@@ -1,5 +1,6 @@
 """Replicas: killed, hung, replaced, changed to other bundles, and stopped."""
 
+import asyncio
 import contextlib
 import ipaddress
 import json
@@ -24,7 +25,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from reinforge.bundle.signing import make_keys, sign
 from reinforge.serving.board import SILENT_SECONDS
+from reinforge.serving.listening import listen
+from reinforge.serving.supervisor import Supervisor
+from reinforge.serving.task import Task
 from reinforge.serving.tokens import add_token
+from reinforge.serving.trials import Change
 from tests.bundle import made
 
 GOOD = {"rows": [{"size": 1.0, "mass": 2, "island": "Dream"}]}
@@ -415,3 +420,58 @@ def test_replicas_share_connections_over_tls_too(folder, tmp_path):
         assert httpx.get(f"{server.url}/readyz", verify=trust).status_code == 200
     finally:
         assert server.stop()[0] == 0
+
+
+@pytest.mark.parametrize("moment", ["again", "first"])
+def test_a_replica_that_becomes_ready_during_a_swap_serves_the_new_bundle(tmp_path, moment):
+    """Whether it was replaced or begins for the first time; neither may serve the old bundle, or end the server."""
+    one, two = made.table_bundle(tmp_path / "one"), made.table_bundle(tmp_path / "two", parents=["0" * 64])
+    listener = listen("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    supervisor = Supervisor(Task({"table": str(one.path)}, replicas=2), listener)
+
+    async def until(condition):
+        async with asyncio.timeout(60):
+            while not condition():
+                await asyncio.sleep(0.02)
+
+    async def drive():
+        if moment == "first":
+            # Replica 1 is slow; what it is to load was said already.
+            await until(lambda: 1 in supervisor._running)
+            os.kill(slow := supervisor._running[1].process.pid, signal.SIGSTOP)
+            await until(lambda: 0 in supervisor._running and supervisor._running[0].digests)
+            await supervisor.swap(Change({"table": str(two.path)}, {}))
+        else:
+            await until(lambda: supervisor._board.ready)
+            old = supervisor._running[0].process.pid
+            os.kill(old, signal.SIGKILL)
+            await until(lambda: 0 in supervisor._running and supervisor._running[0].process.pid != old)
+            # The other takes its time to prepare, and this one is ready before.
+            os.kill(slow := supervisor._running[1].process.pid, signal.SIGSTOP)
+            swapping = asyncio.ensure_future(supervisor.swap(Change({"table": str(two.path)}, {})))
+            await until(lambda: 0 in supervisor._running and supervisor._running[0].digests)
+            os.kill(slow, signal.SIGCONT)
+            await swapping
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(slow, signal.SIGCONT)
+        await until(
+            lambda: (
+                len(supervisor._running) == 2
+                and all(each.digests == {"table": two.digest} for each in supervisor._running.values())
+                and supervisor._board.ready
+            )
+        )
+        async with httpx.AsyncClient() as client:
+            found = [(await client.get(f"{url}/v1/models/table")).json()["digest"] for _number in range(4)]
+        assert set(found) == {two.digest}
+        assert not supervisor._stopping.is_set()
+
+    async def run(folder):
+        driving = asyncio.ensure_future(drive())
+        driving.add_done_callback(lambda _done: supervisor._stopping.set())
+        await supervisor._run(lambda: None, folder)
+        await driving
+
+    asyncio.run(run(str(tmp_path)))
+    assert supervisor._fault is None

@@ -32,9 +32,9 @@ from reinforge.storage.strict_json import Json
 
 # A replica that was ready and has not beaten for so long is ended.
 WEDGED_SECONDS = 10.0
-# One that ended is replaced at once, and later each time that it had not been ready for `_SETTLED` seconds: what ends
-# again and again while it begins would otherwise take all of a core.
-_SETTLED, _PAUSES = 1.0, (0.0, 0.2, 1.0, 5.0)
+# One that ended is replaced at once, and so is the next; later each time that it had not been ready for `_SETTLED`
+# seconds: what ends again and again soon after it began would otherwise take all of a core.
+_SETTLED, _PAUSES = 5.0, (0.0, 0.0, 0.2, 1.0, 5.0)
 
 
 @dataclass
@@ -45,6 +45,7 @@ class _Running:
     writer: asyncio.StreamWriter
     ready: float = math.inf
     digests: dict[str, str] | None = None
+    outdated: bool = False
     replies: dict[int, asyncio.Future[Json]] = field(default_factory=dict)
 
     def say(self, message: Json) -> None:
@@ -154,7 +155,7 @@ class Supervisor:
         for reply in running.replies.values():
             if not reply.done():
                 reply.set_result({"refused": {"problem": "a replica ended", "where": None, "remedy": None}})
-        if not self._ready[replica].is_set() and not self._stopping.is_set():
+        if not self._ready[replica].is_set() and not self._stopping.is_set() and not running.outdated:
             # It never began, so another try would not either.
             self._fault = self._fault or ReinforgeError(
                 _("a replica ended before it was ready (status {status})").format(status=status)
@@ -191,6 +192,7 @@ class Supervisor:
 
     def _differs(self, running: _Running, digests: dict[str, str]) -> None:
         assert self._digests is not None
+        running.outdated = True
         changed = ", ".join(sorted({name for name, _digest in self._digests.items() ^ digests.items()}))
         told = _(
             "a replica loaded another bundle than the others ({changed}), so it is started again; where a folder was "
@@ -255,4 +257,10 @@ class Supervisor:
             prepared = found[0] if found else {}
             digests = {**(self._digests or {}), **prepared}
             self._digests = {name: digest for name, digest in digests.items() if name in self._task.bundles}
+            for running in replicas:
+                running.digests = self._digests
+            for running in self._running.values():
+                # It became ready meanwhile, with what was served before.
+                if running.digests is not None and running.digests != self._digests:
+                    self._differs(running, running.digests)
             return dict(prepared)
