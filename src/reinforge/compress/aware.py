@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from reinforge.models.compressed import Compressed, quantised, restored
+from reinforge.models.compressed import Compressed, Int8Linear, quantised, restored
 
 
 class _Rounded(nn.Module):
@@ -38,10 +38,17 @@ def rounding(model: nn.Module, change: Compressed) -> Iterator[None]:
     Recurrent layers read their weights in a way of their own: theirs are rounded by whoever stores them.
     """
     weights = dict(model.named_parameters())
-    places = [(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in change.packed
-              if name in weights]  # fmt: skip
-    places = [(owner, own) for owner, own in places if not isinstance(owner, nn.RNNBase)]
-    hooks = [model.get_submodule(name).register_forward_pre_hook(_rounded_rows) for name in change.int8]
+    rounded = {id(weights[name]) for name in change.packed if name in weights}
+    # Wherever they stand: one may serve several layers.
+    places = [
+        (owner, own) for owner in model.modules() for own, weight in owner._parameters.items()
+        if id(weight) in rounded and not isinstance(owner, nn.RNNBase)
+    ]  # fmt: skip
+    eight = [model.get_submodule(name) for name in change.int8]
+    hooks = [layer.register_forward_pre_hook(_rounded_rows) for layer in eight]
+    for layer in eight:
+        # Both are rounded before they meet: the product is a plain one.
+        layer.__class__ = nn.Linear
     for owner, own in places:
         parametrize.register_parametrization(owner, own, _Rounded())
     try:
@@ -49,5 +56,7 @@ def rounding(model: nn.Module, change: Compressed) -> Iterator[None]:
     finally:
         for owner, own in places:
             parametrize.remove_parametrizations(owner, own)
+        for layer in eight:
+            layer.__class__ = Int8Linear
         for hook in hooks:
             hook.remove()

@@ -53,6 +53,11 @@ def match(
     No-Regret Online Learning", 2011).
     """
     generator = torch.Generator().manual_seed(seed)
+    # Steps so small would be lost in 16 bits.
+    types = [(parameter, parameter.dtype) for parameter in student.parameters() if parameter.is_floating_point()]
+    for parameter, dtype in types:
+        if dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.float()
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(learning, lr=rate, fused=True)
     count = _at_once(inputs, signature)
@@ -78,6 +83,8 @@ def match(
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
+    for parameter, dtype in types:
+        parameter.data = parameter.data.to(dtype)
     student.eval()
 
 
