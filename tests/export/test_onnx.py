@@ -51,6 +51,7 @@ from reinforge.models.policy_options import (
     SquashedGaussianOptions,
 )
 from reinforge.registry import REGISTRY
+from reinforge.workflow.train import train
 from tests.bundle import made
 from tests.contract.examples import OPTIONS
 from tests.export import everything
@@ -289,3 +290,32 @@ def test_a_model_whose_golden_rows_are_chats(tmp_path: Path) -> None:
     assert json.loads(line)["row"] == {"text": "what is it?"}
     with pytest.raises(IntegrityError, match="no golden rows"):
         export(tmp_path / "silent", "onnx", tmp_path / "nothing")
+
+
+def test_two_texts_of_a_row_have_lengths_of_their_own(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    lines = ["short,long,label"]
+    for i in range(60):
+        words = [" ".join(draw.choice(everything.WORDS, int(draw.integers(1, most)))) for most in (3, 12)]
+        lines.append(f"{words[0]},{words[1]},{'ab'[i % 2]}")
+    (tmp_path / "rows.csv").write_text("\n".join(lines), encoding="utf-8")
+    recipe = {
+        "data": {
+            "kind": "table", "path": str(tmp_path / "rows.csv"), "targets": ["label"],
+            "fields": {"short": {"kind": "text", "tokenizer": {"kind": "word"}},
+                       "long": {"kind": "text", "tokenizer": {"kind": "character"}}},
+        },
+        "model": {"kind": "composed", "encoders": {
+            "short": {"kind": "bag", "size": 8},
+            "long": {"kind": "transformer", "layers": 1, "width": 16, "heads": 2}}},
+        "objective": "supervised", "learn": {"stop": {"updates": 3}, "compile": "off"},
+    }  # fmt: skip
+    run = train(recipe, output=tmp_path / "run")
+    for target in ("onnx", "torch-export"):
+        found = export(run.folder, target, tmp_path / target)
+        assert found.measured["parity"] < 1e-4
+    graph = onnx.load(tmp_path / "onnx" / "model.onnx").graph
+    sides = {
+        each.name: each.type.tensor_type.shape.dim[1].dim_param for each in graph.input if "lengths" not in each.name
+    }
+    assert sides["short"] != sides["long"]

@@ -18,6 +18,7 @@ from reinforge.data.operations.numbers import Blank, Clip, Impute, Indicate, Log
 from reinforge.edge.description import LENGTHS, MEMORY, START, Port
 from reinforge.errors import ComponentError, RecipeError
 from reinforge.messages import _
+from reinforge.models.composed import Composed
 from reinforge.models.decoder import Decoder
 from reinforge.models.policy import Policy
 from reinforge.models.tokens import Padded
@@ -75,6 +76,8 @@ class Graph(nn.Module):
             )  # fmt: skip
         self.signature = bundle.signature
         self.ports: list[Port] = []
+        # By the side of a shape that says how many tokens there are, the input.
+        self.times: dict[str, str] = {}
         self.preparation: Preparation | None = None
         numbers = bundle.form.pipeline.blocks.get("numbers") if isinstance(bundle.form, TableForm) else None
         for name, block in self.signature.inputs.items():
@@ -84,7 +87,10 @@ class Graph(nn.Module):
                 continue
             match block.form:
                 case "tokens":
-                    self.ports.append(Port(name, "int64", (ROWS, TIME)))
+                    # Two texts of a row have lengths of their own.
+                    side = f"{TIME}{len(self.times) or ''}"
+                    self.times[side] = name
+                    self.ports.append(Port(name, "int64", (ROWS, side)))
                     if not isinstance(self.model, Decoder):
                         self.ports.append(Port(f"{name}{LENGTHS}", "int64", (ROWS,)))
                 case "categories":
@@ -144,15 +150,16 @@ class Graph(nn.Module):
     @property
     def varies(self) -> bool:
         """Whether lengths vary."""
-        return any(TIME in port.shape for port in self.ports)
+        return bool(self.times)
 
-    def longest(self) -> int | None:
-        """The most tokens of a row; None where nothing bounds them."""
+    def longest(self, side: str) -> int | None:
+        """The most tokens of a row, by the side of `times`; None where nothing bounds them."""
         if isinstance(self.model, Decoder):
             return self.model.options.context
-        known = [block.shape[0] for block in self.signature.inputs.values() if block.form == "tokens" and block.shape]
-        contexts = [c for m in self.model.modules() if isinstance(c := getattr(m, "context", None), int)]
-        return min((*known, *contexts), default=None)
+        name, model = self.times[side], self.model
+        reading = model.encoders[name] if isinstance(model, Composed) and name in model.encoders else model
+        contexts = [c for m in reading.modules() if isinstance(c := getattr(m, "context", None), int)]
+        return min((*self.signature.inputs[name].shape[:1], *contexts), default=None)
 
 
 def _box_dtype(bundle: Bundle, name: str) -> str:

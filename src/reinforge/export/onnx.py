@@ -22,7 +22,7 @@ from reinforge.edge.description import GOLDEN, NAME
 from reinforge.errors import ComponentError, IntegrityError, MissingExtra, RecipeError
 from reinforge.export.description import describe, measured
 from reinforge.export.folder import Exported, exported, new_folder
-from reinforge.export.graph import ROWS, TIME, Graph
+from reinforge.export.graph import ROWS, Graph
 from reinforge.export.replay import eager, golden_rows, latency, parity, tolerance_of
 from reinforge.messages import _
 from reinforge.models.compressed import Int8Linear, quantised, restored
@@ -157,14 +157,14 @@ def examples(
     graph: Graph, rows: int = MOST, tokens: int = MOST
 ) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
     """Tensors to trace a graph with, and what may vary in each: the number of rows, and of tokens, up to so many."""
-    longest = graph.longest()
-    most = min(longest or tokens, tokens)
     # From 16 rows on torch takes another way through convolutions, and holds what it traced to its own side of that;
     # a bound from below is none for what runs it.
-    sides = {ROWS: 19, TIME: min(7, longest or 7)}
-    vary = {ROWS: torch.export.Dim(ROWS, min=1, max=rows)}
-    if longest is None or longest > 2:
-        vary[TIME] = torch.export.Dim(TIME, min=1, max=most)
+    sides, vary = {ROWS: 19}, {ROWS: torch.export.Dim(ROWS, min=1, max=rows)}
+    for place, side in enumerate(graph.times):
+        longest = graph.longest(side)
+        sides[side] = min(7 + place, longest or 7 + place)
+        if longest is None or longest > 2:
+            vary[side] = torch.export.Dim(side, min=1, max=min(longest or tokens, tokens))
     tensors, shapes = [], []
     for port in graph.ports:
         shape = [sides[side] if isinstance(side, str) else side for side in port.shape]
