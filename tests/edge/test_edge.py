@@ -19,6 +19,7 @@ from reinforge.edge.runner import Runner
 from reinforge.errors import DataError
 from reinforge.export.export import export
 from reinforge.models.span import best_span
+from reinforge.workflow.train import train
 from tests.bundle import made
 
 pytest.importorskip("onnxscript")
@@ -129,3 +130,26 @@ def test_spans_are_those_of_the_head_ties_included(longest: int | None) -> None:
         scores = draw.integers(0, 3, (2, 6)).astype(np.float32)
         expected, _score = best_span(torch.from_numpy(scores)[None], longest)
         assert list(_best(scores[0], scores[1], longest)) == expected[0].tolist()
+
+
+def test_words_and_columns_may_be_called_kind(tmp_path: Path) -> None:
+    """Which in a description says what an object is."""
+    lines = [
+        "kind,note,label",
+        *(f"{'ab'[i % 2]},{'a kind word' if i % 3 else 'kind of'} {i},{'xy'[i % 2]}" for i in range(60)),
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(lines), encoding="utf-8")
+    recipe = {
+        "data": {"kind": "table", "path": str(tmp_path / "rows.csv"), "targets": ["label"],
+                 "fields": {"note": {"kind": "text", "tokenizer": {"kind": "byte-pair", "size": 300}}}},
+        "objective": "supervised", "model": {"kind": "composed"}, "learn": {"stop": {"updates": 2}, "compile": "off"},
+    }  # fmt: skip
+    run = train(recipe, output=tmp_path / "run")
+    export(run.folder, "onnx", tmp_path / "onnx")
+    description = json.loads((tmp_path / "onnx" / "export.json").read_text())
+    assert '"kind": ' in json.dumps(description["reading"]["others"][0]["tokenizer"]["tokenizer"]["model"]["vocab"])
+    row = {"kind": "a", "note": "a kind word"}
+    assert (
+        Runner(tmp_path / "onnx").predict([row])[0]["label"]["label"]
+        == load(run.bundle_path).predict([row])[0]["label"]["label"]
+    )

@@ -85,6 +85,9 @@ def fields(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(fields(item) for item in value)
     if isinstance(value, dict):
+        if value.get("kind") == "library":
+            # What a tokenizer's library reads is its own, and its vocabulary may have the word "kind".
+            return SimpleNamespace(**value)
         found = {key: fields(item) for key, item in value.items()}
         return SimpleNamespace(**found) if "kind" in value else found
     return value
