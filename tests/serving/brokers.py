@@ -60,11 +60,12 @@ def redis_server(folder: Path, port: int | None = None) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def nats_server(folder: Path, port: int | None = None) -> Iterator[str]:
+def nats_server(folder: Path, port: int | None = None, options: tuple[str, ...] | None = None) -> Iterator[str]:
     """Its URL. What JetStream holds is kept in the folder."""
+    options = ("-js", "-sd", str(folder)) if options is None else options
     assert NATS is not None
     port = port or free_port()
-    command = [NATS, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder)]
+    command = [NATS, "-a", "127.0.0.1", "-p", str(port), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _answers(port, process)

@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aio_pika
 import nats
@@ -204,6 +205,27 @@ def _until(condition: Any, seconds: float = SECONDS) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.05)
+
+
+async def _comes_about(condition: Any) -> None:
+    """The same in an event loop."""
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        await asyncio.sleep(0.05)
+
+
+@contextlib.asynccontextmanager
+async def _taking(own: Any, hand: InHand) -> AsyncIterator[asyncio.Task[None]]:
+    """Messages are taken, until the block ends."""
+    task = asyncio.ensure_future(own.take(hand))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await hand.settle(5)
+        await own.close()
 
 
 @pytest.fixture(scope="module")
@@ -493,21 +515,21 @@ def test_redis_goes_away_and_comes_back(bundles: Any, tmp_path: Path, capfd: Any
 def test_nats_goes_away_and_comes_back(bundles: Any, tmp_path: Path, capfd: Any) -> None:
     """With what it keeps, and then without."""
     port = free_port()
-    with nats_server(tmp_path / "one", port) as url:
-        queue = Nats(url)
-        context = _served({"table": bundles["table"]}, queue)
-        context.__enter__()
-        queue.put(_message("before"))
-        queue.results(1)
-    time.sleep(0.5)
-    with nats_server(tmp_path / "one", port):
-        queue.put(_message("after"))
-        assert set(queue.results(2)) == {"before", "after"}
-    with nats_server(tmp_path / "two", port):
-        # There is no stream any more, until the worker has declared it anew.
-        _until(lambda: _answered(queue, "anew"))
-        assert "predictions" in queue.results(1)["anew"][0]
-        context.__exit__(None, None, None)
+    with contextlib.ExitStack() as serving:
+        with nats_server(tmp_path / "one", port) as url:
+            queue = Nats(url)
+            serving.enter_context(_served({"table": bundles["table"]}, queue))
+            queue.put(_message("before"))
+            queue.results(1)
+        time.sleep(0.5)
+        with nats_server(tmp_path / "one", port):
+            queue.put(_message("after"))
+            assert set(queue.results(2)) == {"before", "after"}
+        with nats_server(tmp_path / "two", port):
+            # There is no stream any more, until the worker has declared it anew.
+            _until(lambda: _answered(queue, "anew"))
+            assert "predictions" in queue.results(1)["anew"][0]
+            serving.close()
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -542,17 +564,247 @@ def test_a_result_that_the_broker_does_not_take(bundles: Any, brokers: dict[str,
 
 
 @with_nats
+def test_what_is_nearly_too_large_for_nats(brokers: dict[str, str], capfd: Any) -> None:
+    """Headers count too: what is just below the limit ends nobody's connection."""
+    most = 1 << 20
+    queue = Nats(brokers["nats"], "nearly")
+    # Results without room for their header, and with just enough.
+    results = {f"r{below}": b'"' + b"x" * (most - below - 2) + b'"' for below in (0, 1, 30, 60, 100, 200)}
+    # Dead letters without room for a header, for the reason, and with it.
+    bodies = {b"b%04d" % below: b"b%04d" % below + b"x" * (most - below - 5) for below in (0, 1, 60, 500, 3000)}
+
+    async def handle(delivery: Any) -> None:
+        name = delivery.body[:5]
+        if name in bodies:
+            await delivery.bury(name.decode(), b'{"error":1}', "reason " * 200)
+        else:
+            await delivery.finish(delivery.body.decode(), results[delivery.body.decode()])
+
+    async def run() -> None:
+        own = queue_at(Address(queue.url, queue.name))
+        await own.check()
+        await asyncio.to_thread(queue.put, *bodies.values(), *(name.encode() for name in results))
+        async with _taking(own, InHand(handle, 4)):
+            while await asyncio.to_thread(queue.left):
+                await asyncio.sleep(0.1)
+
+    async def read(stored: Any) -> None:
+        kept = await stored.key_value("nearly-results")
+        for name, result in results.items():
+            value = (await kept.get(name)).value
+            assert value == result if name == "r200" else b"max_payload" in value or value == result
+        count = (await stored.stream_info("nearly-dead")).state.messages
+        letters = [await stored.get_msg("nearly-dead", seq) for seq in range(1, count + 1)]
+        reasons = {letter.data: (letter.headers or {}).get("reason") for letter in letters}
+        assert set(bodies.values()) <= set(reasons)
+        assert reasons[bodies[b"b0000"]] is None
+        assert "reason reason" in reasons[bodies[b"b3000"]]
+        assert b"r0" in reasons
+
+    asyncio.run(asyncio.wait_for(run(), SECONDS))
+    queue._in(read)
+    assert capfd.readouterr().err == ""
+
+
+@with_nats
+def test_a_connection_that_the_server_ended(brokers: dict[str, str]) -> None:
+    """It is opened anew; what was in hand then is answered over the new one."""
+    queue = Nats(brokers["nats"], "ended")
+    done: list[tuple[bytes, int]] = []
+
+    async def handle(delivery: Any) -> None:
+        if delivery.body == b"first":
+            # As nats-py ends it after what it takes for a violation of the protocol.
+            await own._client.close()
+        await delivery.finish(delivery.body.decode(), b"{}")
+        done.append((delivery.body, delivery.attempts))
+
+    async def run() -> None:
+        await own.check()
+        await asyncio.to_thread(queue.put, b"first")
+        async with _taking(own, InHand(handle, 4)):
+            await _comes_about(lambda: done)
+            await asyncio.to_thread(queue.put, b"second")
+            await _comes_about(lambda: len(done) == 2)
+
+    own: Any = queue_at(Address(queue.url, queue.name))
+    asyncio.run(run())
+    assert done == [(b"first", 1), (b"second", 1)]
+    assert queue.left() == 0
+
+
+@with_nats
+def test_a_bucket_and_a_stream_deleted_meanwhile(brokers: dict[str, str]) -> None:
+    """They are declared anew, and there is one dead letter, though it is told again and again."""
+    queue = Nats(brokers["nats"], "deleted")
+
+    headers: list[dict[str, str]] = []
+
+    async def handle(delivery: Any) -> None:
+        await delivery.bury("a", b'{"error":1}', "why")
+        done.append(1)
+
+    async def put_aside(body: bytes, more: dict[str, str]) -> None:
+        """It is stored, and nobody hears of it."""
+        await real(body, more)
+        headers.append(more)
+        if len(headers) == 1:
+            raise nats.errors.TimeoutError
+
+    async def delete(stored: Any) -> None:
+        await stored.delete_key_value("deleted-results")
+        await stored.delete_stream("deleted-dead")
+
+    async def run() -> None:
+        await own.check()
+        await asyncio.to_thread(queue._in, delete)
+        await asyncio.to_thread(queue.put, b"one")
+        async with _taking(own, InHand(handle, 4)):
+            await _comes_about(lambda: done)
+
+    done: list[int] = []
+    own: Any = queue_at(Address(queue.url, queue.name))
+    real, own.put_aside = own.put_aside, put_aside
+    asyncio.run(run())
+    assert len(headers) == 2
+    assert queue.dead(1) == [(b"one", "why")]
+    assert queue.left() == 0
+
+    async def kept(stored: Any) -> bytes:
+        return (await (await stored.key_value("deleted-results")).get("a")).value or b""
+
+    assert queue._in(kept) == b'{"error":1}'
+
+
+@with_nats
+def test_predictions_outlast_errors_that_come_between(brokers: dict[str, str], monkeypatch: Any) -> None:
+    """Another worker stores an error, and the one that was there expires, while ours are being stored."""
+    queue = Nats(brokers["nats"], "between")
+    real, turns = nats.js.kv.KeyValue.update, []
+
+    async def update(self: Any, place: str, *more: Any, **others: Any) -> Any:
+        turns.append(place)
+        if len(turns) == 1:
+            await self.put(place, b'{"error":2}')
+        else:
+            await self._js.purge_stream("KV_between-results")
+        return await real(self, place, *more, **others)
+
+    async def handle(delivery: Any) -> None:
+        await own.results.put("a", b'{"error":1}')
+        await delivery.finish("a", b'{"predictions":[]}')
+
+    async def run() -> bytes:
+        await own.check()
+        await asyncio.to_thread(queue.put, b"one")
+        async with _taking(own, InHand(handle, 4)):
+            while await asyncio.to_thread(queue.left):
+                await asyncio.sleep(0.05)
+            return (await own.results.get("a")).value or b""
+
+    monkeypatch.setattr(nats.js.kv.KeyValue, "update", update)
+    own: Any = queue_at(Address(queue.url, queue.name))
+    assert asyncio.run(asyncio.wait_for(run(), SECONDS)) == b'{"predictions":[]}'
+    assert turns == ["a", "a"]
+
+
+@with_nats
+def test_what_came_and_was_not_begun_goes_back_to_nats(brokers: dict[str, str]) -> None:
+    """A worker that is told to stop while messages come leaves none waiting for `taken`."""
+    queue = Nats(brokers["nats"], "back")
+    address = Address(queue.url, queue.name, taken=600)
+    # So large that they come one after another.
+    bodies = [f"{i:100000}".encode() for i in range(20)]
+    ended: list[bytes] = []
+
+    async def handle(delivery: Any) -> None:
+        ended.append(delivery.body)
+        await delivery.drop()
+
+    class Stopped(InHand):
+        def start(self, delivery: Any) -> None:
+            super().start(delivery)
+            task.cancel()
+
+    async def run() -> None:
+        nonlocal task
+        first, second = queue_at(address), queue_at(address)
+        await first.check()
+        await asyncio.to_thread(queue.put, *bodies)
+        task = asyncio.ensure_future(first.take(hand := Stopped(handle, 20)))
+        await asyncio.wait([task])
+        await hand.settle(5)
+        await first.close()
+        begun.append(len(ended))
+        async with _taking(second, InHand(handle, 20)):
+            await _comes_about(lambda: len(ended) >= len(bodies))
+
+    task: asyncio.Task[None]
+    begun: list[int] = []
+    asyncio.run(run())
+    assert begun[0] < len(bodies)
+    assert sorted(ended) == sorted(bodies)
+
+
+def test_a_worker_that_begins_before_its_broker(queue: AnyQueue, capfd: Any) -> None:
+    """It says so once, and takes messages when the broker is there."""
+    there, port = urlsplit(queue.url).port, free_port()
+    own = queue_at(Address(queue.url.replace(f":{there}", f":{port}"), queue.name))
+    done: list[bytes] = []
+
+    async def handle(delivery: Any) -> None:
+        await delivery.drop()
+        done.append(delivery.body)
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, requests = await asyncio.open_connection("127.0.0.1", there)
+
+        async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                while data := await source.read(1 << 16):
+                    sink.write(data)
+                    await sink.drain()
+            sink.close()
+
+        await asyncio.gather(pass_on(reader, requests), pass_on(answers, writer))
+
+    async def run() -> None:
+        async with _taking(own, InHand(handle, 4)) as task:
+            await asyncio.sleep(1.5)
+            assert not task.done()
+            server = await asyncio.start_server(relay, "127.0.0.1", port)
+            await _comes_about(lambda: done)
+        server.close()
+
+    asyncio.run(check(Address(queue.url, queue.name)))
+    queue.put(b"waits")
+    asyncio.run(run())
+    assert done == [b"waits"]
+    assert capfd.readouterr().err.count("can't be reached") == 1
+
+
+@with_nats
+def test_what_nats_lacks_is_said(tmp_path: Path) -> None:
+    with nats_server(tmp_path, options=()) as url, pytest.raises(ReinforgeError, match="nats-server -js"):
+        asyncio.run(check(Address(url)))
+    with nats_server(tmp_path, options=("-js", "-sd", str(tmp_path), "--user", "me", "--pass", "sesame")) as url:
+        with pytest.raises(ReinforgeError, match=r"(?s)Authorization.*credentials"):
+            asyncio.run(check(Address(url)))
+        asyncio.run(check(Address(url.replace("//", "//me:sesame@"))))
+
+
+@with_nats
 def test_what_is_worked_on_for_long_at_nats_stays_with_its_worker(brokers: dict[str, str]) -> None:
     """What a worker took and was killed with is given to another; no more is taken than ahead."""
     queue = Nats(brokers["nats"], "beats")
-    address = Address(queue.url, queue.name, taken=0.9, ahead=3)
+    address = Address(queue.url, queue.name, taken=3, ahead=3)
     ended: list[tuple[bytes, int]] = []
     most = 0
 
     async def handle(delivery: Any) -> None:
         nonlocal most
         most = max(most, len(hand._tasks))
-        await asyncio.sleep(3.0 if delivery.body == b"long" else 0.01)
+        await asyncio.sleep(5.0 if delivery.body == b"long" else 0.01)
         ended.append((delivery.body, delivery.attempts))
         await delivery.drop()
 
@@ -573,15 +825,11 @@ def test_what_is_worked_on_for_long_at_nats_stays_with_its_worker(brokers: dict[
 
     async def run() -> None:
         await own.check()
-        queue_put = asyncio.to_thread(queue.put, b"lost")
-        await queue_put
+        await asyncio.to_thread(queue.put, b"lost")
         await lose()
         await asyncio.to_thread(queue.put, b"long", *(str(i).encode() for i in range(30)))
-        task = asyncio.ensure_future(own.take(hand))
-        await asyncio.sleep(5)
-        task.cancel()
-        await hand.settle(5)
-        await own.close()
+        async with _taking(own, hand):
+            await _comes_about(lambda: len(ended) >= 32)
 
     own, hand = queue_at(address), InHand(handle, address.ahead)
     asyncio.run(run())
@@ -637,6 +885,10 @@ def test_an_address_that_is_none(url: str, said: str) -> None:
 def test_a_name_that_is_none() -> None:
     with pytest.raises(ReinforgeError, match="letters"):
         Address("redis://127.0.0.1", "a b")
+    for name in ("a..b", "a.b."):
+        Address("redis://127.0.0.1", name)
+        with pytest.raises(ReinforgeError, match="two in a row"):
+            Address("nats://127.0.0.1", name)
 
 
 def test_without_its_package(monkeypatch: Any) -> None:

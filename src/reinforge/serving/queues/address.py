@@ -62,6 +62,11 @@ class Address:
                 _("{name} can't be a queue's name").format(name=repr(self.name[:100])), where="--queue-name",
                 remedy=_("Use letters, digits, dots, hyphens and underscores, 100 at most."),
             )  # fmt: skip
+        if self.kind == "nats" and "" in self.name.split("."):
+            raise ReinforgeError(
+                _("{name} can't be a queue's name").format(name=repr(self.name)), where="--queue-name",
+                remedy=_("At NATS it may not end with a dot, nor have two in a row."),
+            )  # fmt: skip
 
     @property
     def kind(self) -> str:

@@ -108,7 +108,8 @@ class Queue(Protocol):
 
 def lost(address: Address, error: Exception) -> None:
     """Say that the broker is gone for now."""
-    print(f"{address.shown}: the queue can't be reached ({error}); trying again", file=sys.stderr, flush=True)
+    reason = str(error) or type(error).__name__
+    print(f"{address.shown}: the queue can't be reached ({reason}); trying again", file=sys.stderr, flush=True)
 
 
 def unreachable(address: Address, error: Exception) -> ReinforgeError:
@@ -116,5 +117,5 @@ def unreachable(address: Address, error: Exception) -> ReinforgeError:
     return ReinforgeError(
         _("the queue can't be reached: {reason}").format(reason=str(error)[:200] or type(error).__name__),
         where=address.shown,
-        remedy=_("Start the broker, or mend the address; what else has a name of the queue's must go."),
+        remedy=_("Start the broker, or mend the address or credentials; what else has a name of the queue's must go."),
     )  # fmt: skip

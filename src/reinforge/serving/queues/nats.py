@@ -19,11 +19,19 @@ from typing import Any
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import Error, MaxPayloadError
+from nats.errors import ConnectionClosedError, Error, MaxPayloadError, NoServersError, TimeoutError
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, KeyValueConfig, RetentionPolicy, StreamConfig
-from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import (
+    KeyNotFoundError,
+    KeyWrongLastSequenceError,
+    NoStreamResponseError,
+    NotFoundError,
+    ServiceUnavailableError,
+)
 from nats.js.kv import KeyValue
 
+from reinforge.errors import ReinforgeError
+from reinforge.messages import _
 from reinforge.serving.queues.address import Address
 from reinforge.serving.queues.broker import InHand, lost, unreachable
 from reinforge.serving.refusals import Refused, told
@@ -39,6 +47,12 @@ _KEY = re.compile(r"[-_a-zA-Z0-9]+")
 _ERROR = b'{"error":'
 # What the server says to a request for messages that has come to its end without one.
 _NONE = frozenset({"404", "408"})
+# Bytes of a header block without ours: where it begins and ends, and what nats-py says of a key's last revision.
+_HEADERS = 128
+# The bucket or a stream was deleted.
+_MISSING = (NoStreamResponseError, NotFoundError)
+# Codes of a NATS without JetStream: nobody answers, it is not for this account, it is not turned on.
+_NO_JETSTREAM = (None, 10039, 10076)
 
 
 def key(identity: str) -> str:
@@ -59,15 +73,22 @@ class NatsQueue:
         self.held: dict[str, Msg] = {}
         self.results: KeyValue
         self._client: Client | None = None
-        self._fault: Exception | None = None
+        self._mending, self._mended = asyncio.Lock(), 0.0
         self._beating: asyncio.Task[None] | None = None
 
     async def check(self) -> None:
         """Raise ReinforgeError where NATS is not there, keeps no messages, or a stream of that name is another."""
         try:
             await self._open()
+        except ServiceUnavailableError as error:
+            if error.err_code not in _NO_JETSTREAM:
+                raise unreachable(self.address, error) from None
+            raise ReinforgeError(
+                _("this NATS keeps no messages: it has no JetStream"), where=self.address.shown,
+                remedy=_("Start it with JetStream (nats-server -js), and allow it to the account."),
+            ) from None  # fmt: skip
         except (Error, OSError, ValueError) as error:
-            raise unreachable(self.address, self._fault or error) from None
+            raise unreachable(self.address, error) from None
 
     async def close(self) -> None:
         """Disconnect: what was taken and not acknowledged is given to others when nobody has spoken of it for long."""
@@ -84,14 +105,13 @@ class NatsQueue:
     async def take(self, hand: InHand) -> None:
         """Ask for as many messages as there is room for, again and again."""
         failures = 0
-        client = await self._open()
         self._beating = asyncio.ensure_future(self._beat())
         while True:
             await hand.has_room()
             try:
-                if failures:
-                    await self._declare()
-                await self._pull(client, hand)
+                if failures or self._client is None or self._client.is_closed:
+                    await self.mend(time.monotonic())
+                await self._pull(hand)
             except (Error, OSError) as error:
                 if not failures:
                     lost(self.address, error)
@@ -100,26 +120,61 @@ class NatsQueue:
                 continue
             failures = 0
 
-    async def send(self, body: bytes, subject: str, headers: dict[str, str]) -> None:
-        """Until the stream has it."""
-        await self._stored.publish(subject, body, headers=headers)
+    async def mend(self, since: float, missing: bool = True) -> None:
+        """Open a connection that was closed; else declare what is missing: once for all who need it since then."""
+        async with self._mending:
+            closed = self._client is None or self._client.is_closed
+            if self._mended > since or not (closed or missing):
+                return
+            self._mended = time.monotonic()
+            await (self._open() if closed else self._declare())
 
-    async def _open(self) -> Client:
-        """The connection, with all that belongs to the queue declared."""
+    def check_size(self, body: bytes, headers: dict[str, str]) -> None:
+        """Raise MaxPayloadError where that is too much: the server counts headers too, and ends the connection."""
+        size = len(body) + _HEADERS + sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers.items())
+        if size > self._connected.max_payload:
+            raise MaxPayloadError
+
+    async def put_aside(self, body: bytes, headers: dict[str, str]) -> None:
+        """Until the stream of dead letters has it, with these headers where they fit."""
+        try:
+            self.check_size(body, headers)
+        except MaxPayloadError:
+            # It fits without any, as it did when it came.
+            await self._stored.publish(self.dead, body)
+        else:
+            await self._stored.publish(self.dead, body, headers=headers)
+
+    async def say(self, message: Msg, what: bytes) -> None:
+        """Tell the server what becomes of a message, over the connection that there is now."""
+        await self._connected.publish(message.reply, what)
+
+    @property
+    def _connected(self) -> Client:
+        if self._client is None:
+            raise ConnectionClosedError
+        return self._client
+
+    async def _open(self) -> None:
+        """Connect, and declare all that belongs to the queue."""
+        fault: Exception | None = None
 
         async def failed(error: Exception) -> None:
-            self._fault = self._fault or error
+            nonlocal fault
+            fault = fault or error
 
-        self._client = await nats.connect(
-            self.address.url, connect_timeout=_SECONDS, max_reconnect_attempts=1, reconnect_time_wait=0.2,
-            error_cb=failed,
-        )  # fmt: skip
+        try:
+            self._client = await nats.connect(
+                self.address.url, connect_timeout=_SECONDS, max_reconnect_attempts=1, reconnect_time_wait=0.2,
+                error_cb=failed,
+            )  # fmt: skip
+        except NoServersError as error:
+            # What it says says why.
+            raise (fault if isinstance(fault, (Error, OSError)) else error) from None
         # One that was there comes back.
         self._client.options["max_reconnect_attempts"] = -1
-        self._fault = None
         self._stored = self._client.jetstream(timeout=_SECONDS)
         await self._declare()
-        return self._client
 
     async def _declare(self) -> None:
         address, stored = self.address, self._stored
@@ -138,25 +193,46 @@ class NatsQueue:
             ),
         )
 
-    async def _pull(self, client: Client, hand: InHand) -> None:
+    async def _pull(self, hand: InHand) -> None:
         """Ask once for as many as there is room for, and begin each as it comes, until all came or time is up."""
-        wanted, inbox = hand.room, client.new_inbox()
-        incoming = await client.subscribe(inbox)
+        client, wanted = self._connected, hand.room
+        ended: asyncio.Future[Error | None] = asyncio.get_running_loop().create_future()
+
+        async def given(message: Msg) -> None:
+            nonlocal wanted
+            status = (message.headers or {}).get("Status")
+            if ended.done():
+                if status is None:
+                    await self.say(message, Msg.Ack.Nak)
+            elif status is None:
+                wanted -= 1
+                self.held[message.reply] = message
+                hand.start(NatsDelivery(self, message))
+                if not wanted:
+                    ended.set_result(None)
+            elif status in _NONE:
+                ended.set_result(None)
+            else:
+                ended.set_result(Error(f"{status} {(message.headers or {}).get('Description', '')}"))
+
+        inbox = client.new_inbox()
+        incoming = await client.subscribe(inbox, cb=given)
         asked = json.dumps({"batch": wanted, "expires": round(_PULL_SECONDS * 1e9)}).encode()
         try:
             await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{CONSUMER}", asked, reply=inbox)
-            while wanted:
-                message = await incoming.next_msg(timeout=_PULL_SECONDS + _SECONDS)
-                status = (message.headers or {}).get("Status")
-                if status is None:
-                    wanted -= 1
-                    self.held[message.reply] = message
-                    hand.start(NatsDelivery(self, message))
-                elif status in _NONE:
-                    return
-                else:
-                    raise Error(f"{status} {(message.headers or {}).get('Description', '')}")
+            await asyncio.wait([ended], timeout=_PULL_SECONDS + _SECONDS)
+            if not ended.done():
+                raise TimeoutError
+            if (fault := ended.result()) is not None:
+                raise fault
+        except asyncio.CancelledError:
+            # What is on its way goes back.
+            ended.cancel()
+            with suppress(Error, OSError):
+                await asyncio.wait_for(incoming.drain(), _LEAVING)  # type: ignore[no-untyped-call]
+            raise
         finally:
+            ended.cancel()
             # The server then gives this inbox nothing more.
             with suppress(Error):
                 await incoming.unsubscribe()
@@ -168,7 +244,7 @@ class NatsQueue:
             for message in list(self.held.values()):
                 # What goes wrong at the server is told where messages are taken.
                 with suppress(Error, OSError):
-                    await message.in_progress()
+                    await self.say(message, Msg.Ack.Progress)
 
 
 class NatsDelivery:
@@ -197,39 +273,42 @@ class NatsDelivery:
 
     async def bury(self, identity: str | None, result: bytes, reason: str) -> None:
         """The same, with a dead letter."""
-        # A header is one line.
-        headers = {"reason": " ".join(reason[:2000].split()), "id": key(identity) if identity is not None else ""}
-        try:
-            await self._lasting(self._queue.send, self.body, self._queue.dead, headers)
-        except MaxPayloadError:
-            # It fits without a header, as it did when it came.
-            await self._lasting(self._queue.send, self.body, self._queue.dead, {})
+        place = self._message.metadata
+        headers = {
+            # A header is one line.
+            "reason": " ".join(reason[:2000].split()), "id": key(identity) if identity is not None else "",
+            # Tried again, it is one letter.
+            "Nats-Msg-Id": f"{place.sequence.stream}-{place.timestamp.timestamp()}",
+        }  # fmt: skip
+        await self._lasting(self._queue.put_aside, self.body, headers)
         if identity is not None:
             await self._lasting(self._put, identity, result)
         await self.drop()
 
     async def drop(self) -> None:
         """Acknowledge alone."""
-        await self._lasting(self._message.ack)
+        await self._lasting(self._queue.say, self._message, Msg.Ack.Ack)
         self._queue.held.pop(self._message.reply, None)
 
     async def release(self) -> None:
         """Back into the queue."""
         self._queue.held.pop(self._message.reply, None)
-        await self._message.nak()
+        await self._queue.say(self._message, Msg.Ack.Nak)
 
     async def _put(self, identity: str, result: bytes) -> None:
         """Unless there are predictions."""
+        self._queue.check_size(result, {})
         place, results = key(identity), self._queue.results
-        try:
-            await results.create(place, result)
-        except KeyWrongLastSequenceError:
-            stored = await self._stored(identity)
-            if _predicts(stored):
-                return
-            # Another worker's may come between: then that one stays.
+        stored: KeyValue.Entry | None = None
+        while not _predicts(stored):
+            # Another worker's may come between, or one that was there expire.
             with suppress(KeyWrongLastSequenceError):
-                await results.update(place, result, last=stored.revision if stored is not None else 0)
+                if stored is None:
+                    await results.create(place, result)
+                else:
+                    await results.update(place, result, last=stored.revision)
+                return
+            stored = await self._stored(identity)
 
     async def _stored(self, identity: str) -> KeyValue.Entry | None:
         try:
@@ -241,14 +320,18 @@ class NatsDelivery:
         """What it gives, though the broker goes away for a while, since it comes back."""
         end = time.monotonic() + self._queue.address.taken
         while True:
+            began = time.monotonic()
             try:
                 return await work(*given)
             except MaxPayloadError:
                 raise
-            except (Error, OSError):
-                if time.monotonic() > end:
+            except (Error, OSError) as error:
+                if began > end:
                     raise
-                await asyncio.sleep(_PAUSES[1])
+                missing = isinstance(error, _MISSING)
+            await asyncio.sleep(_PAUSES[1])
+            with suppress(Error, OSError):
+                await self._queue.mend(began, missing)
 
 
 def _predicts(stored: KeyValue.Entry | None) -> bool:

@@ -19,9 +19,9 @@ from aio_pika.abc import AbstractIncomingMessage, AbstractRobustConnection
 from aio_pika.exceptions import AMQPError, DeliveryError
 
 from reinforge.serving.queues.address import Address
-from reinforge.serving.queues.broker import InHand, unreachable
+from reinforge.serving.queues.broker import InHand, lost, unreachable
 
-_SECONDS, _LEAVING = 10.0, 2.0
+_SECONDS, _LEAVING, _PAUSE = 10.0, 2.0, 1.0
 # Ids of results that this worker sent last, so that what comes again is not computed again.
 _LATEST = 10_000
 _COUNT = "x-delivery-count"
@@ -53,7 +53,7 @@ class RabbitQueue:
 
     async def take(self, hand: InHand) -> None:
         """Take messages as the broker gives them, never more than are ahead."""
-        queue = await self._open()
+        queue = await self._opened()
 
         async def given(message: AbstractIncomingMessage) -> None:
             hand.start(RabbitDelivery(self, message))
@@ -65,6 +65,19 @@ class RabbitQueue:
             # Where the broker is away, the consumer went with it.
             with suppress(AMQPError, OSError, TimeoutError, RuntimeError):
                 await queue.cancel(tag, timeout=_LEAVING)
+
+    async def _opened(self) -> Any:
+        """The same, though the broker is not there yet. What was open once comes back by itself."""
+        told = False
+        while True:
+            try:
+                return await self._open()
+            except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+                if not told:
+                    lost(self.address, error)
+                told = True
+            await self.close()
+            await asyncio.sleep(_PAUSE)
 
     async def _open(self) -> Any:
         """The queue, all that belongs to it declared."""
