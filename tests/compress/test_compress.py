@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import replace
@@ -23,8 +24,12 @@ from reinforge.models.compressed import Compressed, Int8Linear, quantised, resto
 from reinforge.models.options import (
     BagOptions,
     ComposedOptions,
+    EmbeddingOptions,
+    GateOptions,
     IdentityOptions,
     MLPOptions,
+    PeriodicOptions,
+    PiecewiseOptions,
     RNNOptions,
     TransformerOptions,
 )
@@ -256,6 +261,89 @@ def test_gates_directions_and_joined_features_stay_together(tmp_path: Path) -> N
     inputs = bundle.form.inputs(everything.rows(image=False)[:7])
     for name, output in model(inputs)[0].items():
         torch.testing.assert_close(small(inputs)[0][name], output, msg=name)
+
+
+def test_parts_and_features_of_a_gate_stay_apart(tmp_path: Path) -> None:
+    encoders: Any = {"note": BagOptions(size=16, ngrams=2, buckets=64)}
+    options = ComposedOptions(encoders=encoders, body=IdentityOptions(), fusion=GateOptions(size=64))
+    bundle = everything.table(tmp_path / "bundle", options, image=False)
+    model: Any = bundle.model
+    place = model.encoders.names.index("note")
+    begin = sum(encoder.features for _name, encoder in list(model.encoders.items())[:place])
+    assert begin > 0
+    gates, idle, mute = model.fusion.gates, torch.arange(0, 16, 2), torch.arange(1, 64, 2)
+    with torch.no_grad():
+        # Features and units that give 0; the others' gates have smaller weights, one part's above all.
+        model.encoders["note"].table[:, idle] = 0
+        model.fusion.projections[place].weight[:, idle] = 0
+        gates.weight[:, begin : begin + 16][:, 1::2] *= 0.5
+        gates.weight.view(-1, 64, gates.in_features)[0] *= 0.5
+        for projection in model.fusion.projections:
+            projection.weight[mute] = 0
+            projection.bias[mute] = 0
+        for parameter in model.heads.parameters():
+            if parameter.ndim == 2 and parameter.shape[1] == 64:
+                parameter[:, mute] = 0
+    small, less = pruned(model, options, 0.5, bundle.signature)
+    assert (less.encoders["note"].size, less.fusion.size) == (8, 32)
+    inputs = bundle.form.inputs(everything.rows(image=False)[:7])
+    for name, output in model(inputs)[0].items():
+        torch.testing.assert_close(small(inputs)[0][name], output, msg=name)
+
+
+@pytest.mark.parametrize("numeric", [PiecewiseOptions(bins=4), PeriodicOptions()])
+def test_a_unit_of_columns_is_one_in_each_and_a_body_of_their_width_is_another_matter(
+    tmp_path: Path, numeric: Any
+) -> None:
+    encoders: Any = {"numbers": numeric, "categories": EmbeddingOptions(size=8)}
+    options = ComposedOptions(encoders=encoders, body=IdentityOptions())
+    width = everything.table(tmp_path / "joined", options, image=False).model.body.features
+    assert isinstance(width, int)
+    options = ComposedOptions(encoders=encoders, body=MLPOptions(sizes=(width, width)))
+    bundle = everything.table(tmp_path / "bundle", options, image=False)
+    model: Any = bundle.model
+    idle, first, begin = torch.arange(0, 8, 2), model.body.linears[0], 0
+    with torch.no_grad():
+        for name, encoder in model.encoders.items():
+            if name in encoders:
+                # Units that give 0; of others little is read in one column.
+                for parameter in (encoder.tables if name == "categories" else encoder.layer).parameters():
+                    parameter[..., idle] = 0
+                first.weight[:, begin : begin + 8][:, 1::2] *= 0.5
+            begin += encoder.features
+        assert begin == width
+        dead = torch.arange(width) >= narrower(options, 0.5, bundle.signature).body.sizes[0]  # type: ignore[attr-defined]
+        for layer in model.body.linears:
+            layer.weight[dead], layer.bias[dead] = 0, 0
+        model.body.linears[1].weight[:, dead] = 0
+        for parameter in model.heads.parameters():
+            if parameter.ndim == 2 and parameter.shape[1] == width:
+                parameter[:, dead] = 0
+    small, _less = pruned(model, options, 0.5, bundle.signature)
+    inputs = bundle.form.inputs(everything.rows(image=False)[:7])
+    for name, output in model(inputs)[0].items():
+        torch.testing.assert_close(small(inputs)[0][name], output, msg=name)
+
+
+def test_widths_that_can_not_be_made_are_passed_over(tmp_path: Path) -> None:
+    """What can be made and is nearest to what is asked for is taken, by trying them all."""
+    encoders: Any = {"note": TransformerOptions(width=64, heads=8)}
+    for number, (options, keeps) in enumerate((
+        (ComposedOptions(encoders=encoders), (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)),
+        (ComposedOptions(body=MLPOptions(sizes=(8, 8))), (0.8,)),
+    )):  # fmt: skip
+        bundle = everything.table(tmp_path / str(number), options, image=False)
+        whole, possible = numbers(bundle.model), set()
+        for step in range(1, 200):
+            with contextlib.suppress(RecipeError):
+                less = narrower(options, step / 200, bundle.signature)
+                possible.add(numbers(REGISTRY.build("model", less, bundle.signature)) / whole)
+        for keep in keeps:
+            part = share(bundle.model, options, keep, bundle.signature)
+            small, _less = pruned(bundle.model, options, part, bundle.signature)
+            left = numbers(small) / whole
+            assert left < 1
+            assert abs(left - keep) == pytest.approx(min(abs(each - keep) for each in possible), abs=0.02)
 
 
 def test_what_is_kept_is_a_part_of_the_numbers_whatever_they_grow_with(wide: Path, tmp_path: Path) -> None:

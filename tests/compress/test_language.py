@@ -14,11 +14,15 @@ from reinforge.bundle.loading import load
 from reinforge.compress.compress import compress
 from reinforge.compress.decoders import fewer, pruned_decoder
 from reinforge.compress.matching import TOKENS, _at_once, inputs_of
+from reinforge.compress.shrinking import of_low_rank
 from reinforge.core.ragged import Ragged
+from reinforge.data.language_data import prepare_documents
 from reinforge.errors import RecipeError
+from reinforge.inference.packed import PackedDecoder
 from reinforge.models.decoder import Decoder
 from reinforge.models.decoder_options import DecoderOptions
 from reinforge.schema.signature import Input, Output, Signature
+from reinforge.workflow.evaluate import recipe_of
 from reinforge.workflow.train import train
 
 SIGNATURE = Signature(
@@ -65,6 +69,21 @@ def test_what_is_left_is_what_was_asked_for() -> None:
         fewer(model, options, 0.01)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_low_rank_leaves_what_is_said_at_last(tied: bool) -> None:
+    torch.manual_seed(0)
+    model = Decoder(DecoderOptions(layers=1, width=32, heads=4, context=16, tied=tied), SIGNATURE).eval()
+    small, change = of_low_rank(model, 0.5)
+    assert set(change.low_rank) == {
+        f"blocks.0.{part}" for part in ("attention.qkv", "attention.out", "feed_forward.gate_up", "feed_forward.down")
+    }
+    tokens = torch.randint(11, (2, 8))
+    with torch.inference_mode():
+        said = small({"text": tokens})[0]["text"]
+        assert said.shape == (2, 8, 11)
+        torch.testing.assert_close(PackedDecoder.of(small)({"text": tokens})[0]["text"], said)  # type: ignore[arg-type]
+
+
 def test_long_rows_are_taken_fewer_at_once() -> None:
     inputs = {"text": Ragged.from_rows([torch.zeros(64), torch.zeros(64)])}
     assert _at_once(inputs, SIGNATURE) == TOKENS // 64
@@ -96,6 +115,22 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     train(recipe, output=folder / "run")
     return folder / "run"
+
+
+def test_held_out_texts_are_not_learned_again(texts: Path) -> None:
+    bundle = load(min((texts / "stages").iterdir()) / "bundle")
+    (read,) = inputs_of(bundle, None, 0).values()
+    assert isinstance(read, Ragged)
+    pipeline: Any = bundle.form.pipeline
+    recipe: Any = recipe_of(bundle)
+    data = prepare_documents(recipe.data, pipeline, seed=recipe.seed)
+    learned, training, held = (
+        {pipeline.tokenizer.decode(part.row(index).tolist()) for index in range(len(part))}
+        for part in (read, data.training.tokens, data.validation.tokens)
+    )
+    assert learned == training
+    assert len(held) == 20
+    assert not learned & held
 
 
 def test_texts_of_the_recipe_and_answers_of_its_own(texts: Path) -> None:

@@ -17,7 +17,10 @@ from reinforge.errors import RecipeError
 from reinforge.messages import _
 from reinforge.models.composed import Composed
 from reinforge.models.compressed import PLAIN, Compressed, Int8Linear, factor, quantised, restored
-from reinforge.models.fusion import Concat
+from reinforge.models.decoder import Decoder
+from reinforge.models.encoders import Embedding
+from reinforge.models.fusion import Concat, Gate
+from reinforge.models.numeric import Periodic, Piecewise
 from reinforge.models.tokens import RNN
 from reinforge.registry import REGISTRY, Options
 from reinforge.schema.signature import Signature
@@ -26,6 +29,8 @@ from reinforge.schema.signature import Signature
 WIDTHS = ("sizes", "width", "size", "hidden", "embedding", "channels")
 # Layers with fewer inputs gain nothing from products of whole numbers.
 LEAST_INPUTS = 128
+# Widths are tried at so many shares of what they were.
+SHARES = 64
 
 
 def in_8_bits(model: nn.Module, *, computing: bool) -> tuple[nn.Module, Compressed]:
@@ -61,7 +66,8 @@ def of_low_rank(model: nn.Module, keep: float) -> tuple[nn.Module, Compressed]:
     changed = copy.deepcopy(model)
     ranks: dict[str, int] = {}
     for name, module in list(changed.named_modules()):
-        if type(module) not in PLAIN:
+        if type(module) not in PLAIN or (isinstance(model, Decoder) and name == "head"):
+            # What a decoder says at last is read off the head's weight, as off an embedding.
             continue
         assert isinstance(module, nn.Linear)
         outputs, inputs = module.weight.shape
@@ -91,22 +97,19 @@ def narrower(options: Options, keep: float, signature: Signature) -> Options:
             return [shrunk(item, wide) for item in value]
         if wide and isinstance(value, int) and not isinstance(value, bool) and value > 4:
             # In fours, so that heads and groups divide it.
-            return max(4, 4 * round(value * keep / 4))
+            return min(value, max(4, 4 * round(value * keep / 4)))
         return value
 
     told = options.model_dump(mode="json")
     found = shrunk(told)
     if found == told:
-        raise RecipeError(
-            _("its options name no width that could be smaller"), where="--method prune",
-            remedy=_("Take another method, or a smaller --keep."),
-        )  # fmt: skip
+        raise _nothing_wide()
     try:
         return type(options).model_validate(found)
     except ValidationError as error:
         raise RecipeError(
             _("no network of such widths can be made: {told}").format(told=error.errors()[0]["msg"]),
-            where="--method prune", remedy=_("Take another --keep."),
+            where="--method prune", remedy=_("Take another method."),
         ) from None  # fmt: skip
 
 
@@ -166,19 +169,44 @@ def _pieces(model: nn.Module, small: nn.Module) -> dict[str, list[list[tuple[int
                 if name.startswith("weight_ih") and "_l0" not in name:
                     sides[1] = [width] * (1 + module.bidirectional)
     if isinstance(model, Composed) and isinstance(small, Composed):
-        parts: list[list[tuple[int, int]]] = []
-        for (_name, mine), (_same, other) in zip(model.encoders.items(), small.encoders.items()):
-            ways = 1 + (isinstance(mine, RNN) and mine.network.bidirectional)
-            parts.append([(cast(int, mine.features) // ways, cast(int, other.features) // ways)] * ways)
-        joins = [part for part in parts if len(part) > 1]
-        if isinstance(model.fusion, Concat):
-            joins.append([pair for part in parts for pair in part])
-        for join in joins:
-            whole = tuple(sum(pair[side] for pair in join) for side in range(2))
-            for name, sides in found.items():
-                if name.startswith(("fusion.", "body.", "heads.")) and len(sides) == 2 and sides[1] == [whole]:
-                    sides[1] = join
+        _joined(model, small, found)
     return found
+
+
+def _joined(model: Composed, small: Composed, found: dict[str, list[list[tuple[int, int]]]]) -> None:
+    """The pieces of what reads an encoder's features, or those of all."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    parts: dict[str, list[tuple[int, int]]] = {}
+    for (name, mine), (_same, other) in zip(model.encoders.items(), small.encoders.items()):
+        before, after = cast(int, mine.features), cast(int, other.features)
+        times = _alike(mine) if after < before else 1
+        parts[name] = [(before // times, after // times)] * times
+    join = [pair for part in parts.values() for pair in part]
+    of = {name: model.signature.outputs[name].of for name, _head in model.heads.items()}
+    readers = [(head, parts[read]) for name, head in model.heads.items() if (read := of[name]) is not None]
+    if isinstance(model.fusion, Concat):
+        first = next((layer for layer in model.body.modules() if isinstance(layer, nn.Linear)), None)
+        those = [head for name, head in model.heads.items() if of[name] is None] if first is None else [first]
+        readers += [(reader, join) for reader in those]
+    else:
+        readers += list(zip(model.fusion.projections, parts.values()))
+    if isinstance(model.fusion, Gate):
+        readers.append((model.fusion.gates, join))
+        for parameter in model.fusion.gates.parameters():
+            found[names[id(parameter)]][0] = [(model.fusion.features, small.fusion.features)] * len(parts)
+    for reader, pieces in readers:
+        for parameter in reader.parameters():
+            if parameter.ndim == 2 and parameter.shape[1] == sum(many for many, _few in pieces):
+                found[names[id(parameter)]][1] = pieces
+
+
+def _alike(encoder: nn.Module) -> int:
+    """How many times an encoder gives features of the same units, end to end: a direction, or a column, each."""
+    if isinstance(encoder, RNN):
+        return 1 + encoder.network.bidirectional
+    if isinstance(encoder, Embedding):
+        return len(encoder.sizes)
+    return len(encoder.layer.weight) if isinstance(encoder, Piecewise | Periodic) and encoder.layer is not None else 1
 
 
 def numbers(model: nn.Module) -> int:
@@ -188,17 +216,28 @@ def numbers(model: nn.Module) -> int:
 
 def share(model: nn.Module, options: Options, keep: float, signature: Signature) -> float:
     """What a network keeps of its widths so as to keep about `keep` of its numbers: those of layers grow with the
-    square, those of tables with the width itself. Raises RecipeError where nothing is wide."""
-    total, low, high, found = numbers(model), 0.0, 1.0, (math.inf, keep)
-    narrower(options, keep, signature)
-    for _half in range(7):
-        middle = (low + high) / 2
+    square, those of tables with the width itself. Raises RecipeError where no narrower network can be made."""
+    total, wrong, nearest = numbers(model), None, (math.inf, keep)
+    tried: set[str] = set()
+    for step in range(1, SHARES):
         try:
+            less = narrower(options, step / SHARES, signature)
+        except RecipeError as error:
+            wrong = wrong or error
+            continue
+        told = less.model_dump_json()
+        if told not in tried:
+            tried.add(told)
             with undisturbed():
-                part = numbers(REGISTRY.build("model", narrower(options, middle, signature), signature)) / total
-        except RecipeError:
-            # As wide as it was.
-            part = 1.0
-        found = min(found, (abs(part - keep), middle))
-        low, high = (low, middle) if part > keep else (middle, high)
-    return found[1]
+                part = numbers(REGISTRY.build("model", less, signature)) / total
+            if part < 1:
+                nearest = min(nearest, (abs(part - keep), step / SHARES))
+    if nearest[0] == math.inf:
+        raise wrong or _nothing_wide()
+    return nearest[1]
+
+
+def _nothing_wide() -> RecipeError:
+    return RecipeError(
+        _("its options name no width that could be smaller"), where="--method prune", remedy=_("Take another method.")
+    )
