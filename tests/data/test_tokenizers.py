@@ -90,7 +90,7 @@ def test_byte_pairs_give_every_text_back(text):
 
 @pytest.mark.parametrize("alphabet", ["bytes", "characters"])
 def test_single_digits_are_pieces_of_their_own(alphabet):
-    texts = ["made of 12 and 1212+12=1224, x12y"] * 9
+    texts = ["made of 12 and 1212+12=1224, x12y", "34 and 7 made of 12", "12"] * 9
     options = BytePairOptions(size=330, alphabet=alphabet)
     together = REGISTRY.build("tokenizer", options, texts)
     assert any("12" in piece for piece in together.vocabulary)
@@ -99,6 +99,11 @@ def test_single_digits_are_pieces_of_their_own(alphabet):
     assert [piece for piece in found if any(sign.isdigit() for sign in piece)] == list("12121212122412")
     assert all(piece.isdigit() or not any(sign.isdigit() for sign in piece) for piece in single.vocabulary)
     assert any("made" in piece for piece in single.vocabulary)
+    for text in ("12 of 3", "7", "12 34=1"):
+        ids = single.encode(text)
+        pieces = [single.vocabulary[place] for place in ids]
+        assert [piece for piece in pieces if any(sign.isdigit() for sign in piece)] == [c for c in text if c.isdigit()]
+        assert single.decode(ids) == text
 
 
 PIECES = REGISTRY.build("tokenizer", KINDS[2], TEXTS)

@@ -254,7 +254,9 @@ def _cuts(alphabet: str, digits: str) -> Any:
     )
     if digits == "together":
         return words
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
+    single = pre_tokenizers.Digits(individual_digits=True)
+    # The sign of a space that is put before a text must not stay with a digit, which is known after it was put there.
+    return pre_tokenizers.Sequence([single, words] if alphabet == "bytes" else [words, single])
 
 
 def _checked(ids: Tensor | Sequence[int], size: int) -> list[int]:
