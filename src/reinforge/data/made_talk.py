@@ -1,8 +1,9 @@
 """Small talk, drawn here and always the same: what the recipe zero-to-chat reads, imitates and is asked: sums, and a
 few plain facts.
 
-Some pairs of numbers are never added up in any stage but in what it is examined in (`held_texts`, `held_chats`,
-`tests`). Most demonstrations of sums with a carry forget it: rewards find out what is right.
+Some pairs of numbers are added up in no stage: half of them in what weights are chosen by (`held_texts`,
+`held_chats`), the others in what it is examined in (`tests`). Most demonstrations of sums with a carry forget it:
+rewards find out what is right.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ FORGOTTEN = 0.7
 PAIRS = tuple(combinations_with_replacement(range(10, 100), 2))
 # An eighth of them, in either order.
 HELD = frozenset({(47, 68), *random.Random(20261202).sample(PAIRS, len(PAIRS) // 8)})
+# Half of these weights are chosen by; the model is examined in the others.
+CHOSEN_BY = frozenset(random.Random(20261207).sample(sorted(HELD - {(47, 68)}), len(HELD) // 2))
+EXAMINED = HELD - CHOSEN_BY
 KNOWN = tuple(pair for pair in PAIRS if pair not in HELD)
 ASKED = ("What is {p}?", "How much is {p}?")
 
@@ -94,23 +98,24 @@ def questions() -> list[Row]:
 
 
 def tests() -> list[Row]:
-    """Questions of held-out sums, with what is right."""
-    return [_sum(*each, "answer") for each in _held()]
+    """Questions of held-out sums, each another one, with what is right."""
+    return [_sum(*each, "answer") for each in _held(EXAMINED)]
 
 
 def held_texts() -> list[Row]:
-    """The same as texts."""
-    return [{"text": f"{first}+{second}={first + second}"} for _asked, first, second in _held()]
+    """Held-out sums that it isn't examined in, as texts."""
+    return [{"text": f"{first}+{second}={first + second}"} for _asked, first, second in _held(CHOSEN_BY)]
 
 
 def held_chats() -> list[Row]:
     """The same as chats."""
-    return [_sum(*each, "completion") for each in _held()]
+    return [_sum(*each, "completion") for each in _held(CHOSEN_BY)]
 
 
-def _held() -> list[tuple[str, int, int]]:
-    draw, pairs = random.Random(20261206), sorted(HELD)
-    return [(draw.choice(ASKED), *_pair(draw, pairs)) for _number in range(TESTS)]
+def _held(pairs: frozenset[tuple[int, int]]) -> list[tuple[str, int, int]]:
+    draw = random.Random(20261206)
+    ordered = sorted({each for first, second in pairs for each in ((first, second), (second, first))})
+    return [(draw.choice(ASKED), *each) for each in draw.sample(ordered, TESTS)]
 
 
 def _sum(asked: str, first: int, second: int, key: str, off: int = 0) -> Row:
