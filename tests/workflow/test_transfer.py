@@ -14,7 +14,8 @@ from PIL import Image
 from torch import nn
 
 from reinforge.bundle.loading import load
-from reinforge.errors import RecipeError, ReinforgeError
+from reinforge.compress.shrinking import of_low_rank
+from reinforge.errors import ComponentError, RecipeError, ReinforgeError
 from reinforge.models.policy import Policy
 from reinforge.recipe import load as load_recipe
 from reinforge.workflow.starting import transfer
@@ -53,6 +54,15 @@ def test_a_pattern_that_matches_no_weight_is_an_error() -> None:
     parent: Any = SimpleNamespace(model=model, path="bundle")
     with pytest.raises(RecipeError, match=r"start.renew: the pattern 'haed.\*' matches no weight\n  .*head.bias"):
         transfer(parent, nn.ModuleDict({"body": nn.Linear(2, 3), "head": nn.Linear(3, 1)}), ["body.*", "haed.*"])
+
+
+def test_layers_that_became_two_have_no_weights_to_begin_with() -> None:
+    model = nn.ModuleDict({"body": nn.Linear(16, 32), "head": nn.Linear(32, 1)})
+    small, change = of_low_rank(model, 0.5)
+    parent: Any = SimpleNamespace(model=small, path="bundle", blueprint=SimpleNamespace(compressed=change))
+    with pytest.raises(ComponentError, match=r"compressed to low rank\n  Begin with its parent"):
+        transfer(parent, model, ())
+    transfer(parent, model, ["body.*"])
 
 
 def test_blocks_longer_than_the_context_are_refused_before_training(tmp_path: Path) -> None:
