@@ -2,8 +2,9 @@
 
 Recipes are trained unless their runs are there. Each method is measured as `reinforge compress --force` does, on the
 test split, in fresh episodes, or on held-out questions; what the default tolerance, a point or a hundredth, would
-refuse is marked. What was measured is kept under `--runs`, so that the command goes on where it stopped; recipes that
-are named are measured anew. The table goes into docs/deploy/compress.md.
+refuse is marked. What was trained and measured is kept under `--runs`, so that the command goes on where it stopped,
+until the recipe or a version is another; recipes that are named are measured anew. The table goes into
+docs/deploy/compress.md.
 
     python -m benchmarks.compress [--recipes NAME ...] [--runs FOLDER] [--write]
 """
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 
 import reinforge
+from benchmarks import rl_table
 from reinforge.compress.compress import compress
 from reinforge.compress.judged import Judged
 from reinforge.errors import ReinforgeError
@@ -65,24 +67,46 @@ CASES: Mapping[str, tuple[Case, ...]] = {
     "arithmetic-grpo": cases(("width=64",), updates=600),
 }
 EPISODES = {"cartpole-ppo": 50}
+OVERRIDES = ("learn.threads=1",)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a case: measured before and after, or why it was refused at once."""
+    """What came of a case: measured before and after, in one sitting, or why it was refused at once; the digest of
+    what was trained, and with which versions."""
 
     method: str
+    digest: str
+    versions: Mapping[str, str]
     loss: float = 0.0
     before: Mapping[str, Any] | None = None
     after: Mapping[str, Any] | None = None
     refused: str | None = None
 
 
+def versions() -> dict[str, str]:
+    return {"reinforge": reinforge.__version__, "torch": torch.__version__, "Python": platform.python_version()}
+
+
+def digest(name: str) -> str:
+    """Of what a recipe says, and Reinforge's version."""
+    return rl_table.digest(rl_table.recipe_digest(name, rl_table.Preset(overrides=OVERRIDES)), reinforge.__version__)
+
+
+def kept(runs: Path, name: str) -> list[Row]:
+    """What was measured before, of the recipe as it is now and with these versions."""
+    file = runs / f"{name}.json"
+    stored = json.loads(file.read_text("utf-8")) if file.is_file() else []
+    now = {"digest": digest(name), "versions": versions()}
+    return [Row(**told) for told in stored if {key: told.get(key) for key in now} == now]
+
+
 def measure(name: str, case: Case, runs: Path) -> Row:
     """Compress the run's bundle; what is written goes again."""
-    run = Run(runs / name)
+    told = case.told(), digest(name), versions()
+    run = Run(runs / f"{name}-{digest(name)}")
     if not run.finished:
-        run = reinforge.train(name, ["learn.threads=1"], output=runs / name)
+        run = reinforge.train(name, list(OVERRIDES), output=run.folder)
     folder = run.stages[-1].folder if run.stages else run.folder
     output = runs / f"{name}-{case.method}"
     shutil.rmtree(output, ignore_errors=True)
@@ -92,48 +116,41 @@ def measure(name: str, case: Case, runs: Path) -> Row:
             episodes=EPISODES.get(name), tolerance=TOLERANCE, force=True,
         )  # fmt: skip
     except ReinforgeError as error:
-        return Row(case.told(), refused=error.problem)
+        return Row(*told, refused=error.problem)
     finally:
         shutil.rmtree(output, ignore_errors=True)
-    return Row(case.told(), found.loss, asdict(found.before), asdict(found.after))
+    return Row(*told, found.loss, asdict(found.before), asdict(found.after))
 
 
 def table(rows: Mapping[str, Sequence[Row]]) -> str:
-    """In Markdown."""
+    """In Markdown: before and after, as both were measured one after the other."""
     lines = [
         "| recipe | method | quality | weights, bytes | one row, ms | 32 rows, ms | |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, found in rows.items():
-        first = next((row.before for row in found if row.before is not None), None)
-        if first is None:
-            continue
-        before = Judged(**first)
-        lines.append(f"| {name} | | {before.metric} {_cells(before)} | |")
         for row in found:
-            if row.after is None:
+            if row.before is None or row.after is None:
                 lines.append(f"| {name} | `{row.method}` | | | | | refused: {row.refused} |")
                 continue
-            after = Judged(**row.after)
-            smaller = f"{after.weights:,} ({before.weights / after.weights:.1f}x smaller)"
-            kept = "" if row.loss <= TOLERANCE else f"refused: {row.loss:.3f} lost"
-            lines.append(f"| {name} | `{row.method}` | {_cells(after, smaller)} | {kept} |")
+            before, after = Judged(**row.before), Judged(**row.after)
+            cells = [
+                f"{before.metric} {before.quality:.4g} → {after.quality:.4g}",
+                f"{before.weights:,} → {after.weights:,} ({before.weights / after.weights:.1f}x smaller)",
+                f"{before.milliseconds:.3f} → {after.milliseconds:.3f}",
+                f"{before.milliseconds_of_32:.2f} → {after.milliseconds_of_32:.2f}",
+                "" if row.loss <= TOLERANCE else f"refused: {row.loss:.3f} lost",
+            ]
+            lines.append(f"| {name} | `{row.method}` | {' | '.join(cells)} |")
     missing = [f"{name} `{case.told()}`" for name, chosen in CASES.items() for case in chosen
                if case.told() not in {row.method for row in rows.get(name, ())}]  # fmt: skip
     lines += ["", f"Not measured yet: {', '.join(missing)}."] if missing else []
     return "\n".join(lines)
 
 
-def _cells(found: Judged, weights: str | None = None) -> str:
-    return (
-        f"{found.quality:.4g} | {weights or f'{found.weights:,}'} | {found.milliseconds:.3f} | "
-        f"{found.milliseconds_of_32:.2f}"
-    )
-
-
 def stated() -> str:
     """By what it was measured."""
-    return f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}"
+    return ", ".join(f"{name} {number}" for name, number in versions().items()) + f", {platform.machine()}"
 
 
 def write(rows: Mapping[str, Sequence[Row]], page: Path = PAGE) -> None:
@@ -153,13 +170,12 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: dict[str, list[Row]] = {}
     for name, chosen in CASES.items():
-        kept = given.runs / f"{name}.json"
-        stored = json.loads(kept.read_text("utf-8")) if kept.is_file() and name not in given.recipes else []
-        known = {told["method"]: Row(**told) for told in stored}
+        file = given.runs / f"{name}.json"
+        known = {} if name in given.recipes else {row.method: row for row in kept(given.runs, name)}
         for case in chosen:
             if case.told() not in known and (not given.recipes or name in given.recipes):
                 known[case.told()] = measure(name, case, given.runs)
-                kept.write_text(json.dumps([asdict(row) for row in known.values()], indent=1) + "\n", "utf-8")
+                file.write_text(json.dumps([asdict(row) for row in known.values()], indent=1) + "\n", "utf-8")
                 print(f"{name}: {known[case.told()]}", flush=True)
         rows[name] = [known[case.told()] for case in chosen if case.told() in known]
     if given.write:

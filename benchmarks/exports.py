@@ -4,8 +4,9 @@ Recipes that train in seconds are trained whole; of others a few updates, since 
 learned. Each bundle is exported to ONNX, torch.export and ExecuTorch, which all are refused where they disagree, and
 compressed to 8 bits; language models go to transformers and GGUF as well, both read back by transformers. Milliseconds
 are those of the network alone for one row, each the median of repetitions, one after the other in one process with one
-thread; compiling is `torch.compile` with its defaults. What was measured is kept under `--runs`, so that the command
-goes on where it stopped; recipes that are named are measured anew. The tables go into docs/deploy/exports.md.
+thread; compiling is `torch.compile` with its defaults. What was trained and measured is kept under `--runs`, so that
+the command goes on where it stopped, until the recipe or a version is another; recipes that are named are measured
+anew. The tables go into docs/deploy/exports.md.
 
     python -m benchmarks.exports [--recipes NAME ...] [--runs FOLDER] [--no-compile] [--write]
 """
@@ -28,6 +29,7 @@ import torch
 import yaml
 
 import reinforge
+from benchmarks import rl_table
 from reinforge.bundle.bundle import Bundle
 from reinforge.bundle.loading import load
 from reinforge.compress.shrinking import in_8_bits
@@ -66,17 +68,28 @@ Figure = float | str
 
 @dataclass(frozen=True)
 class Row:
-    """Of one recipe: how long it was trained, the largest difference by target, and milliseconds for one row."""
+    """Of one recipe: how long it was trained, the largest difference by target, and milliseconds for one row; the
+    digest of what was trained, and with which versions."""
 
     name: str
     trained: str
     parity: Mapping[str, Figure]
     milliseconds: Mapping[str, Figure]
+    digest: str
     versions: Mapping[str, str]
 
 
 def versions() -> dict[str, str]:
-    return {name: version(name) for name in PACKAGES} | {"Python": platform.python_version()}
+    packages = {name: version(name) for name in PACKAGES}
+    return {"reinforge": reinforge.__version__} | packages | {"Python": platform.python_version()}
+
+
+def digest(name: str) -> str:
+    """Of what a recipe learns here: what it says and what is changed of it, what it begins with, Reinforge's
+    version."""
+    base = digest(START[name]) if name in START else None
+    changed = [OTHER_DATA.get(name), None if name in WHOLE else UPDATES]
+    return rl_table.digest(rl_table.recipe_digest(name, rl_table.Preset()), changed, base, reinforge.__version__)
 
 
 def recipes() -> list[str]:
@@ -85,14 +98,15 @@ def recipes() -> list[str]:
 
 
 def kept(runs: Path, name: str) -> Row | None:
-    """What was measured before."""
+    """What was measured before, of the recipe as it is now and with these versions."""
     file = runs / f"{name}.json"
-    return Row(**json.loads(file.read_text("utf-8"))) if file.is_file() else None
+    told = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return Row(**told) if told.get("digest") == digest(name) and told["versions"] == versions() else None
 
 
 def complete(row: Row, compiling: bool) -> bool:
     """Whether nothing is to be measured again."""
-    return row.versions == versions() and not (compiling and row.milliseconds and "compiled" not in row.milliseconds)
+    return not (compiling and row.milliseconds and "compiled" not in row.milliseconds)
 
 
 def shortened(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,7 +124,7 @@ def shortened(told: Mapping[str, Any]) -> dict[str, Any]:
 
 def trained(name: str, runs: Path) -> Path:
     """The folder of a recipe's run, or of its last stage's, trained unless it is there."""
-    folder = runs / name
+    folder = runs / f"{name}-{digest(name)}"
     run = Run(folder)
     if not run.finished:
         recipe: Any = yaml.safe_load((SHIPPED / f"{name}.yaml").read_text("utf-8")) | OTHER_DATA.get(name, {})
@@ -147,7 +161,7 @@ def measure(name: str, folder: Path, base: Path | None, compiling: bool) -> Row:
                     parity[target] = _apart(bundle, logits(Path(scratch)))
                 except ReinforgeError as error:
                     parity[target] = told(error)
-    return Row(name, "whole" if name in WHOLE else f"{UPDATES} updates", parity, times, versions())
+    return Row(name, "whole" if name in WHOLE else f"{UPDATES} updates", parity, times, digest(name), versions())
 
 
 def _in_torch(bundle: Bundle, written: Path, compiling: bool) -> dict[str, Figure]:

@@ -33,9 +33,9 @@ def test_a_few_updates_of_each_stage(name: str) -> None:
 def test_what_the_tables_say() -> None:
     rows = [
         exports.Row("penguins", "whole", {"onnx": 1e-6, "torch-export": 0.0, "executorch": "no operation"},
-                    {"torch": 0.2, "onnxruntime": 0.05, "int8": 0.21}, {}),
-        exports.Row("char-lm", "20 updates", {"onnx": 2e-6, "huggingface": 3e-6, "gguf": "no tokenizer"}, {}, {}),
-        exports.Row("chat", "20 updates", {"executorch": "no operation"}, {}, {}),
+                    {"torch": 0.2, "onnxruntime": 0.05, "int8": 0.21}, "", {}),
+        exports.Row("char-lm", "20 updates", {"onnx": 2e-6, "huggingface": 3e-6, "gguf": "no tokenizer"}, {}, "", {}),
+        exports.Row("chat", "20 updates", {"executorch": "no operation"}, {}, "", {}),
     ]  # fmt: skip
     text = exports.tables(rows)
     assert "| penguins | whole | 1.0e-06 | 0.0e+00 | refused | 0.200 |  | 0.050 |  |  | 0.210 |" in text
@@ -47,13 +47,15 @@ def test_what_the_tables_say() -> None:
 
 
 def test_the_page_is_written_and_what_is_kept_is_not_measured_again(tmp_path: Path) -> None:
-    row = exports.Row("wine", "whole", {"onnx": 1e-6}, {"torch": 0.2}, exports.versions())
+    row = exports.Row("wine", "whole", {"onnx": 1e-6}, {"torch": 0.2}, exports.digest("wine"), exports.versions())
     (tmp_path / "wine.json").write_text(json.dumps(asdict(row)))
     assert exports.kept(tmp_path, "wine") == row
-    assert exports.kept(tmp_path, "penguins") is None
     assert exports.complete(row, False)
     assert not exports.complete(row, True), "it was not compiled"
-    assert not exports.complete(replace(row, versions={}), False)
+    for stale in (replace(row, versions={}), replace(row, digest="of another recipe")):
+        (tmp_path / "penguins.json").write_text(json.dumps(asdict(stale)))
+        assert exports.kept(tmp_path, "penguins") is None
+    assert exports.digest("chat-lora") != exports.digest("chat-sft")
     page = tmp_path / "page.md"
     page.write_text(f"before\n{exports.BEGIN}\nold\n{exports.END}\nafter\n")
     exports.write(tmp_path, page)
