@@ -209,7 +209,9 @@ class Hangs(Drift):
 )
 def test_no_process_outlives_a_parent_that_was_killed(how: signal.Signals, make: str) -> None:
     program = (
-        "import numpy as np, time\n"
+        "import signal\nimport numpy as np, time\n"
+        # Whoever runs the tests in the background may have told its children to ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from tests.environments.test_processes import Drift, Hangs, _processes, _children\n"
         f"two = [_processes({make}, 4, 2) for _ in range(2)]\n"
         "[one.reset() for one in two]\n"
@@ -220,13 +222,16 @@ def test_no_process_outlives_a_parent_that_was_killed(how: signal.Signals, make:
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert parent.stdout is not None
-    workers = [int(pid) for pid in parent.stdout.readline().split()]
-    assert len(workers) == 4
-    if make == "Hangs":
-        time.sleep(0.5)
-    parent.send_signal(how)
-    parent.wait(20)
-    parent.stdout.close()
+    try:
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(workers) == 4
+        if make == "Hangs":
+            time.sleep(0.5)
+        parent.send_signal(how)
+        parent.wait(20)
+    finally:
+        parent.kill()
+        parent.stdout.close()
     deadline = time.monotonic() + 20
     while any(_runs(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
