@@ -81,7 +81,7 @@ class Row:
 
 
 def versions() -> dict[str, str]:
-    packages = {name: version(name) for name in PACKAGES}
+    packages = {name: version(name) for name in PACKAGES if find_spec(name)}
     return {"reinforge": reinforge.__version__} | packages | {"Python": platform.python_version()}
 
 
