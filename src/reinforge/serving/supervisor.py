@@ -33,8 +33,9 @@ from reinforge.storage.strict_json import Json
 # A replica that was ready and has not beaten for so long is ended.
 WEDGED_SECONDS = 10.0
 # One that ended is replaced at once, and so is the next; later each time that it had not been ready for `_SETTLED`
-# seconds: what ends again and again soon after it began would otherwise take all of a core.
-_SETTLED, _PAUSES = 5.0, (0.0, 0.0, 0.2, 1.0, 5.0)
+# seconds: what ends again and again soon after it began would otherwise take all of a core. Who has answered for a
+# while is waited for less long than who never could.
+_SETTLED, _PAUSES, _PAUSES_UNREADY = 5.0, (0.0, 0.0, 0.2, 1.0), (0.0, 0.0, 0.2, 1.0, 5.0)
 
 
 @dataclass
@@ -120,20 +121,21 @@ class Supervisor:
         """Replace this replica as often as it ends."""
         failures = 0
         while not self._stopping.is_set():
-            settled = await self._live(replica)
+            ready = await self._live(replica)
             self._board.put(replica, states.ABSENT)
             self._board.count(replica, 0)
             if self._stopping.is_set():
                 return
-            failures = 0 if settled else failures + 1
-            pause = _PAUSES[min(failures, len(_PAUSES) - 1)]
+            failures = 0 if ready > _SETTLED else failures + 1
+            pauses = _PAUSES if ready > 0 else _PAUSES_UNREADY
+            pause = pauses[min(failures, len(pauses) - 1)]
             try:
                 await asyncio.wait_for(self._stopping.wait(), pause)
             except TimeoutError:
                 continue
 
-    async def _live(self, replica: int) -> bool:
-        """One process, from its start to its end; whether it had settled."""
+    async def _live(self, replica: int) -> float:
+        """One process, from its start to its end; for how many seconds it was ready."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         inherited = (theirs.fileno(), self._listener.fileno(), self._board.descriptor)
@@ -148,7 +150,7 @@ class Supervisor:
         while (message := await receive(reader)) is not None:
             self._heard(replica, running, message)
         status = await process.wait()
-        settled = time.monotonic() - running.ready > _SETTLED
+        ready = max(0.0, time.monotonic() - running.ready)
         self._running.pop(replica, None)
         writer.close()
         mark_process_dead(process.pid, path=self._folder)  # type: ignore[no-untyped-call]
@@ -161,7 +163,7 @@ class Supervisor:
                 _("a replica ended before it was ready (status {status})").format(status=status)
             )
             self._stopping.set()
-        return settled
+        return ready
 
     def _heard(self, replica: int, running: _Running, message: Json) -> None:
         match message:
