@@ -88,6 +88,7 @@ PRESETS: dict[str, Preset] = {
     "fetchreach-sac": Preset(),
     "lunarlander-dqn": Preset(154),
     "lunarlander-ppo": Preset(242),
+    "lunarlander-sac": Preset(260),
     "halfcheetah-sac": Preset(None, SHORT, Peer("SAC", "HalfCheetah-v5", ZOO_SAC, MUJOCO)),
     "halfcheetah-td3": Preset(None, SHORT, Peer("TD3", "HalfCheetah-v5", ZOO_TD3, MUJOCO, 0.1)),
     "hopper-sac": Preset(None, SHORT, Peer("SAC", "Hopper-v5", ZOO_SAC, MUJOCO)),
