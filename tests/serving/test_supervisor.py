@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from reinforge.bundle.signing import make_keys, sign
-from reinforge.serving.board import SILENT_SECONDS
+from reinforge.serving.board import SILENT_SECONDS, Board
 from reinforge.serving.listening import listen
 from reinforge.serving.supervisor import Supervisor
 from reinforge.serving.task import Task
@@ -420,6 +420,37 @@ def test_replicas_share_connections_over_tls_too(folder, tmp_path):
         assert httpx.get(f"{server.url}/readyz", verify=trust).status_code == 200
     finally:
         assert server.stop()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("ready", "pauses"),
+    [(0.0, [0.0, 0.2, 1.0, 5.0, 5.0]), (3.0, [0.0, 0.2, 1.0, 1.0, 1.0]), (6.0, [0.0] * 5)],
+)
+def test_one_that_could_answer_waits_at_most_a_second(monkeypatch, ready, pauses):
+    """However often it is killed: ready again in under 5 s needs that. What can't begin waits longer."""
+    listener = listen("127.0.0.1", 0)
+    supervisor, waited = Supervisor(Task({"table": "."}, replicas=1), listener), []
+
+    async def live(replica):
+        return ready
+
+    async def wait_for(event, seconds):
+        event.close()
+        waited.append(seconds)
+        if len(waited) < 5:
+            raise TimeoutError
+        supervisor._stopping.set()
+
+    async def drive():
+        supervisor._board, supervisor._stopping = Board(1), asyncio.Event()
+        monkeypatch.setattr("reinforge.serving.supervisor.asyncio.wait_for", wait_for)
+        await supervisor._keep(0)
+        supervisor._board.close()
+
+    monkeypatch.setattr(supervisor, "_live", live)
+    with contextlib.closing(listener):
+        asyncio.run(drive())
+    assert waited == pauses
 
 
 @pytest.mark.parametrize("moment", ["again", "first"])
