@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reinforge.core.ragged import Ragged
 from reinforge.errors import ComponentError
+from reinforge.models.attention import Layout
 from reinforge.models.decoder import Decoder, Gated, Normalise
 from reinforge.models.decoder_options import DecoderOptions, RotaryOptions
 from reinforge.models.rotary import Rotate, rotary_tables
@@ -235,6 +236,55 @@ def test_summed_loss_by_chunks(elements: int, frozen: str) -> None:
     nothing = summed_loss(hidden[:0], weight, targets[:0], elements)
     assert float(nothing.detach()) == 0.0
     assert not any(g.any() for g in torch.autograd.grad(nothing, learned))
+
+
+@pytest.mark.parametrize("elements", [None, 100 * WORDS])
+def test_losses_of_many_rows_are_those_of_rows_filled_up(elements: int | None) -> None:
+    """On a CPU products have a multiple of 64 rows; what fills them up counts nowhere."""
+    g = torch.Generator().manual_seed(3)
+    hidden = torch.randn(777, 8, generator=g, requires_grad=True)
+    weight = torch.randn(WORDS, 8, generator=g, requires_grad=True)
+    targets = torch.randint(WORDS, (777,), generator=g)
+    oracle = F.cross_entropy(hidden @ weight.T, targets, reduction="none")
+    losses = token_losses(hidden, weight, targets, elements)
+    torch.testing.assert_close(losses, oracle)
+    total = summed_loss(hidden, weight, targets, elements)
+    torch.testing.assert_close(total, oracle.sum())
+    right = torch.autograd.grad(oracle.sum(), (hidden, weight))
+    for found in (losses.sum(), total):
+        for got, expected in zip(torch.autograd.grad(found, (hidden, weight)), right):
+            torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("context", [16, 256])
+def test_numbers_of_rows_are_few(monkeypatch: pytest.MonkeyPatch, context: int) -> None:
+    """oneDNN keeps a kernel for each: packs of 513 to 700 tokens are products of 576, 640 and 704 rows. Hidden states and
+    gradients are those of documents alone."""
+    model, counts = decoder(context=context), set()
+    linear = F.linear
+
+    def counted(x: Tensor, *rest: Tensor | None) -> Tensor:
+        counts.add(len(x))
+        return linear(x, *rest)
+
+    for total in (513, 600, 640, 700):
+        sizes = [15] * (total // 15) + [total % 15]
+        rows = [tokens(1, size)[0] for size in sizes if size]
+        model.zero_grad()
+        alone = torch.cat([model.hidden({"tokens": row[None]})[0][0] for row in rows])
+        alone.square().sum().backward()
+        expected = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        model.zero_grad()
+        with monkeypatch.context() as patch:
+            patch.setattr(F, "linear", counted)
+            found = model.hidden_of(torch.cat(rows), Layout(tuple(map(len, rows)), None, torch.device("cpu")))
+        assert found.shape == (total, 32)
+        torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
+        found.square().sum().backward()
+        for p, gradient in zip((p for p in model.parameters() if p.grad is not None), expected, strict=True):
+            assert p.grad is not None
+            assert (p.grad - gradient).norm() <= 1e-4 * gradient.norm()
+    assert counts == {576, 640, 704}
 
 
 def test_initialisation() -> None:

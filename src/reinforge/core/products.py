@@ -17,10 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # The smaller side of a matrix from which oneDNN is faster.
 _WIDE = 128
+# oneDNN makes a kernel for each number of rows, in some 5 ms, and keeps it, about a megabyte: where numbers vary, they
+# are rounded up to multiples of this, but not so few rows that it would be felt.
+_ROWS, _MANY = 64, 512
+
+
+def spare_rows(x: Tensor) -> int:
+    """How many more rows x (n, ...) should have for products on a CPU, where n varies from one to the next."""
+    return -len(x) % _ROWS if len(x) >= _MANY and x.device.type == "cpu" else 0
 
 
 @contextmanager

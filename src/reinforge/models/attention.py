@@ -108,6 +108,11 @@ class Layout:
         """Whether documents lie as their one group does: of one length, with nothing to fill up."""
         return len(set(self.lengths)) == 1 and self.lengths[0] % ROUND == 0
 
+    def filled_up(self, spare: int, longest: int) -> Layout:
+        """With so many tokens more at the end, in documents of their own, none longer than `longest`."""
+        whole, rest = divmod(spare, longest)
+        return Layout((*self.lengths, *(longest,) * whole, *(rest,) * (rest > 0)), None, self.device)
+
     def weights(self, heads: int) -> int:
         """How many attention weights all documents have, rounded up."""
         return heads * sum((-(-length // ROUND) * ROUND) ** 2 for length in self.lengths)

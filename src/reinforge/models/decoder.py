@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reinforge.core.batch import Batch
+from reinforge.core.products import spare_rows
 from reinforge.core.ragged import Ragged
 from reinforge.errors import ComponentError
 from reinforge.models.attention import Layout, attend, seen_tt
@@ -273,7 +274,10 @@ class Decoder(nn.Module):
         """The same of documents end to end, which see nothing of each other and all begin at the first position:
         (n, width)."""
         self._check_time(max(layout.lengths, default=0))
-        options = self.options
+        options, tokens = self.options, len(tokens_n)
+        spare = 0 if layout.even else spare_rows(tokens_n)
+        if spare:
+            tokens_n, layout = F.pad(tokens_n, (0, spare)), layout.filled_up(spare, options.context)
         dropout = options.dropout if self.training else 0.0
         mixes: dict[str, Mix] = {
             kind: partial(
@@ -281,7 +285,8 @@ class Decoder(nn.Module):
                 scale=options.attention_scale, dropout=dropout, causal=options.causal,
             ) for kind in set(self.kinds)
         }  # fmt: skip
-        return self.run(tokens_n, layout.positions, [mixes[kind] for kind in self.kinds])
+        hidden_nd = self.run(tokens_n, layout.positions, [mixes[kind] for kind in self.kinds])
+        return hidden_nd[:tokens] if spare else hidden_nd
 
     def run(self, tokens_n: Tensor, positions_n: Tensor | None, mixes: Sequence[Mix]) -> Tensor:
         """The normalised stream of tokens at these positions, (n, width); what each layer's queries see is the matter

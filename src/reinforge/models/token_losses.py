@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reinforge.core.products import spare_rows
+
 # Logits that `token_losses` keeps where that is all of them (64 MB in float32).
 CHUNK_ELEMENTS = 1 << 24
 # Logits held at once otherwise: on a CPU what fits its caches, but not so few tokens that products and sums of the
@@ -64,18 +66,22 @@ class SummedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, chunk: int) -> Tensor:
         wanted = ctx.needs_input_grad[:2]
         total = torch.zeros((), dtype=torch.promote_types(hidden_nd.dtype, torch.float32), device=hidden_nd.device)
+        tokens, spare = len(targets_n), spare_rows(targets_n)
+        if spare:
+            # Rows of zeros give the weight no gradient, and theirs are left out.
+            hidden_nd, targets_n = F.pad(hidden_nd, (0, 0, 0, spare)), F.pad(targets_n, (0, spare))
 
         def of_logits(rows: slice) -> Tensor:
             targets_n1 = targets_n[rows, None]
             logs_nv = F.linear(hidden_nd[rows], weight_vd).log_softmax(-1, dtype=total.dtype)
-            total.sub_(logs_nv.gather(-1, targets_n1).sum())
+            total.sub_(logs_nv.gather(-1, targets_n1)[: max(0, tokens - rows.start)].sum())
             if not any(wanted):
                 return logs_nv
             return logs_nv.exp_().scatter_add_(-1, targets_n1, logs_nv.new_full(targets_n1.shape, -1.0))
 
         grad_hidden_nd, grad_weight_vd = gradients(hidden_nd, weight_vd, chunk, wanted, of_logits)
         ctx.weight_type = weight_vd.dtype
-        ctx.save_for_backward(grad_hidden_nd, grad_weight_vd)
+        ctx.save_for_backward(None if grad_hidden_nd is None else grad_hidden_nd[:tokens], grad_weight_vd)
         return total
 
     @staticmethod
@@ -139,6 +145,9 @@ def token_losses(hidden_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, elemen
 
     hidden (n, d) and weight (v, d) of one type; targets (n,) int64. Leave out ignored tokens before calling.
     """
+    if spare := spare_rows(targets_n):
+        filled_nd, filled_n = F.pad(hidden_nd, (0, 0, 0, spare)), F.pad(targets_n, (0, spare))
+        return token_losses(filled_nd, weight_vd, filled_n, elements)[:-spare]
     if len(targets_n) * weight_vd.shape[0] > (elements or CHUNK_ELEMENTS):
         chunk = _tokens_at_once(weight_vd, elements)
         return cast(Tensor, ChunkedCrossEntropy.apply(hidden_nd, weight_vd, targets_n, chunk))  # type: ignore[no-untyped-call]
