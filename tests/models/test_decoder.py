@@ -258,7 +258,7 @@ def test_losses_of_many_rows_are_those_of_rows_filled_up(elements: int | None) -
 
 @pytest.mark.parametrize("context", [16, 256])
 def test_numbers_of_rows_are_few(monkeypatch: pytest.MonkeyPatch, context: int) -> None:
-    """oneDNN keeps a kernel for each: packs of 513 to 700 tokens are products of 576, 640 and 704 rows. Hidden states and
+    """oneDNN keeps a kernel for each: packs of 513 to 700 tokens are products of 576, 640 and 704 rows. States and
     gradients are those of documents alone."""
     model, counts = decoder(context=context), set()
     linear = F.linear
