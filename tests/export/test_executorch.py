@@ -12,10 +12,14 @@ import pytest
 import torch
 
 from reinforge.bundle.bundle import Bundle
+from reinforge.data.values import Origin
+from reinforge.edge.description import load
+from reinforge.edge.reading import reader
 from reinforge.errors import ComponentError, IntegrityError
 from reinforge.export import executorch
 from reinforge.export.export import export
 from reinforge.export.graph import Graph
+from reinforge.export.replay import golden_rows
 from reinforge.models.policy_options import ActorCriticOptions, MemoryOptions, SquashedGaussianOptions
 from tests.bundle import made
 from tests.export import everything
@@ -64,6 +68,23 @@ def _drawn(port: Any, rows: int, draw: np.random.Generator) -> torch.Tensor:
     return torch.from_numpy(draw.normal(size=shape)).to(getattr(torch, port.dtype))
 
 
+@pytest.mark.slow
+def test_memory_is_planned_for_golden_rows_that_are_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = decoder(tmp_path / "bundle")
+    (record,) = golden_rows(bundle)
+    # Its context is 64.
+    record["row"]["text"] *= 3
+    record["outputs"] = {}
+    monkeypatch.setattr(executorch, "golden_rows", lambda _bundle: [record])
+    monkeypatch.setattr(executorch, "TOKENS", 8)
+    told = export(tmp_path / "bundle", "executorch", tmp_path / "out")
+    inputs, _beside = reader(load(tmp_path / "out"))([record["row"]], Origin())
+    tokens = max(array.shape[-1] for array in inputs.values())
+    assert tokens > 8
+    assert [note for note in told.notes if "tokens" in note] == [f"a text has at most {2 * tokens} tokens"]
+    assert told.measured["parity"] < 1e-4
+
+
 def test_what_disagrees_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made.table_bundle(tmp_path / "bundle")
     lowered = executorch._lowered
@@ -91,7 +112,7 @@ def test_a_program_that_the_runtime_does_not_load_is_none(tmp_path: Path, monkey
     monkeypatch.setattr(executorch, "_lowered", torn)
     assert export(tmp_path / "bundle", "executorch", tmp_path / "portable").family == "executorch portable"
     broken.add(False)
-    with pytest.raises(ComponentError, match="can't be written"):
+    with pytest.raises(ComponentError, match="can't run its program"):
         export(tmp_path / "bundle", "executorch", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -20,7 +20,7 @@ from reinforge.bundle.bundle import Bundle
 from reinforge.data.values import Origin
 from reinforge.edge.description import NAME, load
 from reinforge.edge.reading import Array, Arrays, Reader, reader
-from reinforge.errors import MissingExtra
+from reinforge.errors import ComponentError, MissingExtra
 from reinforge.export.description import describe, measured
 from reinforge.export.folder import Exported, exported, new_folder
 from reinforge.export.graph import Graph
@@ -36,15 +36,16 @@ ROWS, TOKENS = max(SIZES), 512
 def to_executorch(bundle: Bundle, folder: Path) -> Exported:
     """Write model.pte, for ExecuTorch's runtime, and export.json to a new folder.
 
-    Up to 32 rows go through at once, and up to 512 tokens, or what the network's context is. XNNPACK computes what it
-    can, unless its program can't take another number of rows. Golden rows are replayed with the runtime, at several
-    sizes. Raises IntegrityError where the two disagree, ComponentError for what it can't say, MissingExtra, PathError.
+    Up to 32 rows go through at once, and up to 512 tokens, or twice those of the longest golden row, or what the
+    network's context is. XNNPACK computes what it can, unless its program can't take another number of rows. Golden
+    rows are replayed with the runtime, at several sizes. Raises IntegrityError where the two disagree, ComponentError
+    for what it can't say, or the runtime not run, MissingExtra, PathError.
     """
     graph, notes = prepared(bundle)
     told = describe(bundle, graph, "executorch", FILE)
     records = golden_rows(bundle)
     with new_folder(folder) as staging:
-        run, read, backend = _tried(staging, told, graph, records)
+        run, read, backend, tokens = _tried(staging, told, graph, records, TOKENS)
         compared = parity(bundle, graph, run, read, records, "executorch")
         times: dict[str, Any] = {
             "milliseconds by rows": {
@@ -55,6 +56,9 @@ def to_executorch(bundle: Bundle, folder: Path) -> Exported:
         }
         versions = {"torch": torch.__version__, "executorch": importlib.metadata.version("executorch")}
         notes = (*notes, _("at most {rows} rows go through at once").format(rows=ROWS))
+        if graph.times:
+            most = min([tokens, *(longest for side in graph.times if (longest := graph.longest(side)))])
+            notes = (*notes, _("a text has at most {tokens} tokens").format(tokens=f"{most:,}"))
         if backend == "portable":
             notes = (*notes, _("XNNPACK's program takes one number of rows alone: it is computed without, and slowly"))
         (staging / NAME).write_text(
@@ -68,28 +72,49 @@ def to_executorch(bundle: Bundle, folder: Path) -> Exported:
 
 
 def _tried(
-    staging: Path, told: dict[str, Any], graph: Graph, records: Sequence[golden.Record]
-) -> tuple[Run, Reader, str]:
-    """Write the program, by XNNPACK or without, whichever runs at every size; and how it is run and read."""
+    staging: Path, told: dict[str, Any], graph: Graph, records: Sequence[golden.Record], tokens: int
+) -> tuple[Run, Reader, str, int]:
+    """Write the program, by XNNPACK or without, whichever runs at every size; how it is run and read, and for how many
+    tokens."""
     for backend in ("xnnpack", "portable"):
         # Lowering changes what it is given.
-        program = program_of(graph, rows=ROWS, tokens=TOKENS)
+        program = program_of(graph, rows=ROWS, tokens=tokens)
         (staging / FILE).write_bytes(_lowered(program, backend == "xnnpack"))
         with (staging / FILE).open("rb") as file:
             told["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
         (staging / NAME).write_text(measured(told), encoding="utf-8")
+        read = reader(load(staging))
+        if (longest := _longest(graph, read, records)) > tokens:
+            return _tried(staging, told, graph, records, 2 * longest)
         try:
-            read = reader(load(staging))
             run = _runner(staging / FILE, graph)
             with _silent():
                 for size in SIZES:
-                    run(read([records[index % len(records)]["row"] for index in range(size)], Origin())[0])
+                    run(read(_rows(records, size), Origin())[0])
         except RuntimeError as error:
             failed = error
             continue
-        return run, read, backend
-    with refusals():
-        raise failed
+        return run, read, backend, tokens
+    raise ComponentError(
+        _("ExecuTorch's runtime can't run its program: {reason}").format(reason=str(failed)[:300]),
+        remedy=_("Export it to ONNX, or serve the bundle itself."),
+    ) from failed  # fmt: skip
+
+
+def _rows(records: Sequence[golden.Record], size: int) -> list[Any]:
+    return [records[index % len(records)]["row"] for index in range(size)]
+
+
+def _longest(graph: Graph, read: Reader, records: Sequence[golden.Record]) -> int:
+    """Tokens of the longest text of the golden rows."""
+    inputs, _beside = read(_rows(records, len(records)), Origin())
+    sides = [
+        inputs[port.name].shape[port.shape.index(side)]
+        for side in graph.times
+        for port in graph.ports
+        if side in port.shape
+    ]
+    return max(sides, default=0)
 
 
 def _runner(path: Path, graph: Graph) -> Run:
