@@ -24,6 +24,7 @@ from reinforge.export.description import describe, measured
 from reinforge.export.folder import Exported, exported, new_folder
 from reinforge.export.graph import ROWS, Graph
 from reinforge.export.replay import eager, golden_rows, latency, parity, tolerance_of
+from reinforge.export.static import WRITTEN, write_static
 from reinforge.messages import _
 from reinforge.models.compressed import Int8Linear, quantised, restored
 
@@ -136,10 +137,11 @@ def _stored_in_8_bits(graph: Graph, bundle: Bundle) -> Graph:
     if bundle.blueprint.compressed is None or not bundle.blueprint.compressed.packed:
         return graph
     changed = copy.deepcopy(graph)
+    write_static(changed)
     for name in bundle.blueprint.compressed.packed:
         place, _dot, own = name.rpartition(".")
         owner = changed.model.get_submodule(place)
-        if own in owner._parameters and not isinstance(owner, nn.RNNBase):
+        if own in owner._parameters and not isinstance(owner, (nn.RNNBase, *WRITTEN)):
             owner.get_parameter(own).requires_grad_(False)
             parametrize.register_parametrization(owner, own, _Restored(), unsafe=True)
     return changed
@@ -210,7 +212,7 @@ def traced(graph: Graph) -> Any:
 
 def _may_fold(node: Any) -> bool | None:
     """Not what restores weights from 8 bits: they would be stored in 32."""
-    eight = any(value is not None and str(value.dtype) == "INT8" for value in node.inputs)
+    eight = node.op_type == "DequantizeLinear" or any(value is not None and str(value.dtype) == "INT8" for value in node.inputs)
     return False if eight else None
 
 
