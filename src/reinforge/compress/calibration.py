@@ -15,14 +15,25 @@ from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
 from reinforge.errors import RecipeError
 from reinforge.messages import _
-from reinforge.models.compressed import Compressed
+from reinforge.models.compressed import Compressed, quantised
 from reinforge.models.decoder import Decoder
-from reinforge.models.static import LAST, STATIC, Grid, Grids, fix, fold, rounded
+from reinforge.models.static import (
+    LAST,
+    STATIC,
+    Grid,
+    Grids,
+    StaticConv2d,
+    StaticLinear,
+    fix,
+    fold,
+    rounded,
+    whole_bias,
+)
 
 # Rows that are looked at, some at a time, and numbers of a layer that are kept of them.
 ROWS, AT_ONCE, NUMBERS = 512, 64, 2**18
-# Ranges that are tried: so many hundredths of the whole.
-PARTS = range(100, 19, -1)
+# Ranges that are tried: so many hundredths of the whole. A larger one is better where all numbers lie between two units.
+PARTS = range(110, 19, -1)
 
 
 @dataclass
@@ -110,3 +121,12 @@ def _note(
     before, after = seen.setdefault(name, (_Seen(), _Seen()))
     before.add(given[0])
     after.add(gave)
+
+
+def round_biases(model: nn.Module) -> None:
+    """Round the biases of layers of grids as they are where whole numbers are added up."""
+    for layer in model.modules():
+        if isinstance(layer, StaticLinear | StaticConv2d) and layer.bias is not None:
+            with torch.no_grad():
+                units, unit = whole_bias(layer.bias, quantised(layer.weight)[1], layer.grids.input)
+                layer.bias.copy_(units * unit)

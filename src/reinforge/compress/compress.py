@@ -20,7 +20,7 @@ from reinforge.bundle.loading import load
 from reinforge.bundle.task import Tolerance
 from reinforge.bundle.writing import write_bundle
 from reinforge.compress.aware import rounding
-from reinforge.compress.calibration import static
+from reinforge.compress.calibration import round_biases, static
 from reinforge.compress.decoders import pruned_decoder
 from reinforge.compress.judged import Judged, judged, lost
 from reinforge.compress.matching import NEW_POLICY, RATE, inputs_of, match, more_of
@@ -109,6 +109,8 @@ def compress(
         rate = NEW_POLICY if method == "distill" and isinstance(parent.model, Policy) else AWARE if eight else RATE
         with rounding(model, change) if eight and change is not None else nullcontext():
             match(model, parent.model, shown(), parent.signature, updates, seed, more, rate)
+    if as_onnx:
+        round_biases(model)
     before = judged(parent, data, episodes, as_onnx)
     written = _write(parent, target, model, described, change, method, before)
     try:

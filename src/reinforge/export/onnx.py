@@ -27,6 +27,7 @@ from reinforge.export.replay import eager, golden_rows, latency, parity, toleran
 from reinforge.export.static import WRITTEN, write_static
 from reinforge.messages import _
 from reinforge.models.compressed import Int8Linear, quantised, restored
+from reinforge.models.static import StaticConv2d, StaticLinear
 
 FILE, OPSET = "model.onnx", 20
 # Beyond this protocol buffers end, and weights lie in a file beside.
@@ -48,7 +49,7 @@ def to_onnx(bundle: Bundle, folder: Path) -> Exported:
     from reinforge.edge.__main__ import alike
     from reinforge.edge.runner import Runner
 
-    graph, notes = prepared(bundle)
+    graph, notes = prepared(bundle, whole_numbers=True)
     records = golden_rows(bundle)
     told = describe(bundle, graph, "onnx", FILE)
     with new_folder(folder) as staging:
@@ -93,8 +94,9 @@ def to_onnx(bundle: Bundle, folder: Path) -> Exported:
     return exported(folder, f"onnx opset {OPSET}", notes, told_of)
 
 
-def prepared(bundle: Bundle) -> tuple[Graph, tuple[str, ...]]:
-    """The graph of a bundle in evaluation mode, its weights in 32 bits where they have fewer, and notes on it.
+def prepared(bundle: Bundle, whole_numbers: bool = False) -> tuple[Graph, tuple[str, ...]]:
+    """The graph of a bundle in evaluation mode, its weights in 32 bits where they have fewer, and notes on it;
+    `whole_numbers`: what runs it has kernels for layers of fixed grids.
 
     Raises RecipeError for a bundle that was never written.
     """
@@ -113,6 +115,8 @@ def prepared(bundle: Bundle) -> tuple[Graph, tuple[str, ...]]:
             if isinstance(module, Int8Linear):
                 module.__class__ = nn.Linear  # type: ignore[assignment]
         notes.append(_("layers that compute in 8 bits are written to compute in 32"))
+    if not whole_numbers and any(isinstance(module, StaticLinear | StaticConv2d) for module in model.modules()):
+        notes.append(_("layers of fixed grids are written to round as in 8 bits, and to compute in 32"))
     if bundle.form.kind == "text":
         notes.append(_("the graph has no cache: reinforge-edge reads all of a text again for each token, and takes the "
                        "likeliest one; chats go to the bundle itself"))  # fmt: skip
@@ -199,7 +203,7 @@ def traced(graph: Graph) -> Any:
         optimizer.optimize_ir(model, should_fold=_may_fold)
     _name_sides(model, graph)
     # Traces of the stack hold paths of this machine.
-    parts: list[Any] = [model, model.graph, *model.functions.values()]
+    parts: list[Any] = [model, model.graph, *model.functions.values(), *model.graph.initializers.values()]
     for part in parts:
         part.metadata_props.clear()
     for node in (*model.graph, *(node for function in model.functions.values() for node in function)):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reinforge.models.compressed import quantised
-from reinforge.models.static import Grid, StaticConv2d, StaticLayer, StaticLinear
+from reinforge.models.static import Grid, StaticConv2d, StaticLayer, StaticLinear, whole_bias
 
 
 class _WrittenLinear(StaticLinear):
@@ -36,25 +36,25 @@ def write_static(model: nn.Module) -> None:
             units, worth = quantised(cast(Tensor, layer.weight).detach())
             layer.register_buffer("units", units)
             layer.register_buffer("worth", worth)
+            # onnxruntime has no kernel of whole numbers for weights whose zero is left out.
+            layer.register_buffer("zero", torch.zeros_like(units.flatten(1)[:, 0]))
             if bias is not None:
-                unit = worth * grids.input.scale
-                most = torch.iinfo(torch.int32).max
-                layer.register_buffer("bias_units", (bias.detach() / unit).round().clamp(-most, most).to(torch.int32))
-                layer.register_buffer("bias_worth", unit)
+                units, worth = whole_bias(bias.detach(), worth, grids.input)
+                layer.register_buffer("bias_units", units)
+                layer.register_buffer("bias_worth", worth)
             layer.__class__ = WRITTEN[type(layer)]
 
 
 def _parts(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Weight and bias from their units."""
     held: dict[str, Any] = layer._buffers
-    weight = _restored(held["units"], held["worth"])
+    weight = _restored(held["units"], held["worth"], held["zero"])
     return weight, _restored(held["bias_units"], held["bias_worth"]) if "bias_units" in held else None
 
 
-def _restored(units: Tensor, worth: Tensor) -> Tensor:
-    zero = torch.zeros(worth.shape, dtype=units.dtype)
+def _restored(units: Tensor, *by_row: Tensor) -> Tensor:
     return torch.onnx.ops.symbolic(
-        "DequantizeLinear", (units, worth, zero), {"axis": 0}, dtype=torch.float32, shape=units.shape
+        "DequantizeLinear", (units, *by_row), {"axis": 0}, dtype=torch.float32, shape=units.shape
     )
 
 

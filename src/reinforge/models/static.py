@@ -67,6 +67,13 @@ def rounded(x: Tensor, grid: Grid) -> Tensor:
     return near + (within - within.detach())
 
 
+def whole_bias(bias: Tensor, worth: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """A bias in 32 bits, in units of the products of inputs and weights (worth so much by output), and what these are
+    worth."""
+    unit = worth * grid.scale
+    return (bias / unit).round().clamp(-(2.0**30), 2.0**30).to(torch.int32), unit
+
+
 def fix(layer: nn.Module, grids: Grids) -> None:
     """Make a plain linear layer or convolution one of grids. Raises KeyError for another."""
     layer.__class__ = STATIC[type(layer)]
