@@ -32,7 +32,7 @@ from reinforge.models.static import (
 
 # Rows that are looked at, some at a time, and numbers of a layer that are kept of them.
 ROWS, AT_ONCE, NUMBERS = 512, 64, 2**18
-# Ranges that are tried: so many hundredths of the whole. A larger one is better where all numbers lie between two units.
+# Ranges that are tried: so many hundredths of the whole. Of the whole itself all pixels may lie between two units.
 PARTS = range(110, 19, -1)
 
 

@@ -80,13 +80,14 @@ def compress(
     """Write a bundle of a smaller network, whose parent is the given one (a run's folder stands for its own).
 
     `method`: int8, weights stored in 8 bits and large linear layers computed in 8 bits; int8-static, linear layers and
-    convolutions too, by grids found from rows, where onnxruntime computes; int8-weight, stored alone; prune, narrower layers of the units with the largest weights; low-rank, linear layers as products of two; distill, a
-    network of other `options` from new weights. The last three keep `keep` of the numbers and learn for `updates`
-    (1,000) to give the original's outputs, on the rows of `train`, or the rows or texts that the recipe trained on, or
-    what a policy sees. Those in 8 bits learn as well where `updates` are given, rounded as they will be; grids are
-    found from the same rows. `goal`: what must have become better, size or latency, of int8-static in ONNX. `tolerance`: how much of the deciding metric may be lost,
-    in parts of 1 for shares such as accuracy, else relative. Measured on `data`, or the recipe's test split, or by
-    `episodes`. Raises RecipeError where goal or tolerance is missed, unless `force`; then nothing is left.
+    convolutions computed so by onnxruntime, in grids found from rows; int8-weight, stored alone; prune, narrower layers
+    of the units with the largest weights; low-rank, linear layers as products of two; distill, a network of other
+    `options` from new weights. The last three keep `keep` of the numbers and learn for `updates` (1,000) to give the
+    original's outputs, on the rows of `train`, or the rows or texts that the recipe trained on, or what a policy sees.
+    Those in 8 bits learn as well where `updates` are given, rounded as they will be; from the same rows come grids.
+    `goal`: what must have become better, size or latency, of int8-static in ONNX. `tolerance`: how much of the deciding
+    metric may be lost, in parts of 1 for shares such as accuracy, else relative. Measured on `data`, or the recipe's
+    test split, or by `episodes`. Raises RecipeError where goal or tolerance is missed, unless `force`.
     """
     _check(method, goal, tolerance, keep, updates)
     load_user_code(use)

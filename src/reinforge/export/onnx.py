@@ -216,7 +216,9 @@ def traced(graph: Graph) -> Any:
 
 def _may_fold(node: Any) -> bool | None:
     """Not what restores weights from 8 bits: they would be stored in 32."""
-    eight = node.op_type == "DequantizeLinear" or any(value is not None and str(value.dtype) == "INT8" for value in node.inputs)
+    eight = node.op_type == "DequantizeLinear" or any(
+        value is not None and str(value.dtype) == "INT8" for value in node.inputs
+    )
     return False if eight else None
 
 

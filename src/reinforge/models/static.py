@@ -1,4 +1,4 @@
-"""Layers that compute in 8 bits by grids that were fixed beforehand, as ONNX's QuantizeLinear and DequantizeLinear do."""
+"""Layers that compute in 8 bits by grids fixed beforehand, as ONNX's QuantizeLinear and DequantizeLinear do."""
 
 from __future__ import annotations
 
