@@ -35,7 +35,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "deploy" / "compress.md"
 BEGIN, END = "<!-- python -m benchmarks.compress --write -->", "<!-- end -->"
 TOLERANCE = 0.01
 KEEP = 0.4
-STORED = ("int8", "int8-weight")
+STORED = ("int8", "int8-static", "int8-weight")
 
 
 class Case(NamedTuple):
@@ -56,11 +56,18 @@ class Case(NamedTuple):
 
 def cases(*distilled: tuple[str, ...], updates: int, keep: float = KEEP) -> tuple[Case, ...]:
     """All methods, 8 bits with learning too, and each network that is distilled into."""
-    learned = (Case("int8", updates=updates), Case("prune", keep, updates), Case("low-rank", updates=updates))
+    learned = (
+        Case("int8", updates=updates),
+        Case("int8-static", updates=updates),
+        Case("prune", keep, updates),
+        Case("low-rank", updates=updates),
+    )
     return (*map(Case, STORED), *learned, *(Case("distill", updates=updates, model=model) for model in distilled))
 
 
 CASES: Mapping[str, tuple[Case, ...]] = {
+    "penguins": (Case("int8-static"),),
+    "mnist-small": (Case("int8-static"),),
     "digits": cases(("encoders.image.width=12",), updates=300, keep=0.45),
     "reviews": cases(("encoders.characters.buckets=100000", "encoders.text.buckets=10000"), updates=300),
     "cartpole-ppo": cases(("sizes=[32]",), ("sizes=[24]",), updates=600),

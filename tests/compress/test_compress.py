@@ -187,7 +187,7 @@ def test_hostile_parts_are_refused(wide: Path, tmp_path: Path) -> None:
             load(tmp_path / "out")
     with pytest.raises(IntegrityError, match="no number"):
         unpack({"w": torch.zeros(2, 2, dtype=torch.int8), "w/scale": torch.tensor([1.0, float("inf")])}, ("w",))
-    with pytest.raises(IntegrityError, match="no plain linear layer"):
+    with pytest.raises(IntegrityError, match="no plain layer"):
         restructure(nn.ReLU(), Compressed(int8=("weight",)))
 
 

@@ -20,8 +20,9 @@ def compress(
             "--method",
             metavar="METHOD",
             help=mark(
-                "int8: weights stored and large layers computed in 8 bits; int8-weight: stored alone; prune: fewer "
-                "units; low-rank: linear layers as products of two; distill: another network (--model)."
+                "int8: weights stored and large layers computed in 8 bits; int8-static: all layers, by onnxruntime; "
+                "int8-weight: stored alone; prune: fewer units; low-rank: linear layers as products of two; distill: "
+                "another network (--model)."
             ),
         ),
     ],
@@ -56,7 +57,12 @@ def compress(
         str | None, typer.Option("--data", metavar="DATA", help=mark("Labelled rows to measure on."))
     ] = None,
     train: Annotated[
-        str | None, typer.Option("--train", metavar="DATA", help=mark("Rows to recover on; no labels are needed."))
+        str | None,
+        typer.Option(
+            "--train",
+            metavar="DATA",
+            help=mark("Rows to recover on, or to find grids from; no labels are needed."),
+        ),
     ] = None,
     episodes: Annotated[
         int | None, typer.Option("--episodes", metavar="N", help=mark("Episodes to measure a policy by."))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from reinforge.bundle.loading import load
 from reinforge.bundle.task import Tolerance
 from reinforge.bundle.writing import write_bundle
 from reinforge.compress.aware import rounding
+from reinforge.compress.calibration import round_biases, static
 from reinforge.compress.decoders import pruned_decoder
 from reinforge.compress.judged import Judged, judged, lost
 from reinforge.compress.matching import NEW_POLICY, RATE, inputs_of, match, more_of
 from reinforge.compress.shrinking import in_8_bits, of_low_rank, pruned, share
+from reinforge.core.batch import Batch
 from reinforge.core.seeds import undisturbed
 from reinforge.errors import PathError, RecipeError
 from reinforge.messages import _
@@ -33,7 +36,8 @@ from reinforge.models.policy import Policy
 from reinforge.recipe.user_code import load_user_code
 from reinforge.registry import REGISTRY, Options
 
-METHODS = ("int8", "int8-weight", "prune", "low-rank", "distill")
+EIGHT = ("int8", "int8-static", "int8-weight")
+METHODS = (*EIGHT, "prune", "low-rank", "distill")
 GOALS = ("size", "latency")
 # What golden rows are held to where layers compute in 8 bits.
 EIGHT_BITS = Tolerance(relative=5e-2, absolute=5e-2)
@@ -75,14 +79,15 @@ def compress(
 ) -> Smaller:
     """Write a bundle of a smaller network, whose parent is the given one (a run's folder stands for its own).
 
-    `method`: int8, weights stored in 8 bits and large linear layers computed in 8 bits; int8-weight, stored alone;
-    prune, narrower layers of the units with the largest weights; low-rank, linear layers as products of two; distill, a
-    network of other `options` from new weights. The last three keep `keep` of the numbers and learn for `updates`
-    (1,000) to give the original's outputs, on the rows of `train`, or the rows or texts that the recipe trained on, or
-    what a policy sees. Those in 8 bits learn as well where `updates` are given, rounded as they will be.
-    `goal`: what must have become better, size or latency. `tolerance`: how much of the deciding metric may be lost,
-    in parts of 1 for shares such as accuracy, else relative. Measured on `data`, or the recipe's test split, or by
-    `episodes`. Raises RecipeError where goal or tolerance is missed, unless `force`; then nothing is left.
+    `method`: int8, weights stored in 8 bits and large linear layers computed in 8 bits; int8-static, linear layers and
+    convolutions computed so by onnxruntime, in grids found from rows; int8-weight, stored alone; prune, narrower layers
+    of the units with the largest weights; low-rank, linear layers as products of two; distill, a network of other
+    `options` from new weights. The last three keep `keep` of the numbers and learn for `updates` (1,000) to give the
+    original's outputs, on the rows of `train`, or the rows or texts that the recipe trained on, or what a policy sees.
+    Those in 8 bits learn as well where `updates` are given, rounded as they will be; from the same rows come grids.
+    `goal`: what must have become better, size or latency, of int8-static in ONNX. `tolerance`: how much of the deciding
+    metric may be lost, in parts of 1 for shares such as accuracy, else relative. Measured on `data`, or the recipe's
+    test split, or by `episodes`. Raises RecipeError where goal or tolerance is missed, unless `force`.
     """
     _check(method, goal, tolerance, keep, updates)
     load_user_code(use)
@@ -96,18 +101,21 @@ def compress(
             _("the bundle is compressed already"), where=str(parent.path), remedy=_("Compress the one it came from.")
         )
     seed = 0
-    model, described, change = _made(parent, own, method, keep, options)
-    eight = method in ("int8", "int8-weight")
+    shown = cache(partial(inputs_of, parent, train, seed))
+    model, described, change = _made(parent, own, method, keep, options, shown)
+    eight, as_onnx = method in EIGHT, method == "int8-static"
     updates = (0 if eight else UPDATES) if updates is None else updates
     if updates:
-        shown, more = inputs_of(parent, train, seed), more_of(parent, train, seed)
+        more = more_of(parent, train, seed)
         rate = NEW_POLICY if method == "distill" and isinstance(parent.model, Policy) else AWARE if eight else RATE
         with rounding(model, change) if eight and change is not None else nullcontext():
-            match(model, parent.model, shown, parent.signature, updates, seed, more, rate)
-    before = judged(parent, data, episodes)
+            match(model, parent.model, shown(), parent.signature, updates, seed, more, rate)
+    if as_onnx:
+        round_biases(model)
+    before = judged(parent, data, episodes, as_onnx)
     written = _write(parent, target, model, described, change, method, before)
     try:
-        after = judged(written, data, episodes)
+        after = judged(written, data, episodes, as_onnx)
         found = Smaller(
             target, method, before, after, lost(before, after), before.weights / after.weights,
             before.milliseconds / after.milliseconds,
@@ -142,20 +150,23 @@ def _check(method: str, goal: str | None, tolerance: float, keep: float, updates
 
 
 def _made(
-    parent: Bundle, own: Options | None, method: str, keep: float, options: Mapping[str, Any] | None
-) -> tuple[nn.Module, Options | str, Compressed | None]:
+    parent: Bundle, own: Options | None, method: str, keep: float, options: Mapping[str, Any] | None,
+    shown: Callable[[], Batch],
+) -> tuple[nn.Module, Options | str, Compressed | None]:  # fmt: skip
     """The smaller network, what describes it, and what was changed in it."""
     described: Options | str | None = own if own is not None else parent.blueprint.module
     assert described is not None
     match method:
         case "int8" | "int8-weight":
             return _with(described, in_8_bits(parent.model, computing=method == "int8"))
+        case "int8-static":
+            return _with(described, static(parent.model, shown))
         case "low-rank":
             return _with(described, of_low_rank(parent.model, keep))
     if own is None:
         raise RecipeError(
             _("its network was given in Python, and how to make it smaller is not known"), where=f"--method {method}",
-            remedy=_("Take int8, int8-weight or low-rank."),
+            remedy=_("Take int8, int8-static, int8-weight or low-rank."),
         )  # fmt: skip
     if method == "prune":
         if isinstance(parent.model, Decoder) and isinstance(own, DecoderOptions):
@@ -215,7 +226,7 @@ def _write(
     stated = dict(parent.provenance) if isinstance(parent.provenance, Mapping) else {}
     told = {"method": method, "before": asdict(before)}
     task = parent.task
-    if change is not None and change.int8:
+    if change is not None and (change.int8 or change.static):
         # A sum's last bit decides which of two neighbouring units an input is rounded to.
         task = task.model_copy(update={"tolerance": {**task.tolerance, "float32": EIGHT_BITS}})
     factory = {described: lambda: model} if isinstance(described, str) else None

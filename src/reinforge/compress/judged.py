@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from reinforge.bundle import golden
 from reinforge.bundle.bundle import Bundle
 from reinforge.core.batch import rows
+from reinforge.edge.description import load
 from reinforge.errors import DataError
+from reinforge.export.onnx import FILE, to_onnx
 from reinforge.export.replay import timed
 from reinforge.messages import _
 from reinforge.workflow.evaluate import evaluate
@@ -25,8 +29,8 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class Judged:
-    """`metric`: the name of `quality`. `weights`: bytes of the weights' file, `bytes`: of the whole bundle;
-    `milliseconds`: of the network for one row, and for 32."""
+    """`metric`: the name of `quality`. `weights`: bytes of the weights' file, or of the ONNX graph, `bytes`: of the
+    whole bundle; `milliseconds`: of the network, or the graph in onnxruntime, for one row, and for 32."""
 
     metric: str
     quality: float
@@ -36,13 +40,17 @@ class Judged:
     milliseconds_of_32: float
 
 
-def judged(bundle: Bundle, data: object, episodes: int | None) -> Judged:
-    """Measure a bundle: on labelled `data`, or on its recipe's own test split or environment. Raises DataError."""
+def judged(bundle: Bundle, data: object, episodes: int | None, as_onnx: bool = False) -> Judged:
+    """Measure a bundle: on labelled `data`, or on its recipe's own test split or environment; `as_onnx`, size and
+    latency of its export, with one thread. Raises DataError, and what `to_onnx` raises."""
     found = evaluate(bundle, data, episodes)
     metric, quality = deciding(found)
     files = bundle.folder.manifest.files if bundle.folder is not None else {}
+    whole = sum(f.size for f in files.values())
+    if as_onnx:
+        return Judged(metric, quality, *_exported(bundle, whole))
     one, many = (_latency(bundle, count) for count in (1, 32))
-    return Judged(metric, quality, files[WEIGHTS].size, sum(f.size for f in files.values()), one, many)
+    return Judged(metric, quality, files[WEIGHTS].size, whole, one, many)
 
 
 def deciding(found: Mapping[str, object]) -> tuple[str, float]:
@@ -76,3 +84,11 @@ def _latency(bundle: Bundle, count: int) -> float:
     assert rows(inputs) == count
     with torch.inference_mode():
         return timed(lambda: bundle.forward(inputs), seconds=0.5)
+
+
+def _exported(bundle: Bundle, whole: int) -> tuple[int, int, float, float]:
+    """Bytes of the graph, those of the bundle, and milliseconds of onnxruntime."""
+    with tempfile.TemporaryDirectory() as folder:
+        there = to_onnx(bundle, Path(folder) / "onnx").folder
+        times = load(there).values["latency"]["milliseconds by rows"]["onnxruntime"]
+        return sum(f.stat().st_size for f in there.glob(f"{FILE}*")), whole, times["1"], times["32"]

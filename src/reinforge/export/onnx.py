@@ -24,8 +24,10 @@ from reinforge.export.description import describe, measured
 from reinforge.export.folder import Exported, exported, new_folder
 from reinforge.export.graph import ROWS, Graph
 from reinforge.export.replay import eager, golden_rows, latency, parity, tolerance_of
+from reinforge.export.static import WRITTEN, write_static
 from reinforge.messages import _
 from reinforge.models.compressed import Int8Linear, quantised, restored
+from reinforge.models.static import StaticConv2d, StaticLinear
 
 FILE, OPSET = "model.onnx", 20
 # Beyond this protocol buffers end, and weights lie in a file beside.
@@ -47,7 +49,7 @@ def to_onnx(bundle: Bundle, folder: Path) -> Exported:
     from reinforge.edge.__main__ import alike
     from reinforge.edge.runner import Runner
 
-    graph, notes = prepared(bundle)
+    graph, notes = prepared(bundle, whole_numbers=True)
     records = golden_rows(bundle)
     told = describe(bundle, graph, "onnx", FILE)
     with new_folder(folder) as staging:
@@ -92,8 +94,9 @@ def to_onnx(bundle: Bundle, folder: Path) -> Exported:
     return exported(folder, f"onnx opset {OPSET}", notes, told_of)
 
 
-def prepared(bundle: Bundle) -> tuple[Graph, tuple[str, ...]]:
-    """The graph of a bundle in evaluation mode, its weights in 32 bits where they have fewer, and notes on it.
+def prepared(bundle: Bundle, whole_numbers: bool = False) -> tuple[Graph, tuple[str, ...]]:
+    """The graph of a bundle in evaluation mode, its weights in 32 bits where they have fewer, and notes on it;
+    `whole_numbers`: what runs it has kernels for layers of fixed grids.
 
     Raises RecipeError for a bundle that was never written.
     """
@@ -112,6 +115,8 @@ def prepared(bundle: Bundle) -> tuple[Graph, tuple[str, ...]]:
             if isinstance(module, Int8Linear):
                 module.__class__ = nn.Linear  # type: ignore[assignment]
         notes.append(_("layers that compute in 8 bits are written to compute in 32"))
+    if not whole_numbers and any(isinstance(module, StaticLinear | StaticConv2d) for module in model.modules()):
+        notes.append(_("layers of fixed grids are written to round as in 8 bits, and to compute in 32"))
     if bundle.form.kind == "text":
         notes.append(_("the graph has no cache: reinforge-edge reads all of a text again for each token, and takes the "
                        "likeliest one; chats go to the bundle itself"))  # fmt: skip
@@ -136,10 +141,11 @@ def _stored_in_8_bits(graph: Graph, bundle: Bundle) -> Graph:
     if bundle.blueprint.compressed is None or not bundle.blueprint.compressed.packed:
         return graph
     changed = copy.deepcopy(graph)
+    write_static(changed)
     for name in bundle.blueprint.compressed.packed:
         place, _dot, own = name.rpartition(".")
         owner = changed.model.get_submodule(place)
-        if own in owner._parameters and not isinstance(owner, nn.RNNBase):
+        if own in owner._parameters and not isinstance(owner, (nn.RNNBase, *WRITTEN)):
             owner.get_parameter(own).requires_grad_(False)
             parametrize.register_parametrization(owner, own, _Restored(), unsafe=True)
     return changed
@@ -197,7 +203,7 @@ def traced(graph: Graph) -> Any:
         optimizer.optimize_ir(model, should_fold=_may_fold)
     _name_sides(model, graph)
     # Traces of the stack hold paths of this machine.
-    parts: list[Any] = [model, model.graph, *model.functions.values()]
+    parts: list[Any] = [model, model.graph, *model.functions.values(), *model.graph.initializers.values()]
     for part in parts:
         part.metadata_props.clear()
     for node in (*model.graph, *(node for function in model.functions.values() for node in function)):
@@ -210,7 +216,9 @@ def traced(graph: Graph) -> Any:
 
 def _may_fold(node: Any) -> bool | None:
     """Not what restores weights from 8 bits: they would be stored in 32."""
-    eight = any(value is not None and str(value.dtype) == "INT8" for value in node.inputs)
+    eight = node.op_type == "DequantizeLinear" or any(
+        value is not None and str(value.dtype) == "INT8" for value in node.inputs
+    )
     return False if eight else None
 
 

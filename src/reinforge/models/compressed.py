@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from reinforge.errors import IntegrityError
 from reinforge.models.decoder import Joined
+from reinforge.models.static import STATIC, Grids, fix, fold
 from reinforge.registry import Options
 
 # Beside a weight in 8 bits: how much each of its rows' units is worth.
@@ -22,10 +23,11 @@ PLAIN = (nn.Linear, Joined)
 
 class Compressed(Options):
     """What was changed in a network: names of weights that are stored in 8 bits, of linear layers that compute in 8
-    bits, and the rank of linear layers that became two."""
+    bits, what layers round their inputs and outputs to, and the rank of linear layers that became two."""
 
     packed: tuple[str, ...] = ()
     int8: tuple[str, ...] = ()
+    static: dict[str, Grids] = Field({})
     low_rank: dict[str, PositiveInt] = Field({})
 
 
@@ -84,10 +86,14 @@ def restored(units: Tensor, worth: Tensor) -> Tensor:
 def restructure(model: nn.Module, change: Compressed) -> None:
     """Give a network as it was described the layers that it was changed to; low-rank ones get new weights.
 
-    Raises IntegrityError where it has no such linear layers.
+    Raises IntegrityError where it has no such layers.
     """
     for name in change.int8:
         _linear(model, name).__class__ = Int8Linear
+    if change.static:
+        fold(model)
+    for name, grids in change.static.items():
+        fix(_layer(model, name, tuple(STATIC)), grids)
     for name, rank in change.low_rank.items():
         layer = _linear(model, name)
         outputs, inputs = layer.weight.shape
@@ -148,10 +154,14 @@ def unpack(weights: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, T
 
 
 def _linear(model: nn.Module, name: str) -> nn.Linear:
+    return cast(nn.Linear, _layer(model, name, PLAIN))
+
+
+def _layer(model: nn.Module, name: str, kinds: tuple[type[nn.Module], ...]) -> nn.Module:
     try:
         layer = model.get_submodule(name)
     except AttributeError:
         layer = model
-    if type(layer) not in PLAIN:
-        raise IntegrityError(f"it has no plain linear layer {name[:100]!r}", where="model.json")
-    return cast(nn.Linear, layer)
+    if type(layer) not in kinds:
+        raise IntegrityError(f"it has no plain layer {name[:100]!r}", where="model.json")
+    return layer

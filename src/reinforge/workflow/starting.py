@@ -138,10 +138,9 @@ def transfer(parent: Bundle, model: nn.Module, renew: Sequence[str], *, extend: 
                 ours[name].copy_(theirs[name])
     if wrong:
         change = parent.blueprint.compressed
-        if change is not None and change.low_rank:
-            raise ComponentError(
-                _("it is compressed to low rank"), where=str(parent.path), remedy=_("Begin with its parent.")
-            )
+        if change is not None and (change.low_rank or change.static):
+            told = _("it is compressed to low rank") if change.low_rank else _("it is compressed to fixed grids")
+            raise ComponentError(told, where=str(parent.path), remedy=_("Begin with its parent."))
         listing = "; ".join([*wrong[:5], *([_("and {n} more").format(n=len(wrong) - 5)] if len(wrong) > 5 else [])])
         raise ComponentError(
             _("the bundle's weights don't fit the model ({listing})").format(listing=listing), where=str(parent.path),
