@@ -223,6 +223,9 @@ def test_what_is_worse_than_stated_is_refused() -> None:
 
     _hold(found(weights=50), "size", 0.01)
     _hold(found(quality=0.895), None, 0.01)
+    # Exactly what may be lost: the difference of these two is larger than 0.01 by a rounding.
+    _hold(found(quality=0.89), None, 0.01)
+    assert found(quality=0.89).loss > 0.01
     for changed, goal, message in (
         ({"quality": 0.88}, None, "may be lost"), ({"quality": float("nan")}, None, "may be lost"),
         ({"weights": 100}, "size", "no smaller"), ({"milliseconds": 1.1}, "latency", "no faster"),
