@@ -25,35 +25,27 @@ from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 
 from reinforge.errors import ReinforgeError
-from reinforge.messages import _
 from reinforge.serving.queues.address import Address
 from reinforge.serving.queues.broker import InHand, lost, unreachable
+from reinforge.serving.queues.kafka_cluster import declare, plain, settings
 from reinforge.serving.queues.offsets import Partition
 from reinforge.serving.refusals import Refused, told
 
-# Of a topic of requests that we create: so many workers share it at most.
-PARTITIONS = 16
-_SECONDS, _LEAVING = 5.0, 3.0
+_SECONDS, _LEAVING, _HANDING = 5.0, 3.0, 1.0
 _IDLE, _BUSY, _PAUSE = 0.2, 0.01, 0.2
 _PAUSES = (0.1, 0.5, 2.0, 5.0)
-# Brokers refuse shorter sessions.
-_SHORTEST_SESSION = 6.0
+# Brokers refuse shorter ones.
+_SESSION = 6.0
 # Ids of results that this worker stored last, so that what is sent again is not computed again.
 _LATEST = 10_000
 # What is fetched before it is asked for; what is sent together, so that what is larger is one message; and what we
 # refuse, since the broker does of its own accord.
 _FETCHED_KIB, _BATCH, _LARGEST = 16_384, 65_536, 1 << 26
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE)
-# What waiting for a broker that we ask for the first time does not mend.
-_REFUSED = (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError._SSL)
-
 # A topic, a key, a value, headers.
 Output = tuple[str, bytes | None, bytes, dict[str, str | bytes | None]]
 
@@ -84,14 +76,13 @@ class KafkaQueue:
         self.said: SimpleQueue[Ending | KafkaDelivery] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._taking = self._closing = self._told = False
-        self._reason = ""
 
     async def check(self) -> None:
         """Raise ReinforgeError where Kafka is not there, or a topic is missing and can't be created."""
         try:
-            await asyncio.to_thread(self._declare)
+            await asyncio.to_thread(declare, self.address, self.results, self.dead)
         except KafkaException as error:
-            raise unreachable(self.address, _plain(error)) from None
+            raise unreachable(self.address, plain(error)) from None
 
     async def take(self, hand: InHand) -> None:
         """Take messages as there is room for them: in a thread, which goes on until all is closed."""
@@ -117,39 +108,6 @@ class KafkaQueue:
         if len(self.sent) > _LATEST:
             self.sent.popitem(last=False)
 
-    def _declare(self) -> None:
-        """Create the topics that are missing."""
-        faults: list[KafkaError] = []
-        settings: dict[str, Any] = {**_settings(self.address), "error_cb": faults.append}
-        admin = AdminClient(settings)
-        end = time.monotonic() + _SECONDS
-        while True:
-            try:
-                there = admin.list_topics(timeout=_PAUSE).topics
-                break
-            except KafkaException as error:
-                admin.poll(0)
-                if time.monotonic() > end or any(fault.code() in _REFUSED for fault in faults):
-                    # The first says why.
-                    raise KafkaException(faults[0] if faults else error.args[0]) from None
-        kept = {"cleanup.policy": "compact,delete", "retention.ms": str(round(self.address.kept * 1000))}
-        topics = [
-            NewTopic(self.address.name, PARTITIONS, -1), NewTopic(self.results, -1, -1, config=kept),
-            NewTopic(self.dead, -1, -1),
-        ]  # fmt: skip
-        if not (missing := [topic for topic in topics if topic.topic not in there]):
-            return
-        for name, created in admin.create_topics(missing, request_timeout=_SECONDS).items():
-            try:
-                created.result()
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    problem = _("the topic {name} is missing, and can't be created: {reason}")
-                    raise ReinforgeError(
-                        problem.format(name=name, reason=_plain(error)), where=self.address.shown,
-                        remedy=_("Create it, or allow that to the account."),
-                    ) from None  # fmt: skip
-
     # What follows runs in the thread, which alone speaks to the consumer and knows the partitions.
 
     def _run(self) -> None:
@@ -160,7 +118,7 @@ class KafkaQueue:
                 try:
                     self._session()
                 except (KafkaException, ReinforgeError) as error:
-                    self._tell(_plain(error))
+                    self._tell(plain(error))
                     failures = 0 if self._reached else failures + 1
                     self._rest(_PAUSES[min(failures, len(_PAUSES) - 1)])
         except BaseException as error:  # noqa: BLE001 (it is raised where messages are taken)
@@ -178,14 +136,15 @@ class KafkaQueue:
         self._failing: float | None = None
         self._again = self._asked = 0.0
         self._paused = self._reached = False
-        self._declare()
-        settings, session = _settings(self.address), max(self.address.taken, _SHORTEST_SESSION)
+        declare(self.address, self.results, self.dead)
+        cluster, session = settings(self.address), max(self.address.taken, _SESSION)
         self._producer = Producer(
-            {**settings, "acks": "all", "enable.idempotence": True, "batch.size": _BATCH, "message.max.bytes": _LARGEST}
+            {**cluster, "acks": "all", "enable.idempotence": True, "batch.size": _BATCH, "message.max.bytes": _LARGEST}
         )
         self._consumer = Consumer({
-            **settings, "group.id": self.address.name, "enable.auto.commit": False, "auto.offset.reset": "earliest",
+            **cluster, "group.id": self.address.name, "enable.auto.commit": False, "auto.offset.reset": "earliest",
             "partition.assignment.strategy": "cooperative-sticky", "session.timeout.ms": round(session * 1000),
+            "heartbeat.interval.ms": round(min(3.0, session / 4) * 1000),
             "queued.max.messages.kbytes": _FETCHED_KIB, "error_cb": self._failed,
         })  # fmt: skip
         try:
@@ -217,7 +176,7 @@ class KafkaQueue:
                 wait = False
                 partition = said.partition if isinstance(said, KafkaDelivery) else said.delivery.partition
                 if isinstance(said, KafkaDelivery):
-                    if partition.ours and said.offset in partition.open:
+                    if self._taking and partition.ours and said.offset in partition.open:
                         partition.open[said.offset] += 1
                         self._fresh.append(KafkaDelivery(self, partition, said.offset, said.body))
                 elif partition.ours:
@@ -333,9 +292,13 @@ class KafkaQueue:
         leaving = {self._partitions[each.partition] for each in partitions if each.partition in self._partitions}
         for partition in leaving:
             partition.leave()
-        # Otherwise it was taken once more, and what was stored is again.
-        with contextlib.suppress(KafkaException):
-            self._note({partition for partition in leaving if partition.next})
+        # Where it can't be told, it was taken once more, and what was stored is again.
+        end = time.monotonic() + _HANDING
+        while time.monotonic() < end:
+            with contextlib.suppress(KafkaException):
+                self._note({partition for partition in leaving if partition.next})
+                break
+            time.sleep(_PAUSE)
         self._lost(consumer, partitions)
 
     def _lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -345,8 +308,7 @@ class KafkaQueue:
 
     def _failed(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self._tell(RuntimeError(self._reason or error.str()))
-        self._reason = error.str()
+            self._tell(RuntimeError(error.str()))
 
     def _tell(self, reason: Exception) -> None:
         if not self._told and not self._closing:
@@ -398,7 +360,7 @@ class KafkaDelivery:
         try:
             await self._end((self._queue.dead, key, self.body, headers), *answer)
         except TooLarge:
-            await self._end((self._queue.dead, key, b"", headers), *answer)
+            await self._end((self._queue.dead, key, b"", headers))
 
     async def drop(self) -> None:
         """Commit alone."""
@@ -412,32 +374,6 @@ class KafkaDelivery:
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._queue.said.put(Ending(self, outputs, done))
         return await done
-
-
-def _settings(address: Address) -> dict[str, Any]:
-    """librdkafka's, for the brokers and who we are there."""
-    split = urlsplit(address.url)
-    asked = dict(parse_qsl(split.query))
-    who, named, _hosts = split.netloc.rpartition("@")
-    encrypted = "SSL" if split.scheme == "kafka+ssl" else "PLAINTEXT"
-    settings: dict[str, Any] = {
-        "bootstrap.servers": ",".join(address.hosts), "client.id": "reinforge", "log_level": 0,
-        "security.protocol": f"SASL_{encrypted}" if named else encrypted,
-    }  # fmt: skip
-    if named:
-        name, _colon, password = who.partition(":")
-        settings["sasl.mechanism"] = asked.get("mechanism", "PLAIN")
-        settings["sasl.username"], settings["sasl.password"] = unquote(name), unquote(password)
-    for key, setting in (("ca", "ca"), ("cert", "certificate"), ("key", "key")):
-        if key in asked:
-            settings[f"ssl.{setting}.location"] = asked[key]
-    return settings
-
-
-def _plain(error: Exception) -> Exception:
-    """What a fault of Kafka's says, without its numbers."""
-    inner = error.args[0] if isinstance(error, KafkaException) and error.args else None
-    return RuntimeError(inner.str()) if isinstance(inner, KafkaError) else error
 
 
 def _settle(future: asyncio.Future[Any], result: Any) -> None:
