@@ -69,7 +69,7 @@ def test_what_is_finished_is_known_to_the_next_owner(data: st.DataObject) -> Non
     assert set(partition.open).isdisjoint(finished)
 
 
-@pytest.mark.parametrize("note", [None, "", "x", "1 2", "somebody:else", "3 0:x"])
+@pytest.mark.parametrize("note", [None, "", "x", "4 0:5", "somebody 4", "reinforge", "reinforge 4 0:x"])
 def test_a_note_that_is_not_ours(note: str | None) -> None:
     """All before the offset is finished, and nothing after it."""
     partition = Partition.noted(3, 7, note)
@@ -83,7 +83,7 @@ def test_what_an_owner_noted_is_taken_on(url: str) -> None:
     queue.put(*(b'{"id": "same", "%d"' % i for i in range(5)))
     with queue._consumer("noted") as (consumer, there):
         (place,) = (each for each in there if consumer.get_watermark_offsets(each)[1])
-        place = TopicPartition("noted", place.partition, 0, "4 0:5 2:1")
+        place = TopicPartition("noted", place.partition, 0, "reinforge 4 0:5 2:1")
         consumer.commit(offsets=[place], asynchronous=False)
     came: list[tuple[bytes, int]] = []
 

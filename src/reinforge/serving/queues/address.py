@@ -55,7 +55,7 @@ class Address:
             reason = error if "@" not in self.url else _("a host or a port is none")
             raise ReinforgeError(
                 _("the queue's address can't be read: {reason}").format(reason=reason), where="--queue",
-                remedy=_("In a name or a password, write /, ?, # and @ as %2F, %3F, %23 and %40."),
+                remedy=_("In a name or a password, percent-encode what is not a letter or a digit."),
             ) from None  # fmt: skip
         if self.kind == "redis" and (strange := {n for n in asked if n != "db" and not n.startswith("ssl_")}):
             raise ReinforgeError(

@@ -135,7 +135,8 @@ class KafkaQueue:
         self._fault: KafkaException | None = None
         self._failing: float | None = None
         self._again = self._asked = 0.0
-        self._paused = self._reached = False
+        self._reached = False
+        self._paused: bool | None = None
         declare(self.address, self.results, self.dead)
         cluster, session = settings(self.address), max(self.address.taken, _SESSION)
         self._producer = Producer(
@@ -222,10 +223,14 @@ class KafkaQueue:
         ending.left = len(ending.outputs)
         self._sending.add(ending)
         for topic, key, value, headers in ending.outputs:
+            sent = partial(self._sent, ending)
             try:
-                self._producer.produce(topic, value, key, headers=headers, on_delivery=partial(self._sent, ending))
+                self._producer.produce(topic, value, key, headers=headers, on_delivery=sent)
             except KafkaException as error:
-                self._sent(ending, error.args[0], None)
+                sent(error.args[0], None)
+            except BufferError as error:
+                # It comes again with all that is in hand.
+                sent(KafkaError(KafkaError._QUEUE_FULL, str(error)), None)
 
     def _sent(self, ending: Ending, error: KafkaError | None, _message: Message | None) -> None:
         ending.error = ending.error or error
@@ -281,12 +286,14 @@ class KafkaQueue:
                     raise KafkaException(done.error)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        for each in consumer.committed(partitions, timeout=_SECONDS) if partitions else ():
+        committed = consumer.committed(partitions, timeout=_SECONDS) if partitions else []
+        for each in committed:
             if each.error is not None:
                 raise KafkaException(each.error)
             self._partitions[each.partition] = Partition.noted(each.partition, each.offset, each.metadata)
-            consumer.incremental_assign([each])
-        self._paused = False
+        consumer.incremental_assign(committed)
+        # They are not paused as the others are.
+        self._paused = None
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         leaving = {self._partitions[each.partition] for each in partitions if each.partition in self._partitions}

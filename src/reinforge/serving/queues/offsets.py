@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+_OURS = "reinforge"
+
 
 @dataclass(eq=False)
 class Partition:
@@ -24,7 +26,9 @@ class Partition:
         """As `offset` and `note` say, below 0 for none. Where somebody else committed, all before it is finished."""
         first = max(offset, 0)
         try:
-            ahead, *rest = (note or "0").split()
+            whose, ahead, *rest = (note or "").split()
+            if whose != _OURS:
+                raise ValueError
             pairs = (each.split(":") for each in rest)
             opened = {first + int(at): int(taken) for at, taken in pairs}
             return cls(number, first + int(ahead), opened, first - 1)
@@ -38,9 +42,10 @@ class Partition:
 
     @property
     def note(self) -> str:
-        """`next`, and each that is open with how often it was taken, counted from the offset: "4 0:1 2:3"."""
+        """`next`, and each that is open with how often it was taken, counted from the offset: "reinforge 4 0:1 2:3"."""
         first = self.offset
-        return " ".join((str(self.next - first), *(f"{at - first}:{taken}" for at, taken in sorted(self.open.items()))))
+        opened = (f"{at - first}:{taken}" for at, taken in sorted(self.open.items()))
+        return " ".join((_OURS, str(self.next - first), *opened))
 
     def take(self, offset: int) -> bool:
         """Whether the message there, which came, is to be worked on, and not finished."""
