@@ -142,6 +142,7 @@ asyncio.run(kafka.KafkaQueue(Address(sys.argv[1], sys.argv[2], taken=3)).take(In
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed(url: str, short: None) -> None:
     """What it had in hand is another's, who knows that it was taken before."""
     queue = Kafka(url, "sigkill")
@@ -272,7 +273,7 @@ def test_a_result_that_kafka_does_not_take(url: str, monkeypatch: pytest.MonkeyP
     assert (headers["reason"], headers["id"], letters[b"b"].value()) == ("why", "b", b"")
 
 
-def test_a_fault_that_waiting_does_not_mend(url: str, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+def test_a_fault_that_waiting_does_not_mend(url: str, short: None, capfd: Any) -> None:
     """The worker begins anew; what was in hand comes again, and what was made of it before is stored by nobody."""
     queue = Kafka(url, "anew")
     queue.put(b'{"id": "a"}')
@@ -291,7 +292,7 @@ def test_a_fault_that_waiting_does_not_mend(url: str, monkeypatch: pytest.Monkey
         async with _taking(own, InHand(handle, 4)):
             await _comes_about(lambda: len(stored) == 2)
 
-    own: Any = queue_at(Address(url, "anew"))
+    own: Any = queue_at(Address(url, "anew", taken=3))
     asyncio.run(run())
     assert came == [1, 1]
     assert len(queue.results(1)["a"]) == 1
