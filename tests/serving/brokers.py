@@ -1,4 +1,5 @@
-"""Real brokers of Debian's packages, on free loopback ports, for as long as a block lasts."""
+"""Real brokers of Debian's packages, and librdkafka's own mock of Kafka, on free loopback ports, for as long as a block
+lasts."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +111,31 @@ def rabbitmq_server(folder: Path) -> Iterator[str]:
             os.killpg(process.pid, signal.SIGKILL)
         subprocess.run(["epmd", "-port", str(names), "-kill"], capture_output=True, check=False)
         log.close()
+
+
+# It speaks Kafka's protocol over TCP, in a process of its own: groups, offsets and their metadata are as in Kafka, but
+# topics are made by asking for them, can't be declared or deleted, and a group's first members wait for three seconds.
+_MOCK = """
+import sys, time
+from confluent_kafka import Producer
+producer = Producer({"bootstrap.servers": "none", "test.mock.num.brokers": 1, "log_level": 0})
+(broker,) = producer.list_topics(timeout=10).brokers.values()
+print(f"{broker.host}:{broker.port}", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def kafka_server(folder: Path) -> Iterator[str]:
+    """Its URL."""
+    command = [sys.executable, "-c", _MOCK]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"kafka://{process.stdout.readline().strip()}"
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def _answers(port: int, process: subprocess.Popen[bytes], seconds: float = 20) -> None:

@@ -21,6 +21,7 @@ import aio_pika
 import nats
 import pytest
 import redis
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from reinforge.bundle.loading import load
 from reinforge.errors import MissingExtra, ReinforgeError
@@ -34,6 +35,7 @@ from reinforge.serving.server import Server
 from tests.near import near
 from tests.serving.brokers import (
     free_port,
+    kafka_server,
     nats_server,
     rabbitmq_server,
     redis_server,
@@ -196,8 +198,81 @@ class Nats:
         return asyncio.run(run())
 
 
-AnyQueue = Redis | Rabbit | Nats
-CLIENTS: dict[str, type[Redis] | type[Rabbit] | type[Nats]] = {"redis": Redis, "rabbitmq": Rabbit, "nats": Nats}
+class Kafka:
+    """The same at Kafka."""
+
+    def __init__(self, url: str, name: str = "reinforge") -> None:
+        self.url, self.name = url, name
+        self._settings = {"bootstrap.servers": url.partition("://")[2], "log_level": 0}
+        self._producer = Producer(self._settings)
+        for topic in (name, f"{name}.results", f"{name}.dead"):
+            # A mock of Kafka makes what is asked for.
+            self._producer.list_topics(topic, timeout=10)
+
+    def put(self, *bodies: bytes) -> None:
+        for body in bodies:
+            found = re.search(rb'"id": "([^"]+)"', body)
+            while len(self._producer) > 10_000:
+                self._producer.poll(0.1)
+            self._producer.produce(self.name, body, found and found[1])
+        assert self._producer.flush(30) == 0
+
+    def results(self, count: int, seconds: float = SECONDS) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {}
+
+        def enough() -> bool:
+            found.clear()
+            for message in self.read(f"{self.name}.results"):
+                found.setdefault(message.key().decode(), []).append(json.loads(message.value()))
+            return len(found) >= count
+
+        _until(enough, seconds)
+        return found
+
+    def dead(self, count: int) -> list[tuple[bytes, str]]:
+        found: list[Any] = []
+
+        def enough() -> bool:
+            found[:] = self.read(f"{self.name}.dead")
+            return len(found) >= count
+
+        _until(enough)
+        return [(message.value() or b"", dict(message.headers())["reason"].decode()) for message in found]
+
+    def left(self) -> int:
+        with self._consumer(self.name) as (consumer, there):
+            committed = {each.partition: max(each.offset, 0) for each in consumer.committed(there, timeout=10)}
+            return sum(consumer.get_watermark_offsets(each)[1] - committed[each.partition] for each in there)
+
+    def read(self, topic: str) -> list[Any]:
+        """All that there is."""
+        with self._consumer(topic) as (consumer, there):
+            wanted = 0
+            for each in there:
+                each.offset, end = consumer.get_watermark_offsets(each)
+                wanted += end - each.offset
+            consumer.assign(there)
+            found: list[Any] = []
+            end_by = time.monotonic() + 10
+            while len(found) < wanted and time.monotonic() < end_by:
+                found += consumer.consume(wanted - len(found), 0.1)
+            assert all(message.error() is None for message in found)
+            return found
+
+    @contextlib.contextmanager
+    def _consumer(self, topic: str) -> Iterator[tuple[Any, list[TopicPartition]]]:
+        consumer = Consumer({**self._settings, "group.id": self.name, "enable.auto.commit": False})
+        try:
+            numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+            yield consumer, [TopicPartition(topic, number) for number in numbers]
+        finally:
+            consumer.close()
+
+
+AnyQueue = Redis | Rabbit | Nats | Kafka
+CLIENTS: dict[str, type[Redis] | type[Rabbit] | type[Nats] | type[Kafka]] = {
+    "redis": Redis, "rabbitmq": Rabbit, "nats": Nats, "kafka": Kafka,
+}  # fmt: skip
 
 
 def _until(condition: Any, seconds: float = SECONDS) -> None:
@@ -235,7 +310,9 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
         class Begun(dict[str, str]):
             def __missing__(self, kind: str) -> str:
-                begin = {"redis": redis_server, "rabbitmq": rabbitmq_server, "nats": nats_server}[kind]
+                begin = {
+                    "redis": redis_server, "rabbitmq": rabbitmq_server, "nats": nats_server, "kafka": kafka_server,
+                }[kind]  # fmt: skip
                 self[kind] = stack.enter_context(begin(tmp_path_factory.mktemp(kind)))
                 return self[kind]
 
@@ -246,6 +323,7 @@ KINDS = [
     pytest.param("redis", marks=with_redis),
     pytest.param("rabbitmq", marks=with_rabbitmq),
     pytest.param("nats", marks=with_nats),
+    pytest.param("kafka"),
 ]
 
 

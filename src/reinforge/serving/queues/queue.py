@@ -17,6 +17,10 @@ def queue_at(address: Address) -> Queue:
         from reinforge.serving.queues.nats import NatsQueue
 
         return NatsQueue(address)
+    if address.kind == "kafka":
+        from reinforge.serving.queues.kafka import KafkaQueue
+
+        return KafkaQueue(address)
     from reinforge.serving.queues.rabbitmq import RabbitQueue
 
     return RabbitQueue(address)
