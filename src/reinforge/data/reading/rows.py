@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from reinforge.data.reading.delimited import Columns, unique_names
+from reinforge.data.reading.delimited import Columns
 from reinforge.data.reading.how import Absent
+from reinforge.data.reading.records import unique_names
 from reinforge.data.values import MEMORY, Nulls, Origin, Unreadable, label, placed
 from reinforge.errors import DataError
 from reinforge.messages import _
