@@ -78,6 +78,10 @@ def test_csv_and_a_json_list_give_the_same(exported: Path, tmp_path: Path) -> No
         (tmp_path / name).write_text("\n".join(lines).replace(",", delimiter), encoding="utf-8-sig")
         assert runner.predict(rows_of(str(tmp_path / name)).rows) == expected
     assert runner.predict(rows_of(str(tmp_path / "rows.json")).rows) == expected
+    lines = json.dumps(given[0], indent=1) + "\n\n" + json.dumps(given[1]) + "\n"
+    read = rows_of("-", io.StringIO(lines))
+    assert read.rows == given[:2]
+    assert read.origin.at(1) == f"stdin, line {json.dumps(given[0], indent=1).count(chr(10)) + 3}"
     assert rows_of("-", io.StringIO("\ufeff" + (tmp_path / "rows.json").read_text())).rows == given
 
 

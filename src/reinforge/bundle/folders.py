@@ -30,18 +30,13 @@ def bundle_folder(given: str | Path) -> Path:
         )  # fmt: skip
     if not path.is_dir():
         known = any(recipe.name == str(given) for recipe in shipped())
-        train = f"reinforge train {given} -o runs/{given}"
-        remedy = (
-            _("That is a recipe; first train it: {command}").format(command=train) if known else _("Check the path.")
-        )
-        raise PathError(_("there is no such folder"), where=str(path), remedy=remedy)
+        command = f"reinforge train {given} -o runs/{given}"
+        remedy = _("That is a recipe; first train it: {command}") if known else _("Check the path.")
+        raise PathError(_("there is no such folder"), where=str(path), remedy=remedy.format(command=command))
     if (path / "export.json").is_file():
-        raise PathError(
-            _("this is an export, not a bundle"), where=str(path),
-            remedy=_("Give the bundle that it was made of, or ask an ONNX export itself: reinforge-edge {folder}").format(
-                folder=shlex.quote(str(path))
-            ),
-        )  # fmt: skip
+        remedy = _("Give the bundle that it was made of, or ask an ONNX export itself: reinforge-edge {folder}")
+        remedy = remedy.format(folder=shlex.quote(str(path)))
+        raise PathError(_("this is an export, not a bundle"), where=str(path), remedy=remedy)
     several = sorted(path.glob("stages/*/bundle/manifest.json"))
     if several and _finished(path / "run.json"):
         raise PathError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,6 +21,7 @@ from reinforge.messages import _
 from reinforge.storage.files import read_limited, storage_errors
 
 MAX_BYTES = 1 << 30
+_SPACE = re.compile(r"\s*")
 
 
 @dataclass(frozen=True)
@@ -58,16 +61,26 @@ def _delimited(text: str, name: str, suffix: str) -> Rows:
 
 def _json(text: str, name: str) -> Rows:
     if text.lstrip().startswith("["):
-        listed = _parsed(text, name)
+        with _told(name):
+            listed = json.loads(text)
         return Rows(listed, Origin(name, "element", range(1, len(listed) + 1)))
-    numbered = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    rows = [_parsed(line, f"{name}, {placed('line', number)}") for number, line in numbered]
-    return Rows(rows, Origin(name, "line", np.array([number for number, _line in numbered], dtype=np.int64)))
+    # One object a line, or over several lines, as it is printed for people.
+    decoder, rows, lines = json.JSONDecoder(), list[Any](), list[int]()
+    end, line = 0, 1
+    while (begin := _SPACE.match(text, end).end()) < len(text):  # type: ignore[union-attr]
+        line += text.count("\n", end, begin)
+        lines.append(line)
+        with _told(f"{name}, {placed('line', line)}"):
+            row, end = decoder.raw_decode(text, begin)
+        rows.append(row)
+        line += text.count("\n", begin, end)
+    return Rows(rows, Origin(name, "line", np.array(lines, dtype=np.int64)))
 
 
-def _parsed(text: str, where: str) -> Any:
+@contextmanager
+def _told(where: str) -> Iterator[None]:
     try:
-        return json.loads(text)
+        yield
     except (ValueError, RecursionError) as error:
         remedy = _("Give one JSON object a line, a JSON list of them, or a file that ends in .csv or .tsv.")
         raise DataError(_("it is no JSON: {error}").format(error=error), where=where, remedy=remedy) from None
