@@ -190,6 +190,39 @@ def test_unknown_paths_and_methods_are_typed(url, method, path, status):
 
 
 @pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 200_000, b"431"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"X: a\r\n" * 50_000, b"431"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ", b"408"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTT", b"408"),
+        (b"", b""),
+    ],
+)
+def test_a_head_that_does_not_end_is_given_up(url, sent, status):
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        for start in range(0, len(sent), 50_000):
+            with contextlib.suppress(OSError):
+                client.sendall(sent[start : start + 50_000])
+                time.sleep(0.05)
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while part := client.recv(10_000):
+                answer += part
+    assert answer.split(b"HTTP/1.1 ")[-1][:3] == status
+
+
+def test_a_large_body_behind_a_small_head_and_slow_answers_are_taken(url):
+    answer = post(url, "table", {"rows": [GOOD] * 400, "partial": True})
+    assert answer.status_code == 200
+    with httpx.Client() as client:
+        for _again in range(3):
+            assert client.get(f"{url}/healthz").status_code == 200
+            time.sleep(0.4)
+
+
+@pytest.mark.parametrize(
     ("head", "body"),
     [
         (b"Content-Type: application/json\r\nContent-Length: 100\r\n", b'{"rows"'),
