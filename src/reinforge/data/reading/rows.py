@@ -42,8 +42,10 @@ def read_json(text: str, name: str, *, lines: bool, absent: Absent = "error") ->
             places = [0]
             rows = decoder.decode(text.strip())
             if not isinstance(rows, list):
-                remedy = _("Write [{...}, ...], or in a .jsonl file one object a line.")
-                raise DataError(_("the file holds no list of objects"), where=name, remedy=remedy)
+                raise DataError(
+                    _("the file holds no list of objects"), where=name,
+                    remedy=_("Write [{...}, ...], or in a .jsonl file one object a line."),
+                )  # fmt: skip
             places = list(range(1, len(rows) + 1))
     except json.JSONDecodeError as error:
         line_number = places[-1] if lines else error.lineno
