@@ -271,3 +271,18 @@ def test_the_page_about_it_runs(bundles, tmp_path, capsys):
         for program in programs:
             exec(program.replace("http://127.0.0.1:8000", url), known)
     assert "penguins" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [reinforge.Client, reinforge.AsyncClient])
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost:8000", "ftp://127.0.0.1", "http://", ""])
+def test_an_address_that_is_none_is_told_before_anything_is_asked(kind, url):
+    with pytest.raises(BadRequest, match="this is no address of a server") as caught:
+        kind(url)
+    assert repr(url) in caught.value.where
+    assert "http://127.0.0.1:8000" in caught.value.remedy
+
+
+def test_a_picture_that_is_not_there_is_no_traceback(client, tmp_path):
+    with pytest.raises(BadRequest, match="the file can't be read") as caught:
+        client.predict("table", [{"image": tmp_path / "seven.png"}])
+    assert caught.value.where == str(tmp_path / "seven.png")

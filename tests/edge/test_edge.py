@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -13,8 +14,9 @@ import pytest
 import torch
 
 from reinforge.bundle.loading import load
-from reinforge.edge.__main__ import alike, main, rows_of
+from reinforge.edge.__main__ import alike, main
 from reinforge.edge.readout import _best
+from reinforge.edge.rows import rows_of
 from reinforge.edge.runner import Runner
 from reinforge.errors import DataError
 from reinforge.export.export import export
@@ -69,10 +71,43 @@ def test_csv_and_a_json_list_give_the_same(exported: Path, tmp_path: Path) -> No
         "size,mass,island",
         *(f"{'' if r['size'] is None else r['size']},{r['mass']},{r['island']}" for r in given),
     ]
-    (tmp_path / "rows.csv").write_text("\n".join(lines))
     (tmp_path / "rows.json").write_text(json.dumps(given))
     runner = Runner(exported / "out")
-    assert runner.predict(rows_of(str(tmp_path / "rows.csv"))) == runner.predict(rows_of(str(tmp_path / "rows.json")))
+    expected = runner.predict(given)
+    for delimiter, name in ((",", "rows.csv"), (";", "semicolons.csv"), ("\t", "tabs.tsv")):
+        (tmp_path / name).write_text("\n".join(lines).replace(",", delimiter), encoding="utf-8-sig")
+        assert runner.predict(rows_of(str(tmp_path / name)).rows) == expected
+    assert runner.predict(rows_of(str(tmp_path / "rows.json")).rows) == expected
+    lines = json.dumps(given[0], indent=1) + "\n\n" + json.dumps(given[1]) + "\n"
+    read = rows_of("-", io.StringIO(lines))
+    assert read.rows == given[:2]
+    assert read.origin.at(1) == f"stdin, line {json.dumps(given[0], indent=1).count(chr(10)) + 3}"
+    assert rows_of("-", io.StringIO("\ufeff" + (tmp_path / "rows.json").read_text())).rows == given
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("half.csv", "size,mass,island\n1,2,Dream\n1,2", "half.csv, line 3: 2 values"),
+        ("quote.csv", 'size,mass,island\n1,2,"Dre', "quote.csv, line 2: the record can't be read"),
+        ("twice.csv", "size,mass,size,island\n1,2,3,Dream\n", "twice.csv, line 1: column names are doubled: size"),
+        ("bad.csv", "size,mass,island\n\n1,2,Dream\nmuch,2,Dream\n", "bad.csv, line 4, column 'size'"),
+        ("header.csv", "size,mass,island\n", "header.csv: there are no rows"),
+        ("empty.csv", "", "empty.csv: the file is empty"),
+        ("list.json", "[]", "list.json: there are no rows"),
+        ("bad.json", '[{"size": 1, "mass": 1, "island": "Dream"}, 1]', "bad.json, element 2: a row must be an object"),
+        ("bad.jsonl", '\n{"size": 1, "mass": 1}\n', "bad.jsonl, line 2, column 'island'"),
+        ("rows.txt", "size,mass,island\n1,2,Dream\n", "a file that ends in .csv"),
+    ],
+)
+def test_files_are_refused_where_the_bundle_refuses_them(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str, message: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert main([str(exported / "out"), "--data", str(tmp_path / name)]) == 2
+    told = capsys.readouterr()
+    assert message in told.err.replace(f"{tmp_path}/", "")
+    assert not told.out
 
 
 def test_check_replays_the_golden_rows(exported: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

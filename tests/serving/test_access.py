@@ -106,12 +106,25 @@ def test_only_hashes_are_kept_and_a_name_is_replaced(tmp_path):
     assert Tokens(tokens).known(f"bearer {second}").name == "me"
 
 
-@pytest.mark.parametrize("content", ["{}", "[{}]", '[{"name": "a", "sha256": "x"}]', "no", '[{"name":"","sha256":""}]'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[{}]",
+        '[{"name": "a", "sha256": "x"}]',
+        "no",
+        '[{"name":"","sha256":""}]',
+        json.dumps([{"name": "a", "sha256": "0" * 65}]),
+        json.dumps([{"name": "a b/../c", "sha256": "0" * 64}]),
+    ],
+)
 def test_a_malformed_file_of_tokens_is_told(tmp_path, content):
     (tmp_path / "t").write_text(content)
     with pytest.raises(ReinforgeError) as caught:
         read_tokens(tmp_path / "t")
     assert str(tmp_path / "t") in (caught.value.where or "")
+    assert caught.value.exit_status == 2
+    assert caught.value.remedy
 
 
 def test_a_page_from_elsewhere_whose_name_points_here_gets_no_answer(url):

@@ -86,6 +86,9 @@ def test_other_bodies_are_refused(url, body, kind, status):
     answer = post(url, content=body, headers={"content-type": kind})
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["problem"]
+    if status == 400:
+        assert answer.json()["error"]["where"] == "body"
+        assert answer.json()["error"]["remedy"]
 
 
 def test_forms_whose_fields_make_no_rows(url):

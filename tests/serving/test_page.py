@@ -15,6 +15,7 @@ from reinforge.serving.limits import Limits
 from reinforge.serving.listening import listen
 from reinforge.serving.server import Server
 from reinforge.serving.task import Access
+from reinforge.serving.tokens import add_token, read_tokens
 from reinforge.workflow.generate import Draws, generate
 from tests.bundle import made
 from tests.workflow.test_play import POLE
@@ -163,6 +164,53 @@ def test_the_program_shown_runs(page):
     told = []
     exec(at.one("#request code").text, {"print": told.append})
     assert told[0][0]["species"]["label"] == at.texts("#answer .value")[0]
+
+
+def test_words_in_texts_are_no_literals_of_the_program(page):
+    at = page("table")
+    row = {"a": 'null, "true" or false', "b": None, "c": True}
+    made = at.driver.execute_script("return rowPrograms({ path: 'predict', row: arguments[0] }).Python", row)
+    rows = {}
+    exec(made.partition("\n\n")[2].partition("\nanswer")[0], rows)
+    assert rows["rows"] == [row]
+
+
+@pytest.mark.parametrize("number", ["1e999", "-Infinity"])
+def test_what_is_too_large_is_not_sent_as_missing(page, number):
+    at = page("table")
+    at.fill("#field-0", number).send_keys(Keys.ENTER)
+    assert at.texts("#answer .error p")[1] == "This must be a number."
+
+
+def test_an_answer_is_in_sight_on_a_phone(page):
+    at = page("table")
+    size = {"width": 390, "height": 500, "deviceScaleFactor": 1, "mobile": True}
+    at.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    at.one("#field-0").send_keys(Keys.ENTER)
+    at.wait(lambda: at.texts("#answer .value"))
+    at.wait(lambda: at.driver.execute_script("return here('answer').getBoundingClientRect().top < innerHeight - 40"), 5)
+
+
+def test_a_token_is_asked_for_and_a_wrong_one_told(browser, bundles, tmp_path):
+    secret = add_token(tmp_path / "tokens.json", "me", ["predict"])
+    access = Access(tokens=tuple(read_tokens(tmp_path / "tokens.json")))
+    server = Server({"table": bundles["table"]}, listen("127.0.0.1", 0), access=access)
+    with server.background() as url:
+        browser.get(url)
+        browser.execute_script("localStorage.clear(); sessionStorage.clear()")
+        browser.refresh()
+        at = Page.__new__(Page)
+        at.driver = browser
+        at.wait(lambda: at.one("#access").is_displayed() and not at.one("#work").is_displayed())
+        assert at.driver.switch_to.active_element == at.one("#token")
+        assert at.texts(".error") == []
+        at.fill("#token", "wrong").send_keys(Keys.ENTER)
+        at.wait(lambda: at.texts(".error p") == ["The server does not know this token."])
+        at.fill("#token", secret).send_keys(Keys.ENTER)
+        at.wait(lambda: at.texts("#facts h2") == ["table"])
+        assert at.one("#predict").is_displayed()
+        assert not at.one("#access").is_displayed()
+    browser.get_log("browser")
 
 
 def test_a_picture_is_dropped(page, bundles, tmp_path):

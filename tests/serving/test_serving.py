@@ -21,6 +21,7 @@ from reinforge.errors import MissingExtra, ReinforgeError
 from reinforge.serving.listening import listen
 from reinforge.serving.serve import serve
 from reinforge.serving.server import Server
+from reinforge.serving.task import Access
 from tests.bundle import made
 
 
@@ -184,6 +185,64 @@ def test_unknown_paths_and_methods_are_typed(url, method, path, status):
     answer = httpx.request(method, url + path, content=b"{}" if method == "POST" else None)
     assert answer.status_code == status
     assert answer.json()["error"]["type"] == "Refused"
+    if status == 405:
+        assert answer.headers["allow"] in answer.json()["error"]["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 200_000, b"431"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"X: a\r\n" * 50_000, b"431"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ", b"408"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTT", b"408"),
+        (b"", b""),
+    ],
+)
+def test_a_head_that_does_not_end_is_given_up(url, sent, status):
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        for start in range(0, len(sent), 50_000):
+            with contextlib.suppress(OSError):
+                client.sendall(sent[start : start + 50_000])
+                time.sleep(0.05)
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while part := client.recv(10_000):
+                answer += part
+    assert answer.split(b"HTTP/1.1 ")[-1][:3] == status
+
+
+def test_a_large_body_behind_a_small_head_and_slow_answers_are_taken(url):
+    answer = post(url, "table", {"rows": [GOOD] * 400, "partial": True})
+    assert answer.status_code == 200
+    with httpx.Client() as client:
+        for _again in range(3):
+            assert client.get(f"{url}/healthz").status_code == 200
+            time.sleep(0.4)
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"Content-Type: application/json\r\nContent-Length: 100\r\n", b'{"rows"'),
+        (b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n", b"no number\r\n"),
+        (b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 100\r\n", b"--x\r\n"),
+    ],
+)
+def test_who_leaves_in_the_middle_of_a_body_is_no_fault_of_ours(bundles, tmp_path, caplog, head, body):
+    log = tmp_path / "access.jsonl"
+    server = Server({"table": bundles["table"]}, listen("127.0.0.1", 0), Access(log=str(log)))
+    with server.background() as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"POST /v1/models/table/predict HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n" + body)
+            time.sleep(0.1)
+        until = time.monotonic() + 10
+        while not log.read_text() and time.monotonic() < until:
+            time.sleep(0.02)
+    assert [json.loads(line)["status"] for line in log.read_text().splitlines()] == [499]
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_our_own_faults_are_500_without_details(bundles, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reinforge.errors import IntegrityError, PathError
 from reinforge.messages import _
+from reinforge.recipe.loading import shipped
 from reinforge.storage import strict_json
 from reinforge.storage.strict_json import Json
 
@@ -22,8 +23,20 @@ def bundle_folder(given: str | Path) -> Path:
         return path
     if (path / "bundle" / "manifest.json").exists():
         return path / "bundle"
+    if path.is_file():
+        raise PathError(
+            _("it is no folder"), where=str(path),
+            remedy=_("Give the folder of a finished run, or the folder `bundle` in it."),
+        )  # fmt: skip
     if not path.is_dir():
-        raise PathError(_("there is no such folder"), where=str(path), remedy=_("Check the path."))
+        known = any(recipe.name == str(given) for recipe in shipped())
+        command = f"reinforge train {given} -o runs/{given}"
+        remedy = _("That is a recipe; first train it: {command}") if known else _("Check the path.")
+        raise PathError(_("there is no such folder"), where=str(path), remedy=remedy.format(command=command))
+    if (path / "export.json").is_file():
+        remedy = _("Give the bundle that it was made of, or ask an ONNX export itself: reinforge-edge {folder}")
+        remedy = remedy.format(folder=shlex.quote(str(path)))
+        raise PathError(_("this is an export, not a bundle"), where=str(path), remedy=remedy)
     several = sorted(path.glob("stages/*/bundle/manifest.json"))
     if several and _finished(path / "run.json"):
         raise PathError(

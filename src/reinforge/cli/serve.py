@@ -87,7 +87,9 @@ def serve(
     if trials or any(name for name, _folder in given):
         wanted = {name or stated_name(bundle_folder(folder)): folder for name, folder in given}
         if len(wanted) < len(given):
-            raise ReinforgeError(_("two bundles have one name"))
+            raise ReinforgeError(
+                _("two bundles have one name"), where=", ".join(bundles), remedy=_("Name them apart: NAME=FOLDER.")
+            )
     for name in trials:
         if not isinstance(wanted, dict) or name not in wanted:
             raise ReinforgeError(

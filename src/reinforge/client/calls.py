@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from reinforge.client.errors import BadRequest, Busy, Failed, ServerError, Unreachable
 
@@ -59,6 +59,15 @@ class Answer:
     reason: str
     tokens: int
     prompt_tokens: int
+
+
+def base_url(url: str) -> str:
+    """With a slash at its end. Raises BadRequest where it is no address of a server."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        remedy = "Write it whole, such as http://127.0.0.1:8000."
+        raise BadRequest("this is no address of a server", where=repr(url), remedy=remedy)
+    return url.rstrip("/") + "/"
 
 
 def predict_call(model: str, rows: Any, partial: bool) -> Call:
@@ -149,7 +158,11 @@ def _json(value: Any) -> bytes:
 def _plain(value: Any) -> Any:
     """Images as base64, arrays as lists, dates as texts."""
     if isinstance(value, Path):
-        value = value.read_bytes()
+        try:
+            value = value.read_bytes()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise BadRequest(f"the file can't be read: {reason}", where=str(value), remedy="Check the path.") from None
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     for method in ("tolist", "isoformat"):

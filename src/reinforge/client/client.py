@@ -17,6 +17,7 @@ from reinforge.client.calls import (
     act_row,
     acted,
     answered,
+    base_url,
     predict_call,
     written_call,
 )
@@ -41,7 +42,7 @@ class Client:
         self, url: str, *, token: str | None = None, timeout: float = 60.0, retries: Retries | None = None
     ) -> None:
         self.retries = retries or Retries()
-        self._http = httpx.Client(base_url=url.rstrip("/") + "/", headers=_headers(token), timeout=timeout)
+        self._http = httpx.Client(base_url=base_url(url), headers=_headers(token), timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -156,7 +157,7 @@ class AsyncClient:
         self, url: str, *, token: str | None = None, timeout: float = 60.0, retries: Retries | None = None
     ) -> None:
         self.retries = retries or Retries()
-        self._http = httpx.AsyncClient(base_url=url.rstrip("/") + "/", headers=_headers(token), timeout=timeout)
+        self._http = httpx.AsyncClient(base_url=base_url(url), headers=_headers(token), timeout=timeout)
 
     async def __aenter__(self) -> Self:
         return self

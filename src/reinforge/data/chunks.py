@@ -16,7 +16,8 @@ import polars as pl
 from reinforge.data.folders import holds_images
 from reinforge.data.options import TableOptions
 from reinforge.data.readers import SUFFIXES, read
-from reinforge.data.reading import columnar, decimals, delimited
+from reinforge.data.reading import columnar, decimals, records
+from reinforge.data.reading.delimited import read_delimited
 from reinforge.data.reading.encodings import AUTO, decode, recognise
 from reinforge.data.reading.how import How
 from reinforge.data.reading.places import files_of
@@ -91,7 +92,7 @@ class Chunks:
 
     def _in_pieces(self, path: Path) -> bool:
         suffix = path.suffix.lower()
-        return suffix in (*columnar.SUFFIXES, *delimited.SUFFIXES, *LINES) or self.how.delimiter is not None
+        return suffix in (*columnar.SUFFIXES, *records.SUFFIXES, *LINES) or self.how.delimiter is not None
 
     def _whole(self) -> Table:
         how = self.how
@@ -119,7 +120,7 @@ class Chunks:
                 where=name,
                 remedy=_("It may be cut off or of another kind: write it anew, or rename it as what it is."),
             ) from error
-        renamed = delimited.unique_names(names, name)
+        renamed = records.unique_names(names, name)
         for start in range(0, count, self.rows):
 
             def load(start: int = start) -> Table:
@@ -150,12 +151,12 @@ class Chunks:
                 if header.count(b'"') % 2:
                     raise DataError(_("a header over several lines can't be streamed"), where=f"{name}, line 1")
                 text, _encoding = decode(start, name, how.encoding) if start.strip() else ("", "")
-                if how.delimiter is None and suffix not in delimited.BY_SUFFIX:
-                    how = replace(how, delimiter=delimited.recognise(text[: text.rfind("\n") + 1] or text))
+                if how.delimiter is None and suffix not in records.BY_SUFFIX:
+                    how = replace(how, delimiter=records.recognise(text[: text.rfind("\n") + 1] or text))
                 if text:
-                    delimiter = how.delimiter or delimited.BY_SUFFIX[suffix]
-                    names, _place = delimited.read_header(text, name, delimiter)
-                    commas = decimals.comma_columns(delimited.first_lines(text), names, delimiter, how.decimal)
+                    delimiter = how.delimiter or records.BY_SUFFIX[suffix]
+                    names, _place = records.read_header(text, name, delimiter)
+                    commas = decimals.comma_columns(records.first_lines(text), names, delimiter, how.decimal)
             average = max(1, len(start) // max(1, start.count(b"\n")))
             size = max(_SAMPLE, average * self.rows)
             rest = b""
@@ -209,7 +210,7 @@ def _table(
             text, _encoding = decode(block, name, how.encoding)
             table = Table(*read_json(text, name, lines=True, absent=how.absent))
         else:
-            table = delimited.read_delimited(header + block, name, how, suffix=suffix, commas=commas)
+            table = read_delimited(header + block, name, how, suffix=suffix, commas=commas)
     except DataError as error:
         raise DataError(error.problem, where=_later(error.where or name, before), remedy=error.remedy) from error
     places = table.origin.places

@@ -121,9 +121,9 @@ def column(columns: Columns, name: str, count: int, schema: Schema, origin: Orig
     raise DataError(
         _("column {name!r} is missing").format(name=name),
         where=origin.at(),
-        remedy=_("Given: {names}. Write null for a missing value, or train with `absent: null`.").format(
-            names=", ".join(columns)
-        ),
+        remedy=_(
+            "Of the schema's columns there are: {names}. Name them as there, or train with `absent: null`."
+        ).format(names=", ".join(columns)),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from reinforge.data.reading import columnar, database, delimited, spreadsheet, texts, unpacking
+from reinforge.data.reading import columnar, database, records, spreadsheet, texts, unpacking
 from reinforge.data.reading.decimals import Decimal
 from reinforge.data.reading.delimited import read_delimited
 from reinforge.data.reading.encodings import AUTO, decode, noted
@@ -26,7 +26,7 @@ from reinforge.messages import _
 
 JSON = (".jsonl", ".ndjson", ".json")
 SUFFIXES = (
-    *delimited.SUFFIXES, *JSON, *columnar.SUFFIXES, *spreadsheet.SUFFIXES, *texts.SUFFIXES
+    *records.SUFFIXES, *JSON, *columnar.SUFFIXES, *spreadsheet.SUFFIXES, *texts.SUFFIXES
 )  # fmt: skip
 SKLEARN = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 

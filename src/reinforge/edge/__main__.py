@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from reinforge.edge.description import GOLDEN
+from reinforge.edge.rows import MAX_BYTES, rows_of
 from reinforge.edge.runner import Runner
 from reinforge.errors import DataError, ReinforgeError
 from reinforge.messages import _
 from reinforge.storage import strict_json
 from reinforge.storage.files import read_limited, storage_errors
-
-MAX_BYTES = 1 << 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,9 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="reinforge-edge", description=_("Predict from an ONNX export, with numpy and onnxruntime alone.")
     )
     parser.add_argument("folder", metavar="EXPORT", help=_("The folder that `reinforge export --to onnx` wrote."))
-    parser.add_argument(
-        "--data", metavar="FILE", default="-", help=_("Rows: .csv, .json (a list) or JSON lines; - is standard input.")
-    )
+    rows_help = _("Rows: .csv, .tsv, .json (a list) or JSON lines; - is standard input.")
+    parser.add_argument("--data", metavar="FILE", default="-", help=rows_help)
     parser.add_argument("--check", action="store_true", help=_("Replay the golden rows instead, and compare."))
     parser.add_argument("--threads", type=int, default=1, metavar="N", help=_("Threads of onnxruntime."))
     given = parser.parse_args(arguments)
@@ -39,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             count = check(runner)
             print(_("{n} golden rows give what they must").format(n=count))
             return 0
-        for prediction in runner.predict(rows_of(given.data)):
+        read = rows_of(given.data)
+        for prediction in runner.predict(read.rows, read.origin):
             print(json.dumps(prediction, ensure_ascii=False, allow_nan=False))
         return 0
     except ReinforgeError as error:
@@ -47,29 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except BrokenPipeError:
         return 0
-
-
-def rows_of(source: str, given: TextIO | None = None) -> list[dict[str, Any]]:
-    """The rows of a file, or of standard input. Raises DataError."""
-    path = Path(source)
-    if source == "-":
-        raw = (given or sys.stdin).read()
-    else:
-        with storage_errors(path):
-            raw = read_limited(path, MAX_BYTES).decode("utf-8-sig", "replace")
-    if path.suffix.lower() == ".csv":
-        return list(csv.DictReader(io.StringIO(raw)))
-    if raw.lstrip().startswith("["):
-        found = _parsed(raw, source)
-        return found if isinstance(found, list) else []
-    return [_parsed(line, f"{source}, line {n}") for n, line in enumerate(raw.splitlines(), 1) if line.strip()]
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(_("it is no JSON: {error}").format(error=error), where=where) from None
 
 
 def check(runner: Runner) -> int:

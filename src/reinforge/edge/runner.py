@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reinforge.data.values import Origin
+from reinforge.data.values import MEMORY, Origin
 from reinforge.edge.description import Description, load
 from reinforge.edge.reading import Array, Arrays, Row, Texts, reader
 from reinforge.edge.readout import Actions, Prediction, Targets
@@ -56,11 +56,11 @@ class Runner:
         """The graph alone: its inputs by name to its outputs."""
         return dict(zip(self.gives, self.session.run(None, {name: inputs[name] for name in self.takes})))
 
-    def inputs(self, rows: Sequence[Row], first: int = 0) -> tuple[Arrays, Any]:
+    def inputs(self, rows: Sequence[Row], origin: Origin = MEMORY) -> tuple[Arrays, Any]:
         """The graph's inputs for rows, and what predictions need beside. Raises DataError that names row and field."""
-        return self.read(rows, Origin(places=range(first, first + len(rows))))
+        return self.read(rows, origin)
 
-    def predict(self, rows: Sequence[Row]) -> list[Prediction]:
+    def predict(self, rows: Sequence[Row], origin: Origin = MEMORY) -> list[Prediction]:
         """One prediction per row, as `Bundle.predict` gives it. Raises DataError that names row and field."""
         given: object = rows
         if not isinstance(given, list | tuple):
@@ -68,11 +68,13 @@ class Runner:
         found: list[Prediction] = []
         step = PROMPTS if self._readout is None else CHUNK
         for start in range(0, len(rows), step):
-            inputs, beside = self.inputs(rows[start : start + step], start)
-            found += self._continued(beside) if self._readout is None else self._readout(self.run(inputs), beside)
+            part = rows[start : start + step]
+            here = origin.take(np.arange(start, start + len(part)))
+            inputs, beside = self.inputs(part, here)
+            found += self._continued(beside, here) if self._readout is None else self._readout(self.run(inputs), beside)
         return found
 
-    def _continued(self, prompts: list[list[int]]) -> list[Prediction]:
+    def _continued(self, prompts: list[list[int]], origin: Origin) -> list[Prediction]:
         """Texts gone on with the likeliest token each time. The graph has no cache: every step reads all again."""
         told, read = self.description.readout, self.read
         assert isinstance(read, Texts)
@@ -83,7 +85,7 @@ class Runner:
                     _("a prompt of {n} tokens does not fit a context of {context}").format(
                         n=length, context=told["context"]
                     ),
-                    where=Origin().at(index),
+                    where=origin.at(index),
                 )
         limits = [min(told["max_tokens"], told["context"] - length + 1) for length in begin]
         stopped, going = [False] * len(rows), list(range(len(rows)))

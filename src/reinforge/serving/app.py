@@ -149,7 +149,9 @@ async def _unknown(request: Request, error: Exception) -> Response:
     problem = {404: "there is nothing at this path", 405: "this path does not take that method"}
     text = problem.get(error.status_code, str(error.detail))
     where = request.url.path
-    return refusal(Refused(error.status_code, text, where=where), shape_at(where))
+    headers = dict(error.headers or {})
+    remedy = f"It takes {headers['Allow']}." if "Allow" in headers else None
+    return refusal(Refused(error.status_code, text, where=where, remedy=remedy), shape_at(where), headers)
 
 
 async def _failed(request: Request, _error: Exception) -> Response:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 
 from reinforge.errors import IntegrityError
 from reinforge.serving.limits import Limits
@@ -50,6 +50,8 @@ async def read_body(request: Request, limits: Limits) -> bytes:
                 parts.append(part)
     except TimeoutError:
         raise _too_slow(limits) from None
+    except ClientDisconnect:
+        raise _gone() from None
     return b"".join(parts)
 
 
@@ -104,8 +106,12 @@ async def form_rows(request: Request, limits: Limits) -> Rows:
                 columns.setdefault(name, []).append(await value.read() if isinstance(value, UploadFile) else value)
     except TimeoutError:
         raise _too_slow(limits) from None
-    except MultiPartException as error:
-        raise Refused(400, f"the form is malformed: {error.message}", where="body") from None
+    except ClientDisconnect:
+        raise _gone() from None
+    except HTTPException as error:
+        # What Starlette makes of its MultiPartException inside an application.
+        remedy = "Send multipart/form-data with its boundary, as every client makes it of a form: curl -F NAME=VALUE."
+        raise Refused(400, f"the form is malformed: {error.detail}", where="body", remedy=remedy) from None
     counts = {len(column) for column in columns.values()}
     if len(counts) != 1:
         remedy = "Send each field once, or each as many times as there are rows."
@@ -141,6 +147,10 @@ def _check_rows(count: int, limits: Limits) -> None:
 
 def _too_long(limits: Limits) -> Refused:
     return Refused(413, f"the body may have {limits.body:,} bytes at most")
+
+
+def _gone() -> Refused:
+    return Refused(499, "the client left before its body had arrived", where="body")
 
 
 def _too_slow(limits: Limits) -> Refused:

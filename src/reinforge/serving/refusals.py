@@ -49,10 +49,12 @@ def told(error: ReinforgeError) -> Json:
     return found
 
 
-def refusal(error: ReinforgeError, shape: Callable[[ReinforgeError], Json] = told) -> Response:
-    """The response that tells an error; `shape` makes what stands under "error"."""
+def refusal(
+    error: ReinforgeError, shape: Callable[[ReinforgeError], Json] = told, given: Mapping[str, str] | None = None
+) -> Response:
+    """The response that tells an error; `shape` makes what stands under "error", `given` are headers of its own."""
     status = status_of(error)
-    headers = {}
+    headers = dict(given or {})
     if isinstance(error, Refused) and error.after is not None:
         headers["retry-after"] = str(max(1, round(error.after)))
     if status == 401:

@@ -22,6 +22,7 @@ from reinforge.serving.app import Control, create_app
 from reinforge.serving.board import Board
 from reinforge.serving.changing import loaded
 from reinforge.serving.gate import Gate, hosts_of
+from reinforge.serving.heads import bounded
 from reinforge.serving.limits import Limits
 from reinforge.serving.listening import url_of
 from reinforge.serving.metrics import Metrics
@@ -84,6 +85,7 @@ class Server:
         )
         # What can't be served ends here, before anybody is told that it is.
         config.load()
+        config.http_protocol_class = bounded(config.http_protocol_class, self.limits)
         sharing = None
         if self.board is not None and self.board.replicas > 1:
             sharing = Sharing(self.socket, self.board, self.replica, config.ssl)

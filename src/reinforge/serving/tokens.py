@@ -14,14 +14,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from reinforge.errors import ReinforgeError
+from reinforge.errors import IntegrityError, ReinforgeError
 from reinforge.messages import _
 from reinforge.storage import strict_json
-from reinforge.storage.files import replacing
+from reinforge.storage.files import read_limited, replacing, storage_errors
 
 Scope = Literal["predict", "metrics", "admin"]
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_NAME = re.compile(r"^[A-Za-z0-9._-]{1,64}$", re.ASCII)
 _BYTES = 32
+_MOST = 4 << 20
 
 
 class Token(BaseModel):
@@ -31,7 +32,7 @@ class Token(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(pattern=_NAME.pattern)]
-    sha256: Annotated[str, Field(pattern=r"[0-9a-f]{64}")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     scopes: tuple[Scope, ...] = ("predict",)
     rate: Annotated[float, Field(gt=0)] | None = None
 
@@ -79,17 +80,24 @@ class Tokens:
 
 def read_tokens(path: Path) -> list[Token]:
     """The tokens of a file. Raises ReinforgeError that says what of it is malformed, or StorageError."""
+    with storage_errors(path):
+        content = read_limited(path, _MOST)
     try:
-        tokens = _TOKENS.validate_python(strict_json.read(path, limit=4 << 20))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        problem = _("this is no file of tokens: {place}: {reason}").format(place=place, reason=first["msg"])
+        tokens = _TOKENS.validate_python(strict_json.parse(content, str(path)))
+    except (IntegrityError, ValidationError) as error:
+        reason = error.problem if isinstance(error, IntegrityError) else _reason(error)
+        problem = _("this is no file of tokens: {reason}").format(reason=reason)
         raise ReinforgeError(problem, where=str(path), remedy=_("Make one with: reinforge token FILE NAME")) from None
     names = [token.name for token in tokens]
     if len(set(names)) != len(names):
         raise ReinforgeError(_("two tokens have one name"), where=str(path))
     return tokens
+
+
+def _reason(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 def add_token(path: Path, name: str, scopes: Sequence[Scope], rate: float | None = None) -> str:

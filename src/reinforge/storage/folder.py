@@ -267,4 +267,6 @@ def _check_listing(path: Path, files: Mapping[str, FileRecord]) -> None:
                 else:
                     missing.discard(name)
     if missing:
-        raise IntegrityError("a file that the manifest lists is missing", where=str(path / min(missing)))
+        raise IntegrityError(
+            "a file that the manifest lists is missing", where=str(path / min(missing)), remedy="Use another copy."
+        )

@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from reinforge.errors import DataError, IntegrityError
+from reinforge.errors import DataError, IntegrityError, PathError
 from reinforge.messages import _
 from reinforge.storage import strict_json
 from reinforge.storage.files import replacing, storage_errors
@@ -80,6 +80,9 @@ def predict(
     if target is not None and target.suffix.lower() not in OUTPUTS:
         remedy = _("Known suffixes: {known}.").format(known=", ".join(OUTPUTS))
         raise DataError(_("can't tell by its name how to write this"), where=str(target), remedy=remedy)
+    if target is not None and isinstance(data, str | Path) and _same(Path(data), target):
+        remedy = _("Name another file with -o.")
+        raise PathError(_("the predictions would take the place of the data"), where=str(target), remedy=remedy)
     loaded = opened(bundle, use, modules)
     shown = progress or Silent()
     if target is not None and loaded.form.kind == "table" and loaded.folder is not None:
@@ -95,6 +98,10 @@ def predict(
     if target is None:
         return list(chain.from_iterable(parts))
     return Written(_write(parts, target), target)
+
+
+def _same(data: Path, target: Path) -> bool:
+    return data.exists() and target.exists() and data.samefile(target)
 
 
 def _parts(bundle: Bundle, data: object) -> Iterator[list[Prediction]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from reinforge.data.reading.delimited import unique_names
+from reinforge.data.reading.records import unique_names
 from reinforge.data.table import Table
 from reinforge.data.values import Origin
 from reinforge.errors import DataError

@@ -12,8 +12,9 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 
 import polars as pl
 
-from reinforge.data.reading.delimited import Columns, unique_names
+from reinforge.data.reading.delimited import Columns
 from reinforge.data.reading.how import How
+from reinforge.data.reading.records import unique_names
 from reinforge.data.reading.rows import column_of
 from reinforge.data.values import Origin
 from reinforge.errors import DataError, MissingExtra

@@ -85,7 +85,8 @@ def _json_file(path: Path, name: str) -> Objects:
     if _suffix(path) in JSON:
         value = _parsed(raw, name)
         if not isinstance(value, list):
-            raise DataError(_("the file holds no list of objects"), where=name)
+            remedy = _("Write [{...}, ...], or in a .jsonl file one object a line.")
+            raise DataError(_("the file holds no list of objects"), where=name, remedy=remedy)
         origin = Origin(name, "element", np.arange(1, len(value) + 1))
         return Objects(_checked(value, origin), origin, digest)
     numbered = [(number, line) for number, line in enumerate(raw.split(b"\n"), 1) if line.strip()]

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from reinforge.data.reading.delimited import Columns, unique_names
+from reinforge.data.reading.delimited import Columns
 from reinforge.data.reading.how import Absent
+from reinforge.data.reading.records import unique_names
 from reinforge.data.values import MEMORY, Nulls, Origin, Unreadable, label, placed
 from reinforge.errors import DataError
 from reinforge.messages import _
@@ -41,7 +42,10 @@ def read_json(text: str, name: str, *, lines: bool, absent: Absent = "error") ->
             places = [0]
             rows = decoder.decode(text.strip())
             if not isinstance(rows, list):
-                raise DataError(_("the file holds no list of objects"), where=name)
+                raise DataError(
+                    _("the file holds no list of objects"), where=name,
+                    remedy=_("Write [{...}, ...], or in a .jsonl file one object a line."),
+                )  # fmt: skip
             places = list(range(1, len(rows) + 1))
     except json.JSONDecodeError as error:
         line_number = places[-1] if lines else error.lineno

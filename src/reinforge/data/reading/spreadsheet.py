@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from reinforge.data.reading.delimited import unique_names
 from reinforge.data.reading.how import How
+from reinforge.data.reading.records import unique_names
 from reinforge.data.table import Table
 from reinforge.data.values import Origin
 from reinforge.errors import DataError, MissingExtra

@@ -5,7 +5,7 @@ const TEXTS = {
   en: {
     predict: "Predict", reset: "Usual values", missing: "missing", answer: "Answer", request: "The same request as a program",
     copy: "Copy", copied: "Copied", drop: "Drop a picture here, or choose one", ready: "ready", notReady: "not ready",
-    unreachable: "The server does not answer.", token: "This server wants a token", go: "Go on", usual: "usual",
+    unreachable: "The server does not answer.", token: "This server wants a token", go: "Go on", unknown: "The server does not know this token.", usual: "usual",
     from: "from", to: "to", milliseconds: "ms, there and back", kind: "learned from", digest: "digest", metrics: "measured",
     parents: "tuned from", whole: "whole number", pick: "several with Ctrl or Shift", number: "This must be a number.",
     numbers: "This must be an array of numbers.", step: "Step", none: "There is nothing to try.", picture: "Choose a picture.",
@@ -23,7 +23,7 @@ const TEXTS = {
   zh: {
     predict: "预测", reset: "常用值", missing: "缺失", answer: "结果", request: "同样的请求，写成程序",
     copy: "复制", copied: "已复制", drop: "把图片拖到这里，或点击选择", ready: "就绪", notReady: "未就绪",
-    unreachable: "服务器没有响应。", token: "此服务器需要令牌", go: "继续", usual: "常用值",
+    unreachable: "服务器没有响应。", token: "此服务器需要令牌", go: "继续", unknown: "服务器不认识这个令牌。", usual: "常用值",
     from: "从", to: "到", milliseconds: "毫秒（往返）", kind: "学习自", digest: "摘要", metrics: "测得",
     parents: "微调自", whole: "整数", pick: "按住 Ctrl 或 Shift 可多选", number: "这里必须是数字。",
     numbers: "这里必须是数字数组。", step: "下一步", none: "没有可以尝试的模型。", picture: "请选择图片。",
@@ -64,7 +64,7 @@ async function ask(path, options = {}) {
   }
   const body = await response.json().catch(() => ({}));
   if (response.status === 401) here("access").hidden = false;
-  if (!response.ok) throw body.error || { problem: `HTTP ${response.status}` };
+  if (!response.ok) throw { ...(body.error || { problem: `HTTP ${response.status}` }), status: response.status };
   return body;
 }
 
@@ -73,7 +73,11 @@ async function begin() {
   try {
     state.models = (await ask("v1/models")).models;
   } catch (error) {
-    return show(here("answer"), told(error));
+    here("work").hidden = error.status === 401;
+    if (error.status !== 401) return show(here("answer"), told(error));
+    // A person is asked for the token; how a program sends it is no help to him.
+    show(here("facts"), state.token ? told({ problem: t("unknown") }) : null);
+    return here("token").select();
   }
   here("access").hidden = true;
   here("models").replaceChildren(...state.models.map(model =>
@@ -217,7 +221,7 @@ function read() {
     switch (one.kind) {
       case "number":
         value = input.value.trim() === "" ? null : Number(input.value.trim().replace(",", "."));
-        if (Number.isNaN(value)) throw { problem: t("number"), ...where };
+        if (value !== null && !Number.isFinite(value)) throw { problem: t("number"), ...where };
         break;
       case "category":
         value = input.value === "\u0000" || input.value === "" ? null : input.value;
@@ -268,6 +272,7 @@ async function predict() {
   }
   state.last = { path, row };
   program();
+  here("answer").scrollIntoView({ block: "nearest" });
 }
 
 function result(prediction, milliseconds) {
@@ -315,7 +320,8 @@ function rowPrograms({ path, row }) {
   const url = new URL(path, base).href;
   const short = JSON.stringify({ rows: [row] }, (_key, value) => typeof value === "string" && value.length > 400 ? `${value.slice(0, 60)}…` : value);
   const bearer = state.token ? ["  -H 'Authorization: Bearer TOKEN' \\\n", `, headers={"Authorization": "Bearer TOKEN"}`] : ["", ""];
-  const python = text => text.replace(/\btrue\b/g, "True").replace(/\bfalse\b/g, "False").replace(/\bnull\b/g, "None");
+  const literals = { true: "True", false: "False", null: "None" };
+  const python = text => text.replace(/"(?:[^"\\]|\\.)*"|true|false|null/g, found => literals[found] ?? found);
   return {
     curl: `curl ${url} \\\n${bearer[0]}  -H 'Content-Type: application/json' \\\n  -d '${short.replace(/'/g, "'\\''")}'`,
     Python: `import httpx\n\nrows = ${python(JSON.stringify([row], null, 1).length > 4000 ? JSON.stringify(JSON.parse(short).rows) : JSON.stringify([row], null, 1))}\n`
