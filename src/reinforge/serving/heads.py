@@ -32,8 +32,10 @@ def bounded(kind: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Protoc
             super().connection_lost(error)
 
         def data_received(self, data: bytes) -> None:
+            begun = self._begun
             super().data_received(data)
-            if self._begun:
+            # What came before a head's beginning, in the same piece, is not the head's.
+            if begun and self._begun:
                 self._size += len(data)
                 if self._size > limits.head and not self.transport.is_closing():
                     self._refuse(Refused(431, f"the head of a request may have {limits.head:,} bytes at most"))
