@@ -295,6 +295,27 @@ def test_a_result_that_kafka_does_not_take(url: str, monkeypatch: pytest.MonkeyP
     assert (headers["reason"], headers["id"], letters[b"b"].value()) == ("why", "b", b"")
 
 
+def test_headers_of_a_dead_letter_are_whole(url: str) -> None:
+    """Whatever characters its id and its reason have."""
+    queue = Kafka(url, "headers")
+    queue.put(b"x")
+
+    async def handle(delivery: Any) -> None:
+        await delivery.bury("a\0b", b"{}", "no \0, \ud800 or \u00e9")
+        done.set()
+
+    async def run() -> None:
+        async with _taking(queue_at(Address(url, "headers")), InHand(handle, 4)):
+            await asyncio.wait_for(done.wait(), SECONDS)
+
+    done = asyncio.Event()
+    asyncio.run(run())
+    (letter,) = queue.read("headers.dead")
+    headers = dict(letter.headers())
+    assert (headers["id"], letter.key()) == (b"a\0b", b"a\0b")
+    assert headers["reason"] == b"no \0, ? or \xc3\xa9"
+
+
 def test_a_fault_beside_what_is_too_large() -> None:
     """It is not taken for the lesser one, which would finish the message without its answer."""
     own: Any = queue_at(Address("kafka://h"))

@@ -365,8 +365,11 @@ class KafkaDelivery:
     async def bury(self, identity: str | None, result: bytes, reason: str) -> None:
         """The same, with a dead letter: where that is too large, its headers alone, which say where the message is."""
         place = f"{self._queue.address.name} {self.partition.number} {self.offset}"
-        headers: dict[str, str | bytes | None] = {"reason": reason[:2000], "id": identity or "", "place": place}
         key = None if identity is None else identity.encode()
+        # In bytes: a text would end with its first NUL.
+        headers: dict[str, str | bytes | None] = {
+            "reason": reason[:2000].encode(errors="replace"), "id": key or b"", "place": place.encode(),
+        }  # fmt: skip
         answer: list[Output] = [] if identity is None else [(self._queue.results, key, result, {})]
         try:
             await self._end((self._queue.dead, key, self.body, headers), *answer)
