@@ -148,6 +148,59 @@ def test_grids_fit_what_goes_in_and_comes_out_and_sums_are_whole() -> None:
     assert float(apart.max()) < 1.01
 
 
+def test_a_bias_stays_where_weights_are_next_to_nothing(tmp_path: Path) -> None:
+    """Outputs without weights, or nearly, are their biases: in torch and in onnxruntime."""
+    parent = everything.table(tmp_path / "whole", CONVOLUTIONS, text=False)
+    layers = [layer for layer in parent.model.modules() if type(layer) is nn.Linear and layer.weight.numel() >= 64]
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight[0], layer.bias[0] = 0, 1.5
+            layer.weight[1] *= 1e-20
+            layer.bias[1] = -0.75
+    inputs = parent.form.inputs(everything.rows(24))
+    changed, change = static(parent.model, lambda: inputs)
+    round_biases(changed)
+    fixed = [layer for layer in changed.modules() if isinstance(layer, StaticLinear)]
+    assert fixed
+    with torch.no_grad():
+        for layer in fixed:
+            found = layer(torch.randn(5, layer.in_features))
+            torch.testing.assert_close(found[:, :2], torch.tensor([1.5, -0.75]).expand(5, 2))
+    compressed(parent, inputs, tmp_path / "small")
+    export(tmp_path / "small", "onnx", tmp_path / "onnx")
+    from reinforge.edge.runner import Runner
+
+    small, runner, given = load(tmp_path / "small"), Runner(tmp_path / "onnx"), everything.rows(40)[24:]
+    run, outputs = runner.run(runner.inputs(given)[0]), small.forward(small.form.inputs(given))
+    for name, output in outputs.items():
+        assert np.median(np.abs(run[name] - output.numpy()).reshape(len(given), -1).max(1)) < 1e-4, name
+    assert set(change.static)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -1e32])
+def test_numbers_that_no_grid_holds_are_refused(number: float) -> None:
+    x = torch.randn(64, 32)
+    x[3, 4] = number
+    with pytest.raises(RecipeError, match=r"model.0 meets numbers that are not finite"):
+        static(Named(nn.Sequential(nn.Linear(32, 8))), lambda: {"x": x})
+
+
+def test_layers_that_meet_nothing_stay_as_they_are() -> None:
+    """No rows at all, or nothing but zeros, which say nothing of what will come."""
+
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.empty, self.zeros, self.full = (nn.Linear(32, 8) for _each in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.empty(x[:0]), self.zeros(x * 0) + self.full(x)])
+
+    changed, change = static(Named(Parts()), lambda: {"x": torch.randn(64, 32)})
+    assert set(change.static) == {"model.full"}
+    assert type(changed.model.zeros) is nn.Linear
+
+
 class Named(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

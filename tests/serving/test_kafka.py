@@ -61,7 +61,7 @@ def test_what_is_finished_is_known_to_the_next_owner(data: st.DataObject) -> Non
         if data.draw(st.booleans()):
             for each in partition.open:
                 taken[each] -= each <= partition.read
-            partition.open = {at: taken[at] for at in partition.open}
+            partition.leave()
             committed = (partition.offset, partition.note)
     # What is before the offset is finished, and of what is not the offset is the first.
     partition = Partition.noted(0, *committed)
@@ -69,7 +69,29 @@ def test_what_is_finished_is_known_to_the_next_owner(data: st.DataObject) -> Non
     assert set(partition.open).isdisjoint(finished)
 
 
-@pytest.mark.parametrize("note", [None, "", "x", "4 0:5", "somebody 4", "reinforge", "reinforge 4 0:x"])
+def test_who_leaves_before_a_message_came_did_not_take_it() -> None:
+    """Otherwise one that ends its workers would be forgiven by each whose partitions change before he reads."""
+    partition = Partition.noted(0, 7, "reinforge 4 0:3 2:2")
+    assert partition.take(7)
+    assert partition.open == {7: 4, 9: 2}
+    partition.leave()
+    assert partition.open == {7: 3, 9: 2}
+
+
+@pytest.mark.parametrize("came", [9, 10, 100])
+def test_what_kafka_deleted_is_waited_for_no_longer(came: int) -> None:
+    """By the topic's retention or compaction; otherwise the offset would never go on."""
+    partition = Partition.noted(0, 7, "reinforge 4 0:3 1:2 2:2")
+    partition.take(came)
+    partition.open.pop(came, None)
+    assert (partition.offset, partition.note) == (max(11, came + (came >= 11)), "reinforge 0")
+
+
+@pytest.mark.parametrize(
+    "note",
+    [None, "", "x", "4 0:5", "somebody 4", "reinforge", "reinforge 4 0:x", "reinforge -5", "reinforge 4 4:1",
+     "reinforge 4 -1:1", "reinforge 4 0:-9", "reinforge 4 0:1:1"],
+)  # fmt: skip
 def test_a_note_that_is_not_ours(note: str | None) -> None:
     """All before the offset is finished, and nothing after it."""
     partition = Partition.noted(3, 7, note)
@@ -271,6 +293,59 @@ def test_a_result_that_kafka_does_not_take(url: str, monkeypatch: pytest.MonkeyP
     )
     assert original.value().startswith(b'{"id": "b"}')
     assert (headers["reason"], headers["id"], letters[b"b"].value()) == ("why", "b", b"")
+
+
+def test_headers_of_a_dead_letter_are_whole(url: str) -> None:
+    """Whatever characters its id and its reason have."""
+    queue = Kafka(url, "headers")
+    queue.put(b"x")
+
+    async def handle(delivery: Any) -> None:
+        await delivery.bury("a\0b", b"{}", "no \0, \ud800 or \u00e9")
+        done.set()
+
+    async def run() -> None:
+        async with _taking(queue_at(Address(url, "headers")), InHand(handle, 4)):
+            await asyncio.wait_for(done.wait(), SECONDS)
+
+    done = asyncio.Event()
+    asyncio.run(run())
+    (letter,) = queue.read("headers.dead")
+    headers = dict(letter.headers())
+    assert (headers["id"], letter.key()) == (b"a\0b", b"a\0b")
+    assert headers["reason"] == b"no \0, ? or \xc3\xa9"
+
+
+def test_a_fault_beside_what_is_too_large() -> None:
+    """It is not taken for the lesser one, which would finish the message without its answer."""
+    own: Any = queue_at(Address("kafka://h"))
+    for codes in ((KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._MSG_TIMED_OUT),
+                  (KafkaError._MSG_TIMED_OUT, KafkaError.MSG_SIZE_TOO_LARGE)):  # fmt: skip
+        ending: Any = kafka.Ending(None, (), None, left=2)  # type: ignore[arg-type]
+        own._fault, own._sending = None, {ending}
+        for code in codes:
+            own._sent(ending, KafkaError(code), None)
+        assert own._fault.args[0].code() == KafkaError._MSG_TIMED_OUT
+
+
+def test_an_id_that_is_sent_again_when_its_result_is_gone(url: str) -> None:
+    """It is computed again."""
+    queue = Kafka(url, "late")
+    known: list[bool] = []
+
+    async def handle(delivery: Any) -> None:
+        known.append(await delivery.known("a"))
+        await delivery.finish("a", b"{}")
+
+    async def run() -> None:
+        async with _taking(queue_at(Address(url, "late", kept=2)), InHand(handle, 4)):
+            for count in (1, 2, 3):
+                await asyncio.to_thread(queue.put, b'{"id": "a"}')
+                await _comes_about(lambda count=count: len(known) == count)
+                await asyncio.sleep(0.1 if count == 1 else 2.5)
+
+    asyncio.run(run())
+    assert known == [False, True, False]
 
 
 def test_a_fault_that_waiting_does_not_mend(url: str, short: None, capfd: Any) -> None:

@@ -32,6 +32,8 @@ from reinforge.models.static import (
 
 # Rows that are looked at, some at a time, and numbers of a layer that are kept of them.
 ROWS, AT_ONCE, NUMBERS = 512, 64, 2**18
+# What is beyond it is taken for infinite.
+FARTHEST = 1e30
 # Ranges that are tried: so many hundredths of the whole. Of the whole itself all pixels may lie between two units.
 PARTS = range(110, 19, -1)
 
@@ -85,6 +87,8 @@ def static(model: nn.Module, inputs: Callable[[], Batch]) -> tuple[nn.Module, Co
         and layer.weight.dtype == torch.float32 and getattr(layer, "padding_mode", "zeros") == "zeros"
     }  # fmt: skip
     seen = _watched(plain, layers, inputs()) if layers else {}
+    # Nothing is known of what goes into a layer that met nothing but zeros.
+    seen = {name: ends for name, ends in seen.items() if ends[0].low < ends[0].high}
     if not seen:
         raise RecipeError(
             _("it has no linear layer or convolution that could compute in 8 bits"), where="--method int8-static",
@@ -119,6 +123,13 @@ def _watched(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Batch) -
 def _note(
     seen: dict[str, tuple[_Seen, _Seen]], name: str, _layer: nn.Module, given: tuple[Tensor, ...], gave: Tensor
 ) -> None:
+    if not gave.numel():
+        return
+    if not bool((given[0].abs() <= FARTHEST).all() and (gave.abs() <= FARTHEST).all()):
+        raise RecipeError(
+            _("its layer {name} meets numbers that are not finite").format(name=name), where="--method int8-static",
+            remedy=_("Give other rows with --train, or take int8 or int8-weight."),
+        )  # fmt: skip
     before, after = seen.setdefault(name, (_Seen(), _Seen()))
     before.add(given[0])
     after.add(gave)
@@ -129,5 +140,5 @@ def round_biases(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, StaticLinear | StaticConv2d) and layer.bias is not None:
             with torch.no_grad():
-                units, unit = whole_bias(layer.bias, quantised(layer.weight)[1], layer.grids.input)
+                units, unit, _worth = whole_bias(layer.bias, quantised(layer.weight)[1], layer.grids.input)
                 layer.bias.copy_(units * unit)

@@ -33,15 +33,17 @@ def write_static(model: nn.Module) -> None:
     for layer in model.modules():
         if type(layer) in WRITTEN:
             grids, bias = cast(StaticLayer, layer).grids, cast("Tensor | None", layer.bias)
-            units, worth = quantised(cast(Tensor, layer.weight).detach())
+            weight = cast(Tensor, layer.weight).detach()
+            _units, worth = quantised(weight)
+            if bias is not None:
+                bias_units, bias_worth, worth = whole_bias(bias.detach(), worth, grids.input)
+                layer.register_buffer("bias_units", bias_units)
+                layer.register_buffer("bias_worth", bias_worth)
+            units = (weight / worth.view(-1, *(1,) * (weight.ndim - 1))).round().to(torch.int8)
             layer.register_buffer("units", units)
             layer.register_buffer("worth", worth)
             # onnxruntime has no kernel of whole numbers for weights whose zero is left out.
             layer.register_buffer("zero", torch.zeros_like(units.flatten(1)[:, 0]))
-            if bias is not None:
-                units, worth = whole_bias(bias.detach(), worth, grids.input)
-                layer.register_buffer("bias_units", units)
-                layer.register_buffer("bias_worth", worth)
             layer.__class__ = WRITTEN[type(layer)]
 
 

@@ -15,6 +15,8 @@ from reinforge.registry import Options
 
 # The largest of a grid's 256 units.
 LAST = 255
+# What a bias may come to, in units: as much again is left for the products.
+LARGEST = 2.0**30
 
 
 class Grid(Options):
@@ -67,11 +69,15 @@ def rounded(x: Tensor, grid: Grid) -> Tensor:
     return near + (within - within.detach())
 
 
-def whole_bias(bias: Tensor, worth: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """A bias in 32 bits, in units of the products of inputs and weights (worth so much by output), and what these are
-    worth."""
+def whole_bias(bias: Tensor, worth: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """A bias in 32 bits, in units of the products of inputs and weights; what these are worth; and what weights are.
+
+    `worth` is that of weights by output. Where they are so small that the bias has too many of their units, theirs are
+    larger, and what they lose is less than the bias's last bit.
+    """
+    worth = torch.maximum(worth, bias.abs() / (grid.scale * LARGEST))
     unit = worth * grid.scale
-    return (bias / unit).round().clamp(-(2.0**30), 2.0**30).to(torch.int32), unit
+    return (bias / unit).round().clamp(-LARGEST, LARGEST).to(torch.int32), unit, worth
 
 
 def fix(layer: nn.Module, grids: Grids) -> None:

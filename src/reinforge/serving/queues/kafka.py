@@ -71,7 +71,8 @@ class KafkaQueue:
     def __init__(self, address: Address) -> None:
         self.address = address
         self.results, self.dead = f"{address.name}.results", f"{address.name}.dead"
-        self.sent: OrderedDict[str, None] = OrderedDict()
+        # When each was stored.
+        self.sent: OrderedDict[str, float] = OrderedDict()
         # What the event loop tells the thread: how a message ends, or that it is given back.
         self.said: SimpleQueue[Ending | KafkaDelivery] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -104,7 +105,8 @@ class KafkaQueue:
 
     def remember(self, identity: str) -> None:
         """That its result was stored."""
-        self.sent[identity] = None
+        self.sent.pop(identity, None)
+        self.sent[identity] = time.monotonic()
         if len(self.sent) > _LATEST:
             self.sent.popitem(last=False)
 
@@ -159,12 +161,12 @@ class KafkaQueue:
                 if self._fault is not None:
                     raise self._fault
         finally:
-            self._consumer.close()
             for partition in self._partitions.values():
                 partition.ours = False
             for ending in (*self._sending, *self._stored):
                 self._call(_settle, ending.done, False)
             self._producer.purge(blocking=False)
+            self._consumer.close()
 
     def _hear(self) -> None:
         """What becomes of messages; some time for it where nothing else is to be done."""
@@ -233,7 +235,8 @@ class KafkaQueue:
                 sent(KafkaError(KafkaError._QUEUE_FULL, str(error)), None)
 
     def _sent(self, ending: Ending, error: KafkaError | None, _message: Message | None) -> None:
-        ending.error = ending.error or error
+        if error is not None and (ending.error is None or ending.error.code() in _TOO_LARGE):
+            ending.error = error
         ending.left -= 1
         if ending.left:
             return
@@ -343,8 +346,9 @@ class KafkaDelivery:
         self._queue = queue
 
     async def known(self, identity: str) -> bool:
-        """Whether this worker stored its result lately."""
-        return identity in self._queue.sent
+        """Whether this worker stored its result lately, so that it is there still."""
+        stored = self._queue.sent.get(identity)
+        return stored is not None and time.monotonic() < stored + self._queue.address.kept
 
     async def finish(self, identity: str, result: bytes) -> None:
         """Store, remember, commit."""
@@ -361,8 +365,11 @@ class KafkaDelivery:
     async def bury(self, identity: str | None, result: bytes, reason: str) -> None:
         """The same, with a dead letter: where that is too large, its headers alone, which say where the message is."""
         place = f"{self._queue.address.name} {self.partition.number} {self.offset}"
-        headers: dict[str, str | bytes | None] = {"reason": reason[:2000], "id": identity or "", "place": place}
         key = None if identity is None else identity.encode()
+        # In bytes: a text would end with its first NUL.
+        headers: dict[str, str | bytes | None] = {
+            "reason": reason[:2000].encode(errors="replace"), "id": key or b"", "place": place.encode(),
+        }  # fmt: skip
         answer: list[Output] = [] if identity is None else [(self._queue.results, key, result, {})]
         try:
             await self._end((self._queue.dead, key, self.body, headers), *answer)

@@ -30,8 +30,10 @@ class Partition:
             if whose != _OURS:
                 raise ValueError
             pairs = (each.split(":") for each in rest)
-            opened = {first + int(at): int(taken) for at, taken in pairs}
-            return cls(number, first + int(ahead), opened, first - 1)
+            following, opened = first + int(ahead), {first + int(at): int(taken) for at, taken in pairs}
+            if not all(first <= at < following and taken >= 0 for at, taken in opened.items()) or following < first:
+                raise ValueError
+            return cls(number, following, opened, first - 1)
         except ValueError:
             return cls(number, first, read=first - 1)
 
@@ -49,6 +51,9 @@ class Partition:
 
     def take(self, offset: int) -> bool:
         """Whether the message there, which came, is to be worked on, and not finished."""
+        if offset > self.read + 1 and self.open:
+            # They come in order: what was passed over is there no more, by the topic's retention or compaction.
+            self.open = {at: taken for at, taken in self.open.items() if not self.read < at < offset}
         self.read = offset
         if offset >= self.next:
             self.next = offset + 1
@@ -59,5 +64,5 @@ class Partition:
         return True
 
     def leave(self) -> None:
-        """To another, as if nothing that is open had been taken this time: it was no fault of its own."""
-        self.open = {at: max(taken - 1, 0) for at, taken in self.open.items()}
+        """To another, as if nothing that came and is open had been taken: it was no fault of its own."""
+        self.open = {at: taken - (at <= self.read) for at, taken in self.open.items()}
