@@ -8,6 +8,7 @@ import pytest
 
 from reinforge.data.readers import read
 from reinforge.data.reading import delimited
+from reinforge.data.reading.rows import columns_of_memory
 from reinforge.errors import DataError
 
 
@@ -263,3 +264,11 @@ def test_json_rows_equal_rows_in_memory(tmp_path):
     path = written(tmp_path, json.dumps(ROWS), "t.json")
     from_file, from_memory = read(path), read(ROWS)
     assert list(from_file.columns) == list(from_memory.columns)
+
+
+def test_names_of_a_frame_are_trimmed_and_given():
+    frame = pl.DataFrame({" a ": [1, 2], "": [3, 4]})
+    assert {name: list(values) for name, values in columns_of_memory(frame).items()} == {
+        "a": [1, 2],
+        "column_2": [3, 4],
+    }

@@ -126,7 +126,7 @@ STORED: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {
 def load_tokenizer(stored: Any) -> Tokenizer:
     """The tokenizer that was stored. Raises IntegrityError."""
     kind = stored.get("kind") if isinstance(stored, dict) else None
-    if kind not in STORED:
+    if not isinstance(kind, str) or kind not in STORED:
         raise IntegrityError(f"there is no tokenizer {kind!r}", where="pipeline")
     return STORED[kind](cast(Mapping[str, Any], stored))
 

@@ -25,6 +25,7 @@ class Part:
         self.image: tuple[int, ...] = ()
         self.scaling: Scaling | None = None
         size = int(np.prod(box.shape, dtype=np.int64))
+        lowest = box.low if isinstance(box.low, tuple) else (box.low,) * size
         match block.form:
             case "box":
                 sound = block.shape == box.shape
@@ -35,14 +36,14 @@ class Part:
                     self.image, self.channels_last = given, channels_last(box.shape)
                     self.scaling = Scaling(given, cast(Shape, block.shape)) if given != block.shape else None
             case "categories":
-                sound = len(block.sizes) == size
+                sound = len(block.sizes) == size and all(abs(first or 0) < 2**62 for first in lowest)
             case _:
                 sound = False
         if not sound:
             raise IntegrityError("the schema and the model do not fit each other", where="schema.json")
         # A choice is a whole number between the first and the last.
-        low = box.low if isinstance(box.low, tuple) else (box.low,) * size
-        self.first: Array = np.array([first or 0 for first in low], dtype=np.int64).reshape(box.shape)
+        chosen = block.form == "categories"
+        self.first: Array = np.array([(chosen and first) or 0 for first in lowest], dtype=np.int64).reshape(box.shape)
         self.sizes: Array = np.array(block.sizes, dtype=np.int64).reshape(box.shape if block.sizes else (0,))
 
     def checked(self, value: object, shape: tuple[int, ...], where: str) -> Array:

@@ -92,7 +92,9 @@ def columns_of_memory(data: object, absent: Absent = "error") -> Columns:
     if isinstance(data, pl.LazyFrame):
         data = data.collect()
     if isinstance(data, pl.DataFrame):
-        return {name: data[name] for name in unique_names(data.columns, "data frame")}
+        # By their places, since names are trimmed, and one without gets one.
+        names = unique_names(data.columns, "data frame")
+        return {name: series.alias(name) for name, series in zip(names, data.get_columns(), strict=True)}
     if type(data).__module__.partition(".")[0] == "pandas":
         return _pandas(data)
     if isinstance(data, Mapping):
