@@ -272,3 +272,9 @@ def test_names_of_a_frame_are_trimmed_and_given():
         "a": [1, 2],
         "column_2": [3, 4],
     }
+
+
+def test_a_time_beyond_the_calendar_is_refused():
+    frame = pl.DataFrame({"at": pl.Series([2**62]).cast(pl.Datetime("ms"))})
+    with pytest.raises(DataError, match="no calendar has"):
+        read(frame)

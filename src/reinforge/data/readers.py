@@ -113,7 +113,12 @@ def digest(columns: Mapping[str, pl.Series]) -> str:
             total.update(series.is_null().to_numpy().tobytes())
             total.update(series.fill_null(0).to_numpy().tobytes())
         else:
-            total.update("\x1f".join("\x00" if value is None else str(value) for value in series.to_list()).encode())
+            try:
+                values = series.to_list()
+            except pl.exceptions.PanicException:
+                # It is no Exception: polars ends so at times beyond the calendar.
+                raise DataError(_("it holds a time that no calendar has"), where=f"column {name}") from None
+            total.update("\x1f".join("\x00" if value is None else str(value) for value in values).encode())
     return "sha256:" + total.hexdigest()
 
 
