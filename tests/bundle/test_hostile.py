@@ -14,7 +14,11 @@ import torch
 import reinforge.bundle
 from reinforge.bundle.archive import pack, unpack
 from reinforge.core import tensor_files
+from reinforge.data.text import load_tokenizer
+from reinforge.environments.parts import Part
 from reinforge.errors import BundleError, ComponentError, IntegrityError, ReinforgeError, StorageError
+from reinforge.schema.fields import Box
+from reinforge.schema.signature import Input
 from tests.bundle import made
 
 
@@ -299,3 +303,18 @@ def test_packing_a_damaged_folder_is_refused(table_path, tmp_path):
     (table_path / "card.md").write_text("x" * (table_path / "card.md").stat().st_size)
     with pytest.raises(IntegrityError):
         pack(table_path, tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("kind", [None, {}, [], "made-up"])
+def test_a_tokenizer_of_no_kind_is_refused(kind):
+    with pytest.raises(IntegrityError, match="there is no tokenizer"):
+        load_tokenizer({"kind": kind})
+
+
+def test_choices_begin_at_whole_numbers_of_64_bits():
+    block = Input(form="categories", sizes=(3,))
+    assert Part(Box(shape=(1,), dtype="int64", low=-2, high=0), block).first.tolist() == [-2]
+    with pytest.raises(IntegrityError, match="do not fit each other"):
+        Part(Box(shape=(1,), dtype="int64", low=2.0**70, high=2.0**71), block)
+    # Of what is no choice a bound may be anything.
+    Part(Box(shape=(1,), low=-1e38, high=1e38), Input(form="box", shape=(1,)))

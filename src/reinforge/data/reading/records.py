@@ -54,8 +54,7 @@ def unique_names(names: Sequence[str], where: str) -> list[str]:
 
 def read_header(text: str, name: str, delimiter: str) -> tuple[list[str], int]:
     """Column names, and where the second line starts; 0 where the header spans several lines or isn't the first."""
-    head = text[: text.find("\n", 1 << 16) + 1 or None]
-    reader = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(first_lines(text), newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(record for record in reader if record)
     except csv.Error as error:
