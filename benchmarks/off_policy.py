@@ -4,10 +4,11 @@ thread.
 Networks of 256-256, batches of 256, one update per environment step, after the same random steps. Both take turns of a
 few updates in one process, so that they meet the same machine; what begins and ends a run is in neither figure. Ours
 steps 4 copies together and does their 4 updates after (the same updates per step); the peer steps one, as its preset
-does. In bf16, ours has bf16 weights beside fp32 masters. Medians over the turns, of wall time and of CPU time, which
-neighbours on the machine disturb less.
+does. Rounded is fp32 but for what goes into products (`learn.products`), where the processor has AMX; in bf16 ours has
+bf16 weights beside fp32 masters. Medians over the turns, of wall time and of CPU time, which neighbours on the machine
+disturb less.
 
-    python -m benchmarks.off_policy [--turns 40] [--precision fp32 bf16] [--kinds sac td3]
+    python -m benchmarks.off_policy [--turns 40] [--precision fp32 rounded bf16] [--kinds sac td3]
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.parts import REPLAY, engine
+from benchmarks.parts import PRECISIONS, REPLAY, engine
 from reinforge.core.contracts import Clock
 
 # Updates, and so environment steps, of a turn; turns that are not counted.
@@ -98,7 +99,7 @@ def _rate(spent: list[Spent]) -> Spent:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=40)
-    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16"))
+    parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--kinds", nargs="+", default=["sac", "td3"], choices=("sac", "td3"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 """Where the time of reinforcement learning goes: CPU time per update by part, of PPO on CartPole-v1 and of SAC and TD3
 on HalfCheetah-v5 as `benchmarks.ppo` and `benchmarks.off_policy` run them, on one thread.
 
-    python -m benchmarks.parts [--kinds ppo sac td3] [--precision fp32 bf16] [--updates 400]
+    python -m benchmarks.parts [--kinds ppo sac td3] [--precision fp32 rounded bf16] [--updates 400]
 
 "rest" is the engine's own: minibatches, counts, sums of terms, zeroing, the clock, the log.
 """
@@ -37,6 +37,7 @@ CARTPOLE = EnvironmentOptions(id="CartPole-v1", count=8)
 CHEETAH = EnvironmentOptions(id="HalfCheetah-v5", count=4)
 REPLAY = ReplayOptions(capacity=100_000, learning_starts=500, updates_per_round=4)
 WIDE = (256, 256)
+PRECISIONS = ("fp32", "rounded", "bf16")
 WARM = 40
 KINDS: dict[str, tuple[EnvironmentOptions, Any, Any, Any]] = {
     "ppo": (
@@ -75,13 +76,14 @@ class Watch:
 
 
 def engine(kind: str, precision: str, updates: int) -> Engine:
-    """As the recipes build it."""
+    """As the recipes build it; "rounded" is fp32 with `products: rounded`."""
     environment, model, objective, source = KINDS[kind]
     found = signature(environment)
     torch.manual_seed(0)
     learn = Learn.model_validate(
-        {"batch": 256, "lr": 3e-4, "clip": 0.5 if kind == "ppo" else None, "precision": precision, "threads": 1,
-         "compile": "off", "stop": Stop(updates=updates)}
+        {"batch": 256, "lr": 3e-4, "clip": 0.5 if kind == "ppo" else None, "threads": 1,
+         "precision": "fp32" if precision == "rounded" else precision,
+         "products": "rounded" if precision == "rounded" else "exact", "compile": "off", "stop": Stop(updates=updates)}
     )  # fmt: skip
     return Engine(
         REGISTRY.build("objective", objective, found), REGISTRY.build("model", model, found),
@@ -127,7 +129,7 @@ def _both(found: Watch, name: str, by_hand: Callable[..., Any]) -> Callable[...,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
-    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=("fp32", "bf16"))
+    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=PRECISIONS)
     parser.add_argument("--updates", type=int, default=400)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -243,6 +243,8 @@ def theirs(name: str, peer: Peer, seed: int) -> Result:
     began, used = time.perf_counter(), time.process_time()
     environment = gym.make(peer.environment)
     more: dict[str, Any] = dict(peer.settings)
+    # The same arithmetic in one operation, which is sooner done.
+    more["policy_kwargs"] = {**more.get("policy_kwargs", {}), "optimizer_kwargs": {"fused": True}}
     if peer.noise is not None:
         size = environment.action_space.shape
         more["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, peer.noise))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import pytest
@@ -16,6 +17,12 @@ WIDE, NARROW = nn.Linear(256, 128), nn.Sequential(nn.Embedding(1000, 64), nn.Lin
 
 def _set() -> str:
     return torch.backends.mkldnn.matmul.fp32_precision
+
+
+def _onednn_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor where it is faster, and exact."""
+    for name in ("_onednn_is_faster", "_onednn_is_exact"):
+        monkeypatch.setattr(products, name, lambda: True)
 
 
 def test_stays_single_precision() -> None:
@@ -33,7 +40,10 @@ def test_stays_single_precision() -> None:
 @pytest.mark.parametrize("faster", [True, False])
 @pytest.mark.parametrize("model", [WIDE, NARROW])
 def test_set_within_the_block_alone(model: nn.Module, faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_onednn_is_faster", lambda: faster)
+    if faster:
+        _onednn_takes_over(monkeypatch)
+    else:
+        monkeypatch.setattr(products, "_onednn_is_faster", lambda: False)
     before = _set()
     seen = []
 
@@ -47,9 +57,43 @@ def test_set_within_the_block_alone(model: nn.Module, faster: bool, monkeypatch:
     assert _set() == before
 
 
+def _set_by(*blocks: bool) -> str:
+    """What is set within blocks of narrow models that allow rounding or don't."""
+    with contextlib.ExitStack() as stack:
+        for rounded in blocks:
+            stack.enter_context(faster_products(NARROW, rounded))
+        return _set()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_rounded_while_all_allow_it(exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where oneDNN does not round, it does for what must be exact as well."""
+    monkeypatch.setattr(products, "_onednn_is_exact", lambda: exact)
+    before, of_gpus = _set(), torch.backends.cuda.matmul.fp32_precision
+    assert _set_by(True) == _set_by(True, True) == "bf16"
+    assert _set_by(True, False) == _set_by(False, True) == ("bf16" if exact else before)
+    assert _set_by(False) == _set() == before
+    with faster_products(WIDE, rounded=True):
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+        with faster_products(WIDE):
+            assert torch.backends.cuda.matmul.fp32_precision == of_gpus
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert torch.backends.cuda.matmul.fp32_precision == of_gpus
+
+
+def test_rounded_keeps_eight_bits() -> None:
+    """Sums are of fp32: 256 of bf16 would be off by more."""
+    torch.manual_seed(0)
+    one, other = torch.rand(192, 256), torch.rand(256, 160)
+    with faster_products(WIDE, rounded=True):
+        found = one @ other
+    expected = one.double() @ other.double()
+    assert float(((found - expected) / expected).abs().max()) < 2.0**-9
+
+
 def test_blocks_that_overlap_leave_what_was_set_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """As runs on several threads do: in whatever order they end, it is set until the last one does."""
-    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
+    _onednn_takes_over(monkeypatch)
     before = _set()
     assert before != "bf16"
     for order in itertools.permutations(range(3)):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from reinforge.core import compiled
 from reinforge.inference import native
 from reinforge.inference.engine import GenerationEngine
 from reinforge.inference.native import Native, built
@@ -226,7 +227,7 @@ def test_a_compiler_may_have_options_and_the_cache_is_no_relative_folder(
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    assert native._folder() == tmp_path / "home" / ".cache" / "reinforge"
+    assert compiled._folder() == tmp_path / "home" / ".cache" / "reinforge"
     assert not (tmp_path / "relative").exists()
 
 

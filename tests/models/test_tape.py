@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from reinforge.models import native_tape
+from reinforge.models.native_tape import Linear, NativeTape
 from reinforge.models.perceptron import Network
+from reinforge.models.tape import Tape
+from tests.threads import one_thread
+
+
+@pytest.fixture(autouse=True, params=["compiled", "torch"])
+def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """By compiled functions, which are for one thread, and by torch."""
+    with one_thread():
+        if request.param == "torch":
+            monkeypatch.setattr(native_tape, "_built", lambda: None)
+        elif native_tape.attempt()[0] is None:
+            pytest.skip("no compiler")
+        yield
 
 
 def _network(activation: str = "tanh", last_active: bool = False, *sizes: int) -> Network:
@@ -112,3 +131,71 @@ def test_frozen_layers_have_no_gradient() -> None:
     assert next(iter(network.parameters())).grad is None
     theirs = _by_autograd(network, x, outer)[3:]
     assert _same([p.grad for p in network.parameters() if p.grad is not None], theirs)
+
+
+SIZES = [(3, 1), (23, 256, 256, 1), (5, 37, 18, 1), (300, 290, 20), (1, 16, 1), (16, 32, 64, 16)]
+
+
+def _layers(sizes: tuple[int, ...], turned: bool) -> tuple[list[Linear], list[Tensor]]:
+    """Layers whose weights lie as (i, o) or as nn.Linear has them, gradients too, which begin with ones."""
+    layers, parameters = [], []
+    for i, o in itertools.pairwise(sizes):
+        weight, into = torch.randn(i, o) / i**0.5, torch.ones(i, o)
+        if turned:
+            weight, into = (each.t().contiguous().t() for each in (weight, into))
+        bias, into_bias = torch.randn(o), torch.ones(o)
+        layers.append(Linear(weight, bias, into, into_bias))
+        parameters += [weight, bias]
+    return layers, parameters
+
+
+def _in_double(x: Tensor, parameters: list[Tensor], norm: bool, last_active: bool) -> Tensor:
+    pairs = list(zip(parameters[::2], parameters[1::2]))
+    for index, (weight, bias) in enumerate(pairs):
+        x = x @ weight + bias
+        if last_active or index < len(pairs) - 1:
+            x = (functional.layer_norm(x, x.shape[1:]) if norm else x).relu()
+    return x
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("last_active", [False, True])
+def test_as_formulas(sizes: tuple[int, ...], turned: bool, norm: bool, last_active: bool) -> None:
+    """Any shapes, normalised or not, and for the rows alone that have a gradient; against double precision."""
+    torch.manual_seed(0)
+    # A norm of two numbers makes much of a rounding.
+    sizes = (*sizes, 16) if last_active else sizes
+    layers, parameters = _layers(sizes, turned)
+    functions = native_tape.native(parameters[0], "relu")
+    for rows in (1, 13, 256, 300):
+        tape: Tape | NativeTape = Tape(layers, parameters, rows, "relu", last_active, norm)
+        if functions is not None:
+            tape = NativeTape(functions, layers, parameters, rows, last_active, norm)
+        x, outer = torch.randn(rows, sizes[0]), torch.randn(rows, sizes[-1])
+        doubles = [p.detach().double().requires_grad_() for p in (x, *parameters)]
+        expected = _in_double(doubles[0], doubles[1:], norm, last_active)
+        slopes = torch.autograd.grad(expected, doubles, outer.double(), retain_graph=True)
+        before = [part.clone() for layer in layers for part in layer[2:]]
+        assert torch.allclose(tape.forward(x).double(), expected, atol=1e-4)
+        inner = tape.backward(outer.clone(), inward=True)
+        assert inner is not None
+        assert torch.allclose(inner.double(), slopes[0], atol=1e-4)
+        after = [part for layer in layers for part in layer[2:]]
+        for now, then, wanted in zip(after, before, slopes[1:], strict=True):
+            assert torch.allclose((now - then).double(), wanted, rtol=1e-3, atol=1e-3)
+        if isinstance(tape, NativeTape) and sizes[-1] == 1:
+            some, size = outer[:, 0] * (torch.rand(rows) < 0.5), (sizes[0] + 1) // 2
+            total = torch.ones(rows, size)
+            tape.climb(some, total)
+            wanted = torch.autograd.grad(expected, doubles[0], some.double().unsqueeze(1))[0]
+            assert torch.allclose(total.double() - 1, wanted[:, -size:], atol=1e-4)
+
+
+def test_what_is_no_number_stays_none() -> None:
+    """So that a training that diverged is found."""
+    network = _network("relu")
+    x = torch.full((7, 3), math.nan)
+    with torch.no_grad():
+        assert network.trace(x)[0].isnan().all()

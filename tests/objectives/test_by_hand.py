@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from reinforge.core.contracts import Clock, Loss
 from reinforge.engine.loop import Engine
 from reinforge.environments.build import signature
 from reinforge.environments.options import EnvironmentOptions
+from reinforge.models import native_tape
 from reinforge.models.adapters import adapt
 from reinforge.models.decoder_options import LoRAOptions
 from reinforge.models.policy_options import (
@@ -23,9 +25,19 @@ from reinforge.objectives.options import DDPGOptions, PPOOptions, SACOptions, TD
 from reinforge.recipe.sections import Learn, Start, Stop
 from reinforge.registry import REGISTRY
 from reinforge.sources.options import ReplayOptions, RolloutOptions
+from tests.threads import one_thread
 
 CARTPOLE = EnvironmentOptions(id="CartPole-v1", count=6)
 PENDULUM = EnvironmentOptions(id="Pendulum-v1", count=3)
+
+
+@pytest.fixture(autouse=True, params=["compiled", "torch"])
+def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """By compiled functions, where there is a compiler, and by torch."""
+    with one_thread():
+        if request.param == "torch":
+            monkeypatch.setattr(native_tape, "_built", lambda: None)
+        yield
 
 
 def _parts(environment: EnvironmentOptions, model: ActorCriticOptions, options: PPOOptions) -> tuple[Any, Any, Any]:
@@ -83,11 +95,12 @@ OFF_POLICY = {"sac": SACOptions, "td3": TD3Options, "ddpg": DDPGOptions}
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("weights", [False, True])
 @pytest.mark.parametrize("sizes", [(8,), (16, 8)])
-def test_off_policy(kind: str, activation: Any, weights: bool, sizes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("norm", [None, "layer"])
+def test_off_policy(kind: str, activation: Any, weights: bool, sizes: tuple[int, ...], norm: Any) -> None:
     """Each step of an update: losses, what rows carry on, and gradients of its own parameters alone."""
     made = SquashedGaussianOptions if kind == "sac" else DeterministicOptions
     model = made(sizes=(16, 8), activation=activation, normalise=True)
-    options = OFF_POLICY[kind](critic_sizes=sizes, critic_activation=activation)
+    options = OFF_POLICY[kind](critic_sizes=sizes, critic_activation=activation, critic_norm=norm)
     objective, policy, _ = _parts(PENDULUM, model, options)
     learner = objective.build(policy)
     for parameter in learner.parameters():
@@ -144,11 +157,14 @@ def test_equal_values_share_the_slope() -> None:
 
 @pytest.mark.parametrize("kind", OFF_POLICY)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_engine_learns_the_same_off_policy(kind: str, precision: Any) -> None:
+@pytest.mark.parametrize("norm", [None, "layer"])
+def test_the_engine_learns_the_same_off_policy(kind: str, precision: Any, norm: Any) -> None:
     made = SquashedGaussianOptions if kind == "sac" else DeterministicOptions
     trained = []
     for by_hand in (True, False):
-        objective, policy, _ = _parts(PENDULUM, made(sizes=(8, 8)), OFF_POLICY[kind](critic_sizes=(8, 8)))
+        objective, policy, _ = _parts(
+            PENDULUM, made(sizes=(8, 8)), OFF_POLICY[kind](critic_sizes=(8, 8), critic_norm=norm)
+        )
         options = ReplayOptions(capacity=500, learning_starts=32)
         source = REGISTRY.build("source", options, environment=PENDULUM, seed=0, batch=32)
         learn = Learn(batch=32, lr=1e-3, precision=precision, stop=Stop(updates=20), threads=1, compile="off")

@@ -147,7 +147,7 @@ def test_critics_share_the_policys_running_statistics_and_nothing_that_learns() 
         sizes=(8,), normalise=True, encoders={"observation": REGISTRY.find("encoder", "linear").options(size=4)}
     )
     policy = Deterministic(options, signature)
-    critics = Critics(policy.perception, 2, (8,), "relu", 2)
+    critics = Critics(policy.perception, 2, (8,), "relu")
     targets = critics.target(policy.perception)
     observation = {"observation": torch.randn(4, 3)}
     before = [c.see(policy.perception, observation).clone() for c in (critics, targets)]

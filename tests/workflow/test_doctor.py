@@ -40,12 +40,14 @@ def test_the_machine_is_looked_at() -> None:
     assert str(machine.processors()) in checks["threads"].found
     compiled = all(built(dtype) is not None for dtype in (torch.float32, torch.bfloat16))
     assert checks["generation"].verdict == ("good" if compiled else "open")
+    assert checks["policies' layers"].verdict == checks["generation"].verdict
 
 
-def test_generation_without_compiled_functions_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_compiled_functions_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REINFORGE_NATIVE", "0")
-    found = room._generation()
-    assert (found.verdict, "REINFORGE_NATIVE=0" in found.found) == ("open", True)
+    checks = {check.name: check for check in doctor().checks}
+    for name in ("generation", "policies' layers"):
+        assert (checks[name].verdict, "REINFORGE_NATIVE=0" in checks[name].found) == ("open", True)
 
 
 def test_a_missing_extra_comes_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:

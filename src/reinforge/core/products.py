@@ -8,6 +8,7 @@ units for that (AMX), it computes them in fp32.
 
 from __future__ import annotations
 
+import enum
 import functools
 import platform
 import threading
@@ -32,14 +33,16 @@ def spare_rows(x: Tensor) -> int:
 
 
 @contextmanager
-def faster_products(model: nn.Module) -> Iterator[None]:
+def faster_products(model: nn.Module, rounded: bool = False) -> Iterator[None]:
     """Within the block oneDNN multiplies fp32 matrices, where that is faster for the model's layers, and is exact: on
-    any thread of this process. What was set before is set again after it."""
+    any thread of this process. Where they may be `rounded` first, to TF32 on a GPU and to bf16 on a CPU, what has units
+    for that uses them. What was set before is set again after it.
+
+    Blocks of several threads may overlap in any order: what is not exact is set while all of them allow it.
+    """
     wide = any(min(p.shape[-2:]) >= _WIDE for p in model.parameters() if p.dim() >= 2 and p.device.type == "cpu")
-    if not wide or not _onednn_is_faster():
-        yield
-        return
-    with _perhaps_in_bf16():
+    exact = _Wanted.EXACT_BY_ONEDNN if wide and _onednn_is_faster() else _Wanted.EXACT
+    with _setting(_Wanted.ROUNDED if rounded else exact):
         yield
 
 
@@ -52,35 +55,57 @@ def _onednn_is_faster() -> bool:
     return _onednn_is_exact()
 
 
+@functools.cache
 def _onednn_is_exact() -> bool:
     """Whether what may be computed in bf16 is not: bf16 has 8 bits of fp32's 24, and numbers with 12 tell."""
     one = torch.full((_WIDE, _WIDE), 1 + 2.0**-11)
-    with _perhaps_in_bf16():
-        return bool((one @ torch.eye(_WIDE) == one).all())
+    library: Any = torch.backends.mkldnn
+    with _lock:
+        before, library.matmul.fp32_precision = library.matmul.fp32_precision, "bf16"
+        try:
+            return bool((one @ torch.eye(_WIDE) == one).all())
+        finally:
+            library.matmul.fp32_precision = before
 
 
-# How many blocks there are at this moment, on all threads, and what was set before the first.
-_lock = threading.Lock()
-_blocks, _before = 0, ""
+class _Wanted(enum.Enum):
+    """Of the products in a block."""
+
+    EXACT = enum.auto()
+    EXACT_BY_ONEDNN = enum.auto()
+    ROUNDED = enum.auto()
+
+
+# The blocks there are at this moment, on all threads, and what was set before the first, of CPUs and GPUs.
+_lock = threading.RLock()
+_blocks: list[_Wanted] = []
+_before = ("", "")
 
 
 @contextmanager
-def _perhaps_in_bf16() -> Iterator[None]:
-    """Blocks of several threads may overlap in any order: the first sets, and the last to end sets back."""
-    global _blocks, _before
-    library: Any = torch.backends.mkldnn
+def _setting(wanted: _Wanted) -> Iterator[None]:
+    global _before
+    cpu: Any = torch.backends.mkldnn
+    gpu: Any = torch.backends.cuda
     with _lock:
-        if _blocks == 0:
-            _before = library.matmul.fp32_precision
-            library.matmul.fp32_precision = "bf16"
-        _blocks += 1
+        if not _blocks:
+            _before = (cpu.matmul.fp32_precision, gpu.matmul.fp32_precision)
+        _blocks.append(wanted)
+        _set(cpu, gpu)
     try:
         yield
     finally:
         with _lock:
-            _blocks -= 1
-            if _blocks == 0:
-                library.matmul.fp32_precision = _before
+            _blocks.remove(wanted)
+            _set(cpu, gpu)
+
+
+def _set(cpu: Any, gpu: Any) -> None:
+    """What the blocks there are allow."""
+    rounded = bool(_blocks) and all(each is _Wanted.ROUNDED for each in _blocks)
+    by_onednn = rounded or (any(each is not _Wanted.EXACT for each in _blocks) and _onednn_is_exact())
+    cpu.matmul.fp32_precision = "bf16" if by_onednn else _before[0]
+    gpu.matmul.fp32_precision = "tf32" if rounded else _before[1]
 
 
 def _maker() -> str:

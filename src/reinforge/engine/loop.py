@@ -156,7 +156,7 @@ class Engine:
         """
         started, before = time.perf_counter(), self.clock.seconds
         self._saved_at, self._logged_at = started, (started, self.clock.updates)
-        with self._signals(), faster_products(self.learner):
+        with self._signals(), faster_products(self.learner, self.learn.products == "rounded"):
             try:
                 reason = self._loop(started, before)
                 self.updater.settle()

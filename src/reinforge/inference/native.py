@@ -1,8 +1,7 @@
 """What lies between the matrix products of a decoding step, in C, compiled once for this processor where it has a
 compiler: torch takes a dozen passes over memory, and as many calls, where these take one.
 
-The shared object stays in the user's cache, under a name that its source, the compiler and the processor decide.
-Without a compiler, or with REINFORGE_NATIVE=0, torch does it all, with equal results but for rounding.
+Where there is no such library (`core/compiled.py`), torch does it all, with equal results but for rounding.
 
 Shape suffixes: n rows, d width, f hidden width, h query heads, k key-value heads, e head width, c positions, s slots,
 v vocabulary.
@@ -11,29 +10,19 @@ v vocabulary.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import shlex
-import shutil
-import stat
-import subprocess
-import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from reinforge.messages import _
+from reinforge.core.compiled import compiled
 
 SOURCE = Path(__file__).with_name("native.c")
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
 HALF = {torch.float32: (), torch.bfloat16: ("-DHALF",)}
 # Numbers in a vector; rows must be whole ones.
 LANES = 16
 WIDEST = 256
-COMPILING_SECONDS = 120
 
 _pointer, _long, _float = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 
@@ -41,8 +30,7 @@ _pointer, _long, _float = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 class Native:
     """The functions for one type of numbers. Tensors are on the CPU; each result is a new one."""
 
-    def __init__(self, path: Path) -> None:
-        library = ctypes.CDLL(str(path))
+    def __init__(self, library: ctypes.CDLL) -> None:
         self._normalise = library.normalise
         self._normalise.argtypes = [_pointer] * 3 + [_long] * 2 + [_float]
         self._gate = library.gate
@@ -120,56 +108,4 @@ def built(dtype: torch.dtype) -> Native | None:
 
 def attempt(dtype: torch.dtype) -> tuple[Native | None, str]:
     """The same, looked for anew, and why there are none."""
-    if os.environ.get("REINFORGE_NATIVE") == "0":
-        return None, "REINFORGE_NATIVE=0"
-    if sys.platform != "linux":
-        return None, _("they are for Linux")
-    named = os.environ.get("CC") or "cc"
-    try:
-        # It may bring options, or be called by another ("gcc -m64", "ccache gcc").
-        words = shlex.split(named)
-    except ValueError:
-        words = []
-    compiler = shutil.which(words[0]) if words else None
-    if compiler is None:
-        return None, _("there is no C compiler {name}").format(name=named)
-    command = [compiler, *words[1:], *FLAGS, *HALF[dtype]]
-    try:
-        # What the compiler defines names its version and all that this processor can do.
-        known = subprocess.run(
-            [*command, "-E", "-dM", "-x", "c", os.devnull], capture_output=True, check=True, timeout=COMPILING_SECONDS
-        ).stdout
-        name = hashlib.sha256(b"\0".join((SOURCE.read_bytes(), " ".join(command).encode(), known))).hexdigest()
-        path = _folder() / f"native-{name[:32]}.so"
-        if path.exists():
-            try:
-                return Native(path), ""
-            except (OSError, AttributeError):
-                # What is damaged is made anew.
-                path.unlink(missing_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = Path(folder) / path.name
-            subprocess.run(
-                [*command, "-o", str(made), str(SOURCE), "-lm"], capture_output=True, check=True,
-                timeout=COMPILING_SECONDS,
-            )  # fmt: skip
-            # Several processes may make it at once: each replaces it by the same.
-            os.replace(made, path)
-        return Native(path), ""
-    except subprocess.CalledProcessError as error:
-        told = error.stderr.decode(errors="replace").strip().splitlines() or [str(error)]
-        return None, f"{named}: {told[0]}"
-    except (OSError, AttributeError, RuntimeError, subprocess.SubprocessError) as error:
-        return None, str(error)
-
-
-def _folder() -> Path:
-    """The user's own, where nobody else can put a library. Raises OSError or RuntimeError where there is none."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    # As its specification has it, a relative one counts for nothing.
-    folder = (base if base.is_absolute() else Path.home() / ".cache") / "reinforge"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.stat()
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(_("{folder} can be written by others").format(folder=folder))
-    return folder
+    return compiled(SOURCE, Native, HALF[dtype])

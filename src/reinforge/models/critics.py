@@ -7,15 +7,18 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from reinforge.core.batch import Batch
 from reinforge.models.activations import ACTIVATIONS
+from reinforge.models.native_tape import EPSILON, Linear, NativeTape, native
 from reinforge.models.perception import Perception
-from reinforge.models.tape import TRACEABLE, Linear, Tape, Tapes, slope
+from reinforge.models.tape import TRACEABLE, Tape, Tapes, slope
 
 Pull = Callable[[Tensor], None]
 Climb = Callable[[Tensor], Tensor]
@@ -23,41 +26,83 @@ Climb = Callable[[Tensor], Tensor]
 _ROWS = 32
 
 
-class _Critic:
-    """One of several for n rows, without recording: a tape of its hidden layers in the precision `kind`, and its last
-    layer in single precision: a column (h,) and a number."""
+class _Critic(Protocol):
+    """One of several for n rows, without recording."""
 
-    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], index: int, rows: int, kind: torch.dtype,
-                 activation: str) -> None:  # fmt: skip
-        layers = [
-            Linear(w.detach()[index], b.detach()[index, 0], None if w.grad is None else w.grad[index],
-                   None if b.grad is None else b.grad[index, 0])
-            for w, b in zip(weights, biases)
-        ]  # fmt: skip
+    def stands(self) -> bool:
+        """Whether the weights are where they were."""
+
+    @property
+    def uses(self) -> int:
+        """How often it was asked."""
+
+    def check(self, use: int) -> None:
+        """Raise RuntimeError where it was asked again since."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The values (n,) for x (n, i)."""
+
+    def backward(self, gradient: Tensor) -> None:
+        """Add to the gradients of weights from that of the values (n,)."""
+
+    def climb(self, gradient: Tensor, total: Tensor) -> None:
+        """Add to `total` (n, size) the gradient of the actions, the last columns of x, from that of the values (n,)."""
+
+
+class _NativeCritic:
+    """In C."""
+
+    def __init__(self, tape: NativeTape) -> None:
+        self.tape, self.stands, self.check = tape, tape.stands, tape.check
+
+    @property
+    def uses(self) -> int:
+        return self.tape.uses
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tape.forward(x)[:, 0]
+
+    def backward(self, gradient: Tensor) -> None:
+        self.tape.backward(gradient.unsqueeze(-1))
+
+    def climb(self, gradient: Tensor, total: Tensor) -> None:
+        self.tape.climb(gradient, total)
+
+
+class _TorchCritic:
+    """By torch: a tape of the hidden layers in the precision `kind`, and the last layer in single precision: a column
+    (h,) and a number."""
+
+    def __init__(self, layers: list[Linear], parameters: Sequence[Tensor], rows: int, kind: torch.dtype,
+                 activation: str, normalised: bool) -> None:  # fmt: skip
         self.last = layers.pop()
         # Those that learn may be in half precision, and what follows them in single.
         self.rounded = [(v, v.to(kind)) for layer in layers for v in layer[:2] if v.dtype != kind]
         if self.rounded:
             by_source = {id(source): copy for source, copy in self.rounded}
             layers = [Linear(by_source[id(w)], by_source[id(b)], None, None) for w, b, _, _ in layers]
-        self.hidden = Tape(layers, [*weights, *biases], rows, activation, last_active=True)
+        self.hidden = Tape(layers, parameters, rows, activation, last_active=True, normalised=normalised)
         self.activation, self.kind = activation, kind
         self.weights = [layer.weight.t() for layer in layers]
         self.column, self.into = self.last.weight[:, 0], self.last.weight_grad
 
     def stands(self) -> bool:
-        """Whether the weights are where they were."""
         return self.hidden.stands()
 
+    @property
+    def uses(self) -> int:
+        return self.hidden.uses
+
+    def check(self, use: int) -> None:
+        self.hidden.check(use)
+
     def forward(self, x: Tensor) -> Tensor:
-        """The values (n,) for x (n, i)."""
         for source, rounded in self.rounded:
             rounded.copy_(source)
         # Number by number: as products with a vector some libraries take several times as long.
         return (self.hidden.forward(x) * self.column.float()).sum(1).add_(self.last.bias.float())
 
     def backward(self, gradient: Tensor) -> None:
-        """Add to the gradients of weights from that of the values (n,)."""
         if self.into is not None:
             self.into[:, 0].add_((self.hidden.inputs[-1] * gradient.unsqueeze(-1)).sum(0))
         if self.last.bias_grad is not None:
@@ -66,13 +111,14 @@ class _Critic:
         self.hidden.backward(gradient.to(self.kind).unsqueeze(-1) * self.column)
 
     def climb(self, gradient: Tensor, total: Tensor) -> None:
-        """Add to `total` (n, size) the gradient of the actions, the last columns of x, from that of the values (n,)."""
         rows = _asked(gradient)
         asked = gradient if rows is None else gradient[rows]
         outer = asked.to(self.kind).unsqueeze(-1) * self.column
         for index in range(len(self.weights) - 1, -1, -1):
             after = self.hidden.inputs[index + 1]
             slope(outer, after if rows is None else after.index_select(0, rows), self.activation)
+            if (norm := self.hidden.norms[index]) is not None:
+                outer = norm.backward(outer, rows)
             # Into the first layer, the actions' columns alone.
             outer = outer @ (self.weights[index] if index else self.weights[0][:, -total.shape[1] :])
         if rows is None:
@@ -89,8 +135,9 @@ class Critics(nn.Module):
     """
 
     def __init__(
-        self, perception: Perception, actions: int, sizes: Sequence[int], activation: str, count: int = 2
-    ) -> None:
+        self, perception: Perception, actions: int, sizes: Sequence[int], activation: str, norm: str | None = None,
+        count: int = 2,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.perception: Perception | None = None
         if perception.learns:
@@ -99,7 +146,7 @@ class Critics(nn.Module):
         widths = [perception.features + actions, *sizes, 1]
         self.weights = nn.ParameterList(torch.empty(count, i, o) for i, o in pairwise(widths))
         self.biases = nn.ParameterList(torch.zeros(count, 1, o) for o in widths[1:])
-        self.activation, self.count = activation, count
+        self.activation, self.normalised, self.count = activation, norm == "layer", count
         self._tapes: Tapes[_Critic] = Tapes()
         for index, weight in enumerate(self.weights):
             for critic in weight:
@@ -139,6 +186,7 @@ class Critics(nn.Module):
                 weight, bias = weight[:first], bias[:first]
             x = torch.baddbmm(bias.to(layer), x.to(layer), weight.to(layer))
             if index < last:
+                x = functional.layer_norm(x, x.shape[-1:], eps=EPSILON) if self.normalised else x
                 x = ACTIVATIONS[self.activation](x)
         return x.squeeze(-1)
 
@@ -153,11 +201,11 @@ class Critics(nn.Module):
         x = torch.cat([features, action], -1)
         critics = self._critics(x.shape[0], self.count)
         values = torch.stack([critic.forward(x) for critic in critics])
-        uses = [critic.hidden.uses for critic in critics]
+        uses = [critic.uses for critic in critics]
 
         def pull(gradient: Tensor) -> None:
             for critic, use, outer in zip(critics, uses, gradient):
-                critic.hidden.check(use)
+                critic.check(use)
                 critic.backward(outer)
 
         return values, pull
@@ -168,12 +216,12 @@ class Critics(nn.Module):
         x = torch.cat([features, action], -1)
         critics = self._critics(x.shape[0], first or self.count)
         values = torch.stack([critic.forward(x) for critic in critics])
-        uses = [critic.hidden.uses for critic in critics]
+        uses = [critic.uses for critic in critics]
 
         def pull(gradient: Tensor) -> Tensor:
             total = torch.zeros_like(action)
             for critic, use, outer in zip(critics, uses, gradient):
-                critic.hidden.check(use)
+                critic.check(use)
                 critic.climb(outer, total)
             return total
 
@@ -184,10 +232,21 @@ class Critics(nn.Module):
         weights, biases = _all(self.weights), _all(self.biases)
         kind = _all((like or self).weights)[0].dtype
 
-        def made(index: int) -> _Critic:
-            return _Critic(weights, biases, index, rows, kind, self.activation)
+        functions = native(weights[0], self.activation) if kind == torch.float32 else None
 
-        return [self._tapes.get((rows, index, kind), partial(made, index)) for index in range(count)]
+        def made(index: int) -> _Critic:
+            layers = [
+                Linear(w.detach()[index], b.detach()[index, 0], None if w.grad is None else w.grad[index],
+                       None if b.grad is None else b.grad[index, 0])
+                for w, b in zip(weights, biases)
+            ]  # fmt: skip
+            parameters = [*weights, *biases]
+            if functions is None:
+                return _TorchCritic(layers, parameters, rows, kind, self.activation, self.normalised)
+            return _NativeCritic(NativeTape(functions, layers, parameters, rows, False, self.normalised))
+
+        key = (rows, kind, functions is None)
+        return [self._tapes.get((index, *key), partial(made, index)) for index in range(count)]
 
 
 def _asked(gradient: Tensor) -> Tensor | None:

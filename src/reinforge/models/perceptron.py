@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reinforge.models.activations import ACTIVATIONS
-from reinforge.models.tape import TRACEABLE, Linear, Tape, Tapes
+from reinforge.models.native_tape import Functions, Linear, NativeTape, native
+from reinforge.models.tape import TRACEABLE, Tape, Tapes
 
 Pull = Callable[[Tensor], Tensor | None]
 
@@ -25,7 +26,7 @@ class Network(nn.Module):
         pairs = list(pairwise(sizes))
         layers = [nn.Linear(i, o) for i, o in pairs]
         self.layers = nn.ModuleList(layers)
-        self._tapes: Tapes[Tape] = Tapes()
+        self._tapes: Tapes[Tape | NativeTape] = Tapes()
         self.activation, self.last_active = activation, last_active
         for index, layer in enumerate(layers):
             hidden = last_active or index < len(pairs) - 1
@@ -54,7 +55,9 @@ class Network(nn.Module):
         That returns the gradient of x where `inward`, otherwise None. Weights without .grad are left out. With
         `last_active` the output too holds until the next trace. `then`: a head, of one layer, that goes on from there.
         """
-        tape = self._tapes.get((x.shape[0], then is None), lambda: self._tape(x.shape[0], then))
+        functions = native(cast(nn.Linear, self.layers[0]).weight, self.activation)
+        key = (x.shape[0], then is None, functions is None)
+        tape = self._tapes.get(key, lambda: self._tape(x.shape[0], then, functions))
         outputs, use = tape.forward(x), tape.uses
 
         def pull(gradient: Tensor) -> Tensor | None:
@@ -64,7 +67,7 @@ class Network(nn.Module):
         held = self.last_active and then is None
         return outputs if held else outputs.to(torch.float32, copy=True), pull
 
-    def _tape(self, rows: int, then: Network | None) -> Tape:
+    def _tape(self, rows: int, then: Network | None, functions: Functions | None) -> Tape | NativeTape:
         networks = [self] if then is None else [self, then]
         layers = [
             Linear(
@@ -75,6 +78,8 @@ class Network(nn.Module):
             for layer in cast("Iterable[nn.Linear]", network.layers)
         ]  # fmt: skip
         parameters = [parameter for network in networks for parameter in network.parameters()]
+        if functions is not None:
+            return NativeTape(functions, layers, parameters, rows, networks[-1].last_active)
         return Tape(layers, parameters, rows, self.activation, networks[-1].last_active)
 
 

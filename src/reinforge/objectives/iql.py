@@ -27,11 +27,11 @@ class IQLearner(nn.Module):
     def __init__(self, model: Policy, options: IQLOptions) -> None:
         super().__init__()
         self.model = model
-        sizes, activation, size = options.critic_sizes, options.critic_activation, model.output.size
-        self.critics = Critics(model.perception, size, sizes, activation)
+        sizes, activation, norm = options.critic_sizes, options.critic_activation, options.critic_norm
+        self.critics = Critics(model.perception, model.output.size, sizes, activation, norm)
         self.targets = self.critics.target(model.perception)
         # The value of a state is a critic that sees no action.
-        self.state_value = Critics(model.perception, 0, sizes, activation, 1)
+        self.state_value = Critics(model.perception, 0, sizes, activation, norm, 1)
 
     def values(self, critics: Critics, observation: Batch, action: Tensor) -> Tensor:
         """What the critics say of the actions taken: (critics, rows)."""

@@ -176,6 +176,11 @@ class CriticsOptions(DiscountedOptions):
     critic_activation: Literal["relu", "leaky-relu", "gelu", "silu", "tanh"] = Field(
         "relu", description="What follows each hidden layer of the critics."
     )
+    critic_norm: Literal["layer"] | None = Field(
+        None,
+        description="Normalisation, without weights, before each activation of the critics: it bounds how far "
+        "values run off where no data are, so that more updates per step pay (Ball et al., 2023).",
+    )
 
 
 class PolicyGradientOptions(DiscountedOptions):

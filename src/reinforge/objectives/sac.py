@@ -29,8 +29,8 @@ class SACLearner(nn.Module):
     def __init__(self, model: SquashedGaussian, options: SACOptions) -> None:
         super().__init__()
         self.model = model
-        size = model.output.size
-        self.critics = Critics(model.perception, size, options.critic_sizes, options.critic_activation)
+        sizes, activation, norm = options.critic_sizes, options.critic_activation, options.critic_norm
+        self.critics = Critics(model.perception, model.output.size, sizes, activation, norm)
         self.targets = self.critics.target(model.perception)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(options.temperature)))
         self.log_temperature.requires_grad_(options.adapt)

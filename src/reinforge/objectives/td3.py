@@ -31,9 +31,8 @@ class TD3Learner(nn.Module):
         self.target = copy.deepcopy(model).requires_grad_(False)
         # Observations are normalised alike by both.
         self.target.perception.normalisers = model.perception.normalisers
-        self.critics = Critics(
-            model.perception, model.output.size, options.critic_sizes, options.critic_activation, critics
-        )
+        sizes, activation, norm = options.critic_sizes, options.critic_activation, options.critic_norm
+        self.critics = Critics(model.perception, model.output.size, sizes, activation, norm, critics)
         self.targets = self.critics.target(model.perception)
 
     def values(self, critics: Critics, observation: Batch, action: Tensor, first: int | None = None) -> Tensor:

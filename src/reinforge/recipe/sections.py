@@ -86,6 +86,11 @@ class Learn(Options):
         description="Precision of the forward and backward pass; bf16 and fp16 keep fp32 masters of the weights. fp16 "
         "scales the loss, for GPUs without bf16.",
     )
+    products: Literal["exact", "rounded"] = Field(
+        "exact",
+        description="Of fp32 matrices: `rounded` lets units that are quicker round what they multiply, to TF32 on GPUs "
+        "and to bf16 on CPUs with AMX. Sums, weights and all that is saved stay fp32.",
+    )
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="Compile the update; `auto` weighs the time it takes against the run's length."
     )

@@ -8,8 +8,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +24,9 @@ from reinforge.environments.build import is_native
 from reinforge.environments.check import check as look
 from reinforge.environments.options import EnvironmentOptions
 from reinforge.evaluation.report_html import duration, size
-from reinforge.inference.native import HALF, attempt
+from reinforge.inference import native
 from reinforge.messages import _
+from reinforge.models import native_tape
 from reinforge.recipe import Recipe, load
 from reinforge.workflow import machine
 from reinforge.workflow.columns import aligned
@@ -186,21 +188,22 @@ def _hardware() -> Iterator[Check]:
     if device.type != "cpu":
         own = machine.device_memory(device)
         yield Check(_("device memory"), of.format(free=size(own.available), total=size(own.total)))
-    yield _generation()
+    yield _compiled(_("generation"), (partial(native.attempt, dtype) for dtype in native.HALF))
+    yield _compiled(_("policies' layers"), [native_tape.attempt])
     free = machine.disk(Path())
     few = free < LEAST_DISK
     remedy = _("Free some space, or write runs elsewhere with -o.") if few else None
     yield Check(_("disk"), _("{free} free").format(free=size(free)), "bad" if few else "good", remedy)
 
 
-def _generation() -> Check:
-    """Whether generation on a CPU has its compiled functions."""
-    for dtype in HALF:
-        found, reason = attempt(dtype)
+def _compiled(name: str, attempts: Iterable[Callable[[], tuple[object, str]]]) -> Check:
+    """Whether what is computed on a CPU has its compiled functions."""
+    for attempt in attempts:
+        found, reason = attempt()
         if found is None:
             text = _("by torch alone, without compiled functions: {reason}")
-            return Check(_("generation"), text.format(reason=reason), "open")
-    return Check(_("generation"), _("by compiled functions on a CPU"))
+            return Check(name, text.format(reason=reason), "open")
+    return Check(name, _("by compiled functions on a CPU"))
 
 
 def _extras() -> Iterator[Check]:

@@ -1,0 +1,138 @@
+"""The same as `tape.py`, in C: for layers with ReLU, in single precision, on one thread of a CPU with a C compiler."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from reinforge.core.compiled import compiled
+
+SOURCE = Path(__file__).with_name("tape.c")
+# What layer normalisation adds to variances.
+EPSILON = 1e-5
+_pointer, _long = ctypes.c_void_p, ctypes.c_long
+
+
+class Linear(NamedTuple):
+    """A layer x weight + bias: weight (i, o) and bias (o,), any views, and their gradients (None: not asked for)."""
+
+    weight: Tensor
+    bias: Tensor
+    weight_grad: Tensor | None
+    bias_grad: Tensor | None
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, _long) for name in ("width_in", "width_out")),
+        ("weight", _pointer), ("weight_in", _long), ("weight_out", _long), ("bias", _pointer),
+        ("weight_grad", _pointer), ("grad_in", _long), ("grad_out", _long), ("bias_grad", _pointer),
+        *((name, _pointer) for name in ("before", "mean", "inverse", "after", "outer")),
+        ("active", _long),
+    )  # fmt: skip
+
+
+class Functions:
+    """Those of the library."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.forward, self.backward, self.climb = library.forward, library.backward, library.climb
+        layers: tuple[Any, ...] = (_pointer, _long, _long)
+        self.forward.argtypes = [*layers, _pointer, _long, ctypes.c_float]
+        self.backward.argtypes = [*layers, _pointer, _long, _pointer, _pointer]
+        self.climb.argtypes = [*layers, _pointer, _long, _pointer, _pointer, _pointer, _pointer]
+
+
+def native(weight: Tensor, activation: str) -> Functions | None:
+    """The functions for layers like this, at the number of threads that torch has now; None where there are none."""
+    fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and activation == "relu"
+    return _built() if fits and torch.get_num_threads() == 1 else None
+
+
+def attempt() -> tuple[Functions | None, str]:
+    """Those for any layers, looked for anew, and why there are none."""
+    return compiled(SOURCE, Functions)
+
+
+@cache
+def _built() -> Functions | None:
+    return attempt()[0]
+
+
+class NativeTape:
+    """Layers for n rows: (n, i) of the first to (n, o) of the last, those with an activation normalised before it where
+    `normalised`. What it gives holds until it is next used."""
+
+    def __init__(
+        self, functions: Functions, layers: Sequence[Linear], parameters: Sequence[Tensor], rows: int,
+        last_active: bool, normalised: bool = False,
+    ) -> None:  # fmt: skip
+        self._functions, self._rows = functions, rows
+        # Of which weights, biases and gradients are views.
+        self._places = [(parameter, parameter.data_ptr(), parameter.grad) for parameter in parameters]
+        # What the library is told of by address must stay.
+        self._held: list[Tensor] = []
+        self._layers = (_Layer * len(layers))()
+        for index, (told, (weight, bias, into, into_bias)) in enumerate(zip(self._layers, layers)):
+            (told.width_in, told.width_out), (told.weight_in, told.weight_out) = weight.shape, weight.stride()
+            told.weight, told.bias = weight.data_ptr(), bias.data_ptr()
+            if into is not None:
+                told.weight_grad, (told.grad_in, told.grad_out) = into.data_ptr(), into.stride()
+            told.bias_grad = None if into_bias is None else into_bias.data_ptr()
+            told.active = last_active or index < len(layers) - 1
+            wanted = ("after", "outer", *(("before", "mean", "inverse") if normalised and told.active else ()))
+            for name in wanted:
+                setattr(told, name, self._room(told.width_out if name not in ("mean", "inverse") else 1).data_ptr())
+        self._output = self._held[-len(wanted)]
+        self._asked, self._x = self._room(1), self._output
+        self._chosen = torch.empty(rows, dtype=torch.int64)
+        self._inner = self._room(layers[0].weight.shape[0])
+        self._told = (ctypes.addressof(self._layers), len(layers), rows)
+        self.uses = 0
+
+    def _room(self, width: int) -> Tensor:
+        self._held.append(torch.empty(self._rows, width))
+        return self._held[-1]
+
+    def stands(self) -> bool:
+        """Whether parameters and their gradients are where they were."""
+        for parameter, place, gradient in self._places:
+            if parameter.data_ptr() != place or parameter.grad is not gradient:
+                return False
+        return True
+
+    def check(self, use: int) -> None:
+        """Raise RuntimeError where the tape was used again since: its buffers hold other values."""
+        if self.uses != use:
+            raise RuntimeError("the layers were traced again before their gradients were taken")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs (n, o) for x (n, i)."""
+        self.uses += 1
+        self._x = x = x.float().contiguous()
+        self._functions.forward(*self._told, x.data_ptr(), x.shape[1], EPSILON)
+        return self._output
+
+    def backward(self, gradient: Tensor, inward: bool = False) -> Tensor | None:
+        """Add to the gradients of weights from that of the outputs (n, o), which it may overwrite. The gradient of what
+        went in where `inward`."""
+        gradient = gradient.float().contiguous()
+        inner = torch.empty_like(self._x) if inward else None
+        x, out = self._x, None if inner is None else inner.data_ptr()
+        self._functions.backward(*self._told, x.data_ptr(), x.shape[1], gradient.data_ptr(), out)
+        return inner
+
+    def climb(self, gradient: Tensor, total: Tensor) -> None:
+        """Add to `total` (n, size) the gradient of the last columns that went in, from that of the outputs (n, 1), for
+        the rows alone that have one."""
+        gradient = gradient.contiguous()
+        self._functions.climb(
+            *self._told, gradient.data_ptr(), self._x.shape[1] - total.shape[1], self._chosen.data_ptr(),
+            self._asked.data_ptr(), self._inner.data_ptr(), total.data_ptr(),
+        )  # fmt: skip
