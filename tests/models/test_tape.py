@@ -7,13 +7,14 @@ import itertools
 import math
 import pickle
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from reinforge.core.products import faster_products
 from reinforge.models import native_tape
 from reinforge.models.native_tape import Linear, NativeTape
 from reinforge.models.perceptron import Network
@@ -26,8 +27,8 @@ def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     """By compiled functions, which are for one thread, and by torch."""
     with one_thread():
         if request.param == "torch":
-            monkeypatch.setattr(native_tape, "_built", lambda: None)
-        elif native_tape.attempt()[0] is None:
+            monkeypatch.setattr(native_tape, "_built", lambda: (None, None))
+        elif native_tape._built()[0] is None:
             pytest.skip("no compiler")
         yield
 
@@ -199,3 +200,36 @@ def test_what_is_no_number_stays_none() -> None:
     x = torch.full((7, 3), math.nan)
     with torch.no_grad():
         assert network.trace(x)[0].isnan().all()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("sizes", [(256, 256), (32, 256), (250, 131), (256, 250), (600, 70), (70, 1300)])
+def test_rounded(sizes: tuple[int, ...], turned: bool) -> None:
+    """Factors of bf16, which are off by a 512th at most, in sums that are not: where the processor has units for it."""
+    functions = native_tape._built()[1]
+    if functions is None or not functions.half:
+        pytest.skip("no units")
+    torch.manual_seed(0)
+    for rows in (250, 256, 700):
+        ((weight, bias, into, into_bias),), parameters = _layers(sizes, turned)
+        assert into is not None
+        layers = [Linear(weight, bias.zero_(), into.zero_(), into_bias)]
+        tape = NativeTape(functions, layers, parameters, rows, False)
+        x, outer = torch.randn(rows, sizes[0]), torch.randn(rows, sizes[1])
+        outputs, inner = tape.forward(x).clone(), tape.backward(outer.clone(), inward=True)
+        assert inner is not None
+        for found, exact in ((outputs, x @ weight), (inner, outer @ weight.t()), (into, x.t() @ outer)):
+            error = float((found - exact).norm() / exact.norm())
+            # Small products are not worth it.
+            assert (1e-3 if found.numel() >= 2**16 else 0) <= error < 2 * 2.0**-9
+
+
+def test_rounded_where_a_run_allows_it() -> None:
+    network = _network("relu", False, 23, 256, 5)
+    weight = cast(nn.Linear, network.layers[0]).weight
+    exact, rounded = native_tape._built()
+    assert native_tape.native(weight, "relu") is exact
+    with faster_products(network, rounded=True):
+        assert native_tape.native(weight, "relu") is rounded
+        with faster_products(network):
+            assert native_tape.native(weight, "relu") is exact

@@ -36,7 +36,7 @@ def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     """By compiled functions, where there is a compiler, and by torch."""
     with one_thread():
         if request.param == "torch":
-            monkeypatch.setattr(native_tape, "_built", lambda: None)
+            monkeypatch.setattr(native_tape, "_built", lambda: (None, None))
         yield
 
 

@@ -102,10 +102,15 @@ def _setting(wanted: _Wanted) -> Iterator[None]:
 
 def _set(cpu: Any, gpu: Any) -> None:
     """What the blocks there are allow."""
-    rounded = bool(_blocks) and all(each is _Wanted.ROUNDED for each in _blocks)
+    rounded = rounding()
     by_onednn = rounded or (any(each is not _Wanted.EXACT for each in _blocks) and _onednn_is_exact())
     cpu.matmul.fp32_precision = "bf16" if by_onednn else _before[0]
     gpu.matmul.fp32_precision = "tf32" if rounded else _before[1]
+
+
+def rounding() -> bool:
+    """Whether at this moment all that runs allows factors to be rounded."""
+    return bool(_blocks) and all(each is _Wanted.ROUNDED for each in _blocks)
 
 
 def _maker() -> str:

@@ -245,7 +245,7 @@ class Critics(nn.Module):
                 return _TorchCritic(layers, parameters, rows, kind, self.activation, self.normalised)
             return _NativeCritic(NativeTape(functions, layers, parameters, rows, False, self.normalised))
 
-        key = (rows, kind, functions is None)
+        key = (rows, kind, functions)
         return [self._tapes.get((index, *key), partial(made, index)) for index in range(count)]
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from reinforge.core.compiled import compiled
+from reinforge.core.products import rounding
 
 SOURCE = Path(__file__).with_name("tape.c")
 # What layer normalisation adds to variances.
@@ -34,14 +35,15 @@ class _Layer(ctypes.Structure):
         ("weight", _pointer), ("weight_in", _long), ("weight_out", _long), ("bias", _pointer),
         ("weight_grad", _pointer), ("grad_in", _long), ("grad_out", _long), ("bias_grad", _pointer),
         *((name, _pointer) for name in ("before", "mean", "inverse", "after", "outer")),
-        ("active", _long),
+        ("active", _long), ("half", _long),
     )  # fmt: skip
 
 
 class Functions:
-    """Those of the library."""
+    """Those of the library; products by AMX, of factors rounded to bf16, where `half`."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, half: bool = False) -> None:
+        self.half = half
         self.forward, self.backward, self.climb = library.forward, library.backward, library.climb
         layers: tuple[Any, ...] = (_pointer, _long, _long)
         self.forward.argtypes = [*layers, _pointer, _long, ctypes.c_float]
@@ -52,17 +54,24 @@ class Functions:
 def native(weight: Tensor, activation: str) -> Functions | None:
     """The functions for layers like this, at the number of threads that torch has now; None where there are none."""
     fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and activation == "relu"
-    return _built() if fits and torch.get_num_threads() == 1 else None
+    exact, rounded = _built() if fits and torch.get_num_threads() == 1 else (None, None)
+    return rounded if rounding() else exact
 
 
-def attempt() -> tuple[Functions | None, str]:
+def attempt() -> tuple[object, str]:
     """Those for any layers, looked for anew, and why there are none."""
-    return compiled(SOURCE, Functions)
+    return compiled(SOURCE, _both)
+
+
+def _both(library: ctypes.CDLL) -> tuple[Functions, Functions]:
+    """The exact ones, and those that may round: the same where the processor has no units for it."""
+    exact = Functions(library)
+    return exact, Functions(library, half=True) if library.rounds() else exact
 
 
 @cache
-def _built() -> Functions | None:
-    return attempt()[0]
+def _built() -> tuple[Functions | None, Functions | None]:
+    return compiled(SOURCE, _both)[0] or (None, None)
 
 
 class NativeTape:
@@ -85,6 +94,7 @@ class NativeTape:
             if into is not None:
                 told.weight_grad, (told.grad_in, told.grad_out) = into.data_ptr(), into.stride()
             told.bias_grad = None if into_bias is None else into_bias.data_ptr()
+            told.half = functions.half
             told.active = last_active or index < len(layers) - 1
             wanted = ("after", "outer", *(("before", "mean", "inverse") if normalised and told.active else ()))
             for name in wanted:

@@ -56,7 +56,7 @@ class Network(nn.Module):
         `last_active` the output too holds until the next trace. `then`: a head, of one layer, that goes on from there.
         """
         functions = native(cast(nn.Linear, self.layers[0]).weight, self.activation)
-        key = (x.shape[0], then is None, functions is None)
+        key = (x.shape[0], then is None, functions)
         tape = self._tapes.get(key, lambda: self._tape(x.shape[0], then, functions))
         outputs, use = tape.forward(x), tape.uses
 

@@ -2,6 +2,7 @@
  * dozens, and products as quick as those of its libraries. `native_tape.py` compiles this and says what each function
  * is for. Vectors of 16 floats are the compiler's own, so that any processor will do. */
 
+#include <stdint.h>
 #include <string.h>
 
 #define LANES 16
@@ -35,8 +36,8 @@ static inline floats all(float x) { return x - (floats){0}; }
         sum_;                                                                \
     })
 
-/* `columns` of 16 rows of x, `apart` from each other, as `columns` rows of 16, WIDE apart. */
-static void turned(const float *x, long apart, float *out) {
+/* 16 columns of 16 rows of x, `apart` from each other, as rows, `wide` apart. */
+static void turned(const float *x, long apart, float *out, long wide) {
     floats a[16], b[16];
     for (int i = 0; i < 16; i++) a[i] = load(x + i * apart);
 #define MIX(to, from, near, first, second)                                                                       \
@@ -57,7 +58,7 @@ static void turned(const float *x, long apart, float *out) {
     MIX(a, b, 2, A2, B2)
     MIX(b, a, 4, A4, B4)
     MIX(a, b, 8, A8, B8)
-    for (int i = 0; i < 16; i++) store(out + i * WIDE, a[i]);
+    for (int i = 0; i < 16; i++) store(out + i * wide, a[i]);
 }
 
 /* A panel of `deep` rows of WIDE: columns of b, whose rows and columns are so far apart; zeros where it has none. */
@@ -77,7 +78,7 @@ static void packed(const float *b, long row, long column, long deep, long column
     for (long half = 0; half < WIDE; half += LANES) {
         long k = 0;
         if (row == 1 && columns >= half + LANES)
-            for (; k + LANES <= deep; k += LANES) turned(b + half * column + k, column, out + k * WIDE + half);
+            for (; k + LANES <= deep; k += LANES) turned(b + half * column + k, column, out + k * WIDE + half, WIDE);
         for (; k < deep; k++)
             for (long j = half; j < half + LANES; j++)
                 out[k * WIDE + j] = j < columns ? b[k * row + j * column] : 0.0f;
@@ -118,8 +119,8 @@ static void blocks(long rows, int halves, const float *a, long row, long column,
 }
 
 /* c (m, n) (+)= a (m, k) b (k, n), each with its rows and columns so far apart; c's columns lie together. */
-static void product(long m, long n, long k, const float *a, long a_row, long a_column, const float *b, long b_row,
-                    long b_column, float *c, long c_row, int add) {
+static void exact(long m, long n, long k, const float *a, long a_row, long a_column, const float *b, long b_row,
+                  long b_column, float *c, long c_row, int add) {
     float panel[DEEP * WIDE] __attribute__((aligned(64))), edge[TALL * WIDE] __attribute__((aligned(64)));
     for (long from = 0; from < k; from += DEEP) {
         long deep = k - from < DEEP ? k - from : DEEP;
@@ -144,6 +145,132 @@ static void product(long m, long n, long k, const float *a, long a_row, long a_c
     }
 }
 
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define PAIRS (2 * LANES) /* terms of a tile: 16 pairs */
+
+/* Whether the system lets this process have tiles. */
+int rounds(void) { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0; }
+
+static inline __m512i in_half(const float *first, const float *second) {
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(second), _mm512_loadu_ps(first));
+}
+
+/* 16 rows of PAIRS terms of x in bf16, end to end; rows and terms so far apart; zeros where it has none. */
+static void halved(const float *x, long row, long term, long rows, long terms, uint16_t *out) {
+    float whole[LANES * PAIRS] __attribute__((aligned(64)));
+    if (rows < LANES || terms < PAIRS || (row != 1 && term != 1)) {
+        for (long i = 0; i < LANES; i++)
+            for (long k = 0; k < PAIRS; k++)
+                whole[i * PAIRS + k] = i < rows && k < terms ? x[i * row + k * term] : 0.0f;
+        x = whole, row = PAIRS;
+    } else if (term != 1) {
+        turned(x, term, whole, PAIRS);
+        turned(x + LANES * term, term, whole + LANES, PAIRS);
+        x = whole, row = PAIRS;
+    }
+    for (long i = 0; i < LANES; i++, out += PAIRS) _mm512_storeu_si512(out, in_half(x + i * row, x + i * row + LANES));
+}
+
+/* The same of 16 columns of y as a right factor takes them: 16 rows of pairs of terms. */
+static void paired(const float *y, long term, long column, long terms, long columns, uint16_t *out) {
+    if (column == 1 && terms >= PAIRS && columns >= LANES) {
+        const __m512i woven = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                               21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+        for (long k = 0; k < PAIRS; k += 2, out += PAIRS)
+            _mm512_storeu_si512(out, _mm512_permutexvar_epi16(woven, in_half(y + k * term, y + (k + 1) * term)));
+        return;
+    }
+    uint16_t side[LANES * PAIRS] __attribute__((aligned(64)));
+    halved(y, column, term, columns, terms, side);
+    turned((const float *)side, LANES, (float *)out, LANES);
+}
+
+/* As `exact`, of factors rounded to bf16, with sums in float. */
+static void rounded(long m, long n, long k, const float *a, long a_row, long a_column, const float *b, long b_row,
+                    long b_column, float *c, long c_row, int add) {
+    enum { TILE = LANES * PAIRS, MOST = 16 };
+    static __thread uint16_t left[MOST * TILE] __attribute__((aligned(64)));
+    static __thread uint16_t right[MOST * MOST * 2 * TILE] __attribute__((aligned(64)));
+    struct {
+        uint8_t palette, start, none[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    _tile_loadconfig(&shape);
+    float edge[LANES * LANES] __attribute__((aligned(64)));
+    for (long from = 0; from < k; from += MOST * PAIRS) {
+        long deep = k - from < MOST * PAIRS ? k - from : MOST * PAIRS, steps = (deep + PAIRS - 1) / PAIRS;
+        for (long j0 = 0; j0 < n; j0 += 2 * MOST * LANES) {
+            long wide = n - j0 < 2 * MOST * LANES ? n - j0 : 2 * MOST * LANES;
+            for (long j = 0; j < wide; j += LANES)
+                for (long s = 0; s < steps; s++)
+                    paired(b + (from + s * PAIRS) * b_row + (j0 + j) * b_column, b_row, b_column, deep - s * PAIRS, wide - j,
+                           right + (j / LANES * steps + s) * TILE);
+            for (long i = 0; i < m; i += LANES) {
+                long rows = m - i < LANES ? m - i : LANES;
+                for (long s = 0; s < steps; s++)
+                    halved(a + i * a_row + (from + s * PAIRS) * a_column, a_row, a_column, rows, deep - s * PAIRS,
+                           left + s * TILE);
+                for (long j = 0; j < wide; j += 4 * LANES) {
+                    _tile_zero(0);
+                    _tile_zero(1);
+                    _tile_zero(2);
+                    _tile_zero(3);
+                    const uint16_t *of = right + j / LANES * steps * TILE;
+                    long tiles = (wide - j + LANES - 1) / LANES;
+                    for (long s = 0; s < steps; s++) {
+                        _tile_loadd(4, left + s * TILE, 64);
+                        _tile_loadd(5, of + s * TILE, 64);
+                        _tile_dpbf16ps(0, 4, 5);
+                        if (tiles < 2) continue;
+                        _tile_loadd(6, of + (steps + s) * TILE, 64);
+                        _tile_dpbf16ps(1, 4, 6);
+                        if (tiles < 3) continue;
+                        _tile_loadd(7, of + (2 * steps + s) * TILE, 64);
+                        _tile_dpbf16ps(2, 4, 7);
+                        if (tiles < 4) continue;
+                        _tile_loadd(5, of + (3 * steps + s) * TILE, 64);
+                        _tile_dpbf16ps(3, 4, 5);
+                    }
+                    for (long t = 0; t < 4 && t < tiles; t++) {
+                        if (t == 0) _tile_stored(0, edge, 64);
+                        if (t == 1) _tile_stored(1, edge, 64);
+                        if (t == 2) _tile_stored(2, edge, 64);
+                        if (t == 3) _tile_stored(3, edge, 64);
+                        float *to = c + i * c_row + j0 + j + t * LANES;
+                        long columns = wide - j - t * LANES;
+                        for (long r = 0; r < rows; r++, to += c_row) {
+                            if (columns >= LANES) {
+                                floats found = load(edge + r * LANES);
+                                store(to, add || from ? load(to) + found : found);
+                                continue;
+                            }
+                            for (long q = 0; q < columns; q++)
+                                to[q] = edge[r * LANES + q] + (add || from ? to[q] : 0.0f);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    _tile_release();
+}
+#else
+int rounds(void) { return 0; }
+#define rounded exact
+#endif
+
+/* Below so many sums, rounding costs more than it saves. */
+#define FEW 32768
+
+static void product(int half, long m, long n, long k, const float *a, long a_row, long a_column, const float *b,
+                    long b_row, long b_column, float *c, long c_row, int add) {
+    (half && m * n >= FEW && k >= LANES ? rounded : exact)(m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add);
+}
+
 /* What `native_tape.py` calls _Layer. */
 struct layer {
     long in, out;
@@ -156,12 +283,13 @@ struct layer {
     float *before, *mean, *inverse;  /* what is normalised (rows, out), and by what (rows,); or none */
     float *after, *outer;            /* what comes out (rows, out), and room for the gradient there */
     long active;                     /* whether ReLU follows */
+    long half;                       /* whether factors may be rounded to bf16 */
 };
 
 /* The layer before the bias: (rows, out) of x (rows, in). */
 static void multiplied(const struct layer *of, long rows, const float *x, long apart, float *out) {
     if (of->out > 1 || of->weight_in != 1) {
-        product(rows, of->out, of->in, x, apart, 1, of->weight, of->weight_in, of->weight_out, out, of->out, 0);
+        product(of->half, rows, of->out, of->in, x, apart, 1, of->weight, of->weight_in, of->weight_out, out, of->out, 0);
         return;
     }
     for (long r = 0; r < rows; r++, x += apart) {
@@ -228,7 +356,7 @@ static void through(const struct layer *of, long rows, const float *gradient, lo
     long width = of->in - first;
     const float *weight = of->weight + first * of->weight_in;
     if (of->out > 1 || of->weight_in != 1) {
-        product(rows, width, of->out, gradient, of->out, 1, weight, of->weight_out, of->weight_in, out, width, 0);
+        product(of->half, rows, width, of->out, gradient, of->out, 1, weight, of->weight_out, of->weight_in, out, width, 0);
         return;
     }
     for (long r = 0; r < rows; r++, out += width)
@@ -242,9 +370,9 @@ static void learned(const struct layer *of, long rows, const float *x, long apar
         for (long r = 0; r < rows; r++)
             for (long i = 0; i < of->in; i++) of->weight_grad[i] += gradient[r] * x[r * apart + i];
     } else if (of->weight_grad && of->grad_out == 1) {
-        product(of->in, width, rows, x, 1, apart, gradient, width, 1, of->weight_grad, of->grad_in, 1);
+        product(of->half, of->in, width, rows, x, 1, apart, gradient, width, 1, of->weight_grad, of->grad_in, 1);
     } else if (of->weight_grad) {
-        product(width, of->in, rows, gradient, 1, width, x, apart, 1, of->weight_grad, of->grad_out, 1);
+        product(of->half, width, of->in, rows, gradient, 1, width, x, apart, 1, of->weight_grad, of->grad_out, 1);
     }
     if (of->bias_grad)
         for (long r = 0; r < rows; r++)
