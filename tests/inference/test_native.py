@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -229,6 +231,17 @@ def test_a_compiler_may_have_options_and_the_cache_is_no_relative_folder(
     monkeypatch.chdir(tmp_path)
     assert compiled._folder() == tmp_path / "home" / ".cache" / "reinforge"
     assert not (tmp_path / "relative").exists()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="options of x86 compilers")
+@pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx"])
+def test_on_processors_with_narrower_vectors(without: str, anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", f"{os.environ.get('CC') or 'cc'} {without}")
+    for dtype in TYPES:
+        functions(dtype)
+        test_norm_and_gate(dtype)
+        test_attention(dtype, 4, 2, 64, 20, True)
+    test_draw_inverts_the_distribution()
 
 
 def test_why_there_are_none_is_told(anew: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

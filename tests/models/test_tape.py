@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import os
 import pickle
+import platform
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -233,3 +236,17 @@ def test_rounded_where_a_run_allows_it() -> None:
         assert native_tape.native(weight, "relu") is rounded
         with faster_products(network):
             assert native_tape.native(weight, "relu") is exact
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="options of x86 compilers")
+@pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx"])
+def test_on_processors_with_narrower_vectors(without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", f"{os.environ.get('CC') or 'cc'} {without}")
+    found = native_tape.compiled(native_tape.SOURCE, native_tape._both)[0]
+    if found is None:
+        pytest.skip("no compiler")
+    assert not found[1].half
+    monkeypatch.setattr(native_tape, "_built", lambda: found)
+    for turned, norm in itertools.product((False, True), repeat=2):
+        test_as_formulas((23, 256, 250, 1), turned, norm, False)

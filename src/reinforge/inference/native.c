@@ -1,12 +1,19 @@
 /* What lies between the matrix products of one decoding step, each in one pass over memory. Numbers are float, or
  * bfloat16 where HALF is defined; sums and exponentials are float. `native.py` compiles this and says what each
- * function is for. Vectors of 16 floats are the compiler's own, so that any processor will do. */
+ * function is for. Vectors are the compiler's own, so that any processor will do. */
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
+/* As wide as the processor's own: of wider ones the compiler makes several times as many instructions. */
+#if defined(__AVX512F__)
 #define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
@@ -41,6 +48,7 @@ static inline floats chosen(ints yes, floats a, floats b) { return (floats)(((in
 /* Lane i: the sum of all lanes of x[i]. Neighbours are folded into each other, then pairs, fours and eights. */
 static inline floats sums(const floats *x) {
 #define FOLD(a, b, ...) (__builtin_shufflevector(a, b, __VA_ARGS__)
+#if LANES == 16
     floats two[8], four[4], eight[2];
     for (int i = 0; i < 8; i++)
         two[i] = FOLD(x[2 * i], x[2 * i + 1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30)) +
@@ -53,6 +61,21 @@ static inline floats sums(const floats *x) {
                    FOLD(four[2 * i], four[2 * i + 1], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31));
     return FOLD(eight[0], eight[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)) +
            FOLD(eight[0], eight[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31));
+#elif LANES == 8
+    floats two[4], four[2];
+    for (int i = 0; i < 4; i++)
+        two[i] = FOLD(x[2 * i], x[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14)) +
+                 FOLD(x[2 * i], x[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15));
+    for (int i = 0; i < 2; i++)
+        four[i] = FOLD(two[2 * i], two[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13)) +
+                  FOLD(two[2 * i], two[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15));
+    return FOLD(four[0], four[1], 0, 1, 2, 3, 8, 9, 10, 11)) + FOLD(four[0], four[1], 4, 5, 6, 7, 12, 13, 14, 15));
+#else
+    floats two[2];
+    for (int i = 0; i < 2; i++)
+        two[i] = FOLD(x[2 * i], x[2 * i + 1], 0, 4, 2, 6)) + FOLD(x[2 * i], x[2 * i + 1], 1, 5, 3, 7));
+    return FOLD(two[0], two[1], 0, 1, 4, 5)) + FOLD(two[0], two[1], 2, 3, 6, 7));
+#endif
 }
 
 static inline float sum(floats x) {

@@ -20,7 +20,7 @@ from reinforge.core.compiled import compiled
 
 SOURCE = Path(__file__).with_name("native.c")
 HALF = {torch.float32: (), torch.bfloat16: ("-DHALF",)}
-# Numbers in a vector; rows must be whole ones.
+# Numbers in the widest vector there is; rows must be whole ones.
 LANES = 16
 WIDEST = 256
 

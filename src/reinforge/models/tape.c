@@ -1,14 +1,25 @@
 /* Layers of a perceptron one after the other, and their gradients, in float, on one thread: one call where torch takes
  * dozens, and products as quick as those of its libraries. `native_tape.py` compiles this and says what each function
- * is for. Vectors of 16 floats are the compiler's own, so that any processor will do. */
+ * is for. Vectors are the compiler's own, so that any processor will do. */
 
 #include <stdint.h>
 #include <string.h>
 
+/* Numbers in a vector, as wide as the processor's own: of wider ones the compiler makes several times as many
+ * instructions. */
+#if defined(__AVX512F__)
 #define LANES 16
-#define WIDE (2 * LANES) /* columns of a panel */
-#define TALL 8           /* rows that are computed together */
-#define DEEP 256         /* terms of a panel: it stays in the first cache */
+#define TALL 8 /* rows that are computed together, two vectors of each: their sums stay in registers */
+#elif defined(__AVX__)
+#define LANES 8
+#define TALL 6
+#else
+#define LANES 4
+#define TALL 6
+#endif
+#define HALVES 2
+#define WIDE (HALVES * LANES) /* columns of a panel */
+#define DEEP 256              /* terms of a panel: it stays in the first cache */
 typedef float floats __attribute__((vector_size(4 * LANES)));
 
 static inline floats load(const float *x) {
@@ -18,6 +29,7 @@ static inline floats load(const float *x) {
 }
 static inline void store(float *x, floats value) { memcpy(x, &value, sizeof value); }
 static inline floats all(float x) { return x - (floats){0}; }
+
 /* The sum over i < n of a term, given for a vector of them and for one: of four vectors at a time, so that none waits
  * for the other. */
 #define SUM(n, vector, single)                                               \
@@ -36,7 +48,8 @@ static inline floats all(float x) { return x - (floats){0}; }
         sum_;                                                                \
     })
 
-/* 16 columns of 16 rows of x, `apart` from each other, as rows, `wide` apart. */
+/* LANES columns of as many rows of x, `apart` from each other, as rows, `wide` apart. */
+#if LANES == 16
 static void turned(const float *x, long apart, float *out, long wide) {
     floats a[16], b[16];
     for (int i = 0; i < 16; i++) a[i] = load(x + i * apart);
@@ -60,14 +73,19 @@ static void turned(const float *x, long apart, float *out, long wide) {
     MIX(a, b, 8, A8, B8)
     for (int i = 0; i < 16; i++) store(out + i * wide, a[i]);
 }
+#else
+static void turned(const float *x, long apart, float *out, long wide) {
+    for (int i = 0; i < LANES; i++)
+        for (int j = 0; j < LANES; j++) out[j * wide + i] = x[i * apart + j];
+}
+#endif
 
 /* A panel of `deep` rows of WIDE: columns of b, whose rows and columns are so far apart; zeros where it has none. */
 static void packed(const float *b, long row, long column, long deep, long columns, float *out) {
     if (column == 1) {
         for (long k = 0; k < deep; k++, b += row, out += WIDE) {
             if (columns == WIDE) {
-                store(out, load(b));
-                store(out + LANES, load(b + LANES));
+                for (long j = 0; j < WIDE; j += LANES) store(out + j, load(b + j));
             } else {
                 memcpy(out, b, columns * sizeof(float));
                 memset(out + columns, 0, (WIDE - columns) * sizeof(float));
@@ -89,11 +107,11 @@ static void packed(const float *b, long row, long column, long deep, long column
 static inline __attribute__((always_inline)) void block(const int rows, const int halves, const float *a, long row,
                                                         long column, const float *b, long deep, float *c, long apart,
                                                         int add) {
-    floats found[TALL][2];
+    floats found[8][HALVES];
     for (int i = 0; i < rows; i++)
         for (int h = 0; h < halves; h++) found[i][h] = (floats){0};
     for (long k = 0; k < deep; k++, b += WIDE, a += column) {
-        floats of[2];
+        floats of[HALVES];
         for (int h = 0; h < halves; h++) of[h] = load(b + h * LANES);
         for (int i = 0; i < rows; i++) {
             floats factor = all(a[i * row]);
@@ -111,8 +129,8 @@ static void blocks(long rows, int halves, const float *a, long row, long column,
                    long apart, int add) {
 #define CASE(n)                                                                 \
     case n:                                                                     \
-        if (halves == 2) block(n, 2, a, row, column, b, deep, c, apart, add);   \
-        else block(n, 1, a, row, column, b, deep, c, apart, add);               \
+        if (halves == 1) block(n, 1, a, row, column, b, deep, c, apart, add);   \
+        else block(n, HALVES, a, row, column, b, deep, c, apart, add);          \
         break;
     switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) }
 #undef CASE
@@ -133,9 +151,9 @@ static void exact(long m, long n, long k, const float *a, long a_row, long a_col
                 float *to = c + i * c_row + j;
                 int more = add || from;
                 if (columns == WIDE) {
-                    blocks(rows, 2, begin, a_row, a_column, panel, deep, to, c_row, more);
+                    blocks(rows, HALVES, begin, a_row, a_column, panel, deep, to, c_row, more);
                 } else {
-                    blocks(rows, columns > LANES ? 2 : 1, begin, a_row, a_column, panel, deep, edge, WIDE, 0);
+                    blocks(rows, columns > LANES ? HALVES : 1, begin, a_row, a_column, panel, deep, edge, WIDE, 0);
                     for (long r = 0; r < rows; r++)
                         for (long s = 0; s < columns; s++)
                             to[r * c_row + s] = edge[r * WIDE + s] + (more ? to[r * c_row + s] : 0.0f);
