@@ -21,8 +21,8 @@ def _set() -> str:
 
 def _onednn_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor where it is faster, and exact."""
-    for name in ("_onednn_is_faster", "_onednn_is_exact"):
-        monkeypatch.setattr(products, name, lambda: True)
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
+    monkeypatch.setattr(products, "_exact", True)
 
 
 def test_stays_single_precision() -> None:
@@ -57,28 +57,48 @@ def test_set_within_the_block_alone(model: nn.Module, faster: bool, monkeypatch:
     assert _set() == before
 
 
-def _set_by(*blocks: bool) -> str:
-    """What is set within blocks of narrow models that allow rounding or don't."""
+def _set_by(*blocks: tuple[nn.Module, bool]) -> str:
+    """What is set within blocks of models that allow rounding or don't."""
     with contextlib.ExitStack() as stack:
-        for rounded in blocks:
-            stack.enter_context(faster_products(NARROW, rounded))
+        for model, rounded in blocks:
+            stack.enter_context(faster_products(model, rounded))
         return _set()
 
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_rounded_while_all_allow_it(exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where oneDNN does not round, it does for what must be exact as well."""
-    monkeypatch.setattr(products, "_onednn_is_exact", lambda: exact)
-    before, of_gpus = _set(), torch.backends.cuda.matmul.fp32_precision
-    assert _set_by(True) == _set_by(True, True) == "bf16"
-    assert _set_by(True, False) == _set_by(False, True) == ("bf16" if exact else before)
-    assert _set_by(False) == _set() == before
+    """By oneDNN where it rounds, and layers are wide enough to be worth it."""
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: False)
+    monkeypatch.setattr(products, "_exact", exact)
+    before, rounds = _set(), (WIDE, True)
+    assert (
+        _set_by(rounds) == _set_by(rounds, rounds) == _set_by(rounds, (NARROW, True)) == (before if exact else "bf16")
+    )
+    assert _set_by((NARROW, True)) == before
+    assert _set_by(rounds, (NARROW, False)) == _set_by((WIDE, False), rounds) == before
+    assert _set_by((WIDE, False)) == _set() == before
+
+
+def test_what_runs_is_not_disturbed_to_find_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_exact", None)
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: False)
+    with faster_products(NARROW), faster_products(WIDE, rounded=True):
+        assert products._exact is None
+        assert _set() != "bf16"
     with faster_products(WIDE, rounded=True):
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
-        with faster_products(WIDE):
-            assert torch.backends.cuda.matmul.fp32_precision == of_gpus
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
-    assert torch.backends.cuda.matmul.fp32_precision == of_gpus
+        assert products._exact is not None
+
+
+def test_gpus_round_while_all_allow_it() -> None:
+    """And torch's older setting, which Inductor reads, says the same."""
+    cuda = torch.backends.cuda.matmul
+    before = cuda.fp32_precision, torch.get_float32_matmul_precision()
+    with faster_products(NARROW, rounded=True):
+        assert (cuda.fp32_precision, torch.get_float32_matmul_precision()) == ("tf32", "medium")
+        with faster_products(NARROW):
+            assert (cuda.fp32_precision, torch.get_float32_matmul_precision()) == before
+        assert cuda.fp32_precision == "tf32"
+    assert (cuda.fp32_precision, torch.get_float32_matmul_precision()) == before
 
 
 def test_rounded_keeps_eight_bits() -> None:

@@ -204,15 +204,18 @@ def test_it_is_built_once_and_anew_where_damaged(anew: Path, monkeypatch: pytest
     built.cache_clear()
     assert built(torch.float32) is not None
     assert path.stat().st_mtime_ns == made
-    # As a full disk would leave it, where none was loaded from: what is open by its name is not opened again.
-    other = tmp_path / "other" / "reinforge"
-    other.mkdir(mode=0o700, parents=True)
-    damaged = other / path.name
-    damaged.write_bytes(b"\x7fELF half of it")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(other.parent))
-    built.cache_clear()
-    assert built(torch.float32) is not None
-    assert damaged.stat().st_size == path.stat().st_size
+    # As a full disk would leave it, or worse, where none was loaded from: what is open by its name is not opened again.
+    whole = path.read_bytes()
+    for place, damage in enumerate((b"", b"\x7fELF half of it", whole[:4096], whole[:-4096], b"x" * len(whole))):
+        other = tmp_path / str(place) / "reinforge"
+        other.mkdir(mode=0o700, parents=True)
+        damaged = other / path.name
+        damaged.write_bytes(damage)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(other.parent))
+        built.cache_clear()
+        assert built(torch.float32) is not None
+        (made_anew,) = other.iterdir()
+        assert made_anew.stat().st_size == len(whole)
 
 
 def test_a_compiler_may_have_options_and_the_cache_is_no_relative_folder(

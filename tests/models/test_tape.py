@@ -172,7 +172,7 @@ def test_as_formulas(sizes: tuple[int, ...], turned: bool, norm: bool, last_acti
     # A norm of two numbers makes much of a rounding.
     sizes = (*sizes, 16) if last_active else sizes
     layers, parameters = _layers(sizes, turned)
-    functions = native_tape.native(parameters[0], "relu")
+    functions = native_tape.native(parameters, "relu")
     for rows in (1, 13, 256, 300):
         tape: Tape | NativeTape = Tape(layers, parameters, rows, "relu", last_active, norm)
         if functions is not None:
@@ -197,12 +197,36 @@ def test_as_formulas(sizes: tuple[int, ...], turned: bool, norm: bool, last_acti
             assert torch.allclose(total.double() - 1, wanted[:, -size:], atol=1e-4)
 
 
-def test_what_is_no_number_stays_none() -> None:
-    """So that a training that diverged is found."""
-    network = _network("relu")
-    x = torch.full((7, 3), math.nan)
-    with torch.no_grad():
-        assert network.trace(x)[0].isnan().all()
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_what_is_no_number_stays_none(number: float) -> None:
+    """As by torch, so that a training that diverged is found."""
+    network, x, outer = _network("relu"), torch.randn(7, 3), torch.randn(7, 5)
+    for spoilt in (x, outer):
+        kept, spoilt[2, 1] = spoilt[2, 1].clone(), number
+        for mine, theirs in zip(_by_hand(network, x, outer), _by_autograd(network, x, outer), strict=True):
+            assert torch.equal(mine.isfinite(), theirs.isfinite())
+        spoilt[2, 1] = kept
+
+
+def test_other_shapes_are_refused_and_other_forms_taken() -> None:
+    functions = native_tape._built()[0]
+    if functions is None:
+        pytest.skip("not compiled here")
+    layers, parameters = _layers((6, 32, 1), turned=False)
+    tape = NativeTape(functions, layers, parameters, 7, last_active=False)
+    x, outer = torch.randn(7, 6), torch.randn(7)
+    for bad in (torch.randn(7, 2), torch.randn(6, 6)):
+        with pytest.raises(ValueError, match="belongs"):
+            tape.forward(bad)
+    values = tape.forward(x).clone()
+    with pytest.raises(ValueError, match="belongs"):
+        tape.backward(torch.randn(4, 1))
+    total = torch.zeros(7, 2)
+    tape.climb(outer, total)
+    for odd in (torch.zeros(2, 7).t(), torch.zeros(7, 2, dtype=torch.float64), torch.zeros(7, 2, dtype=torch.bfloat16)):
+        tape.climb(outer.double().repeat(2).view(2, 7).t()[:, 0], odd)
+        assert torch.allclose(odd.float(), total, rtol=2e-2 if odd.dtype == torch.bfloat16 else 1e-6)
+    assert torch.equal(tape.forward(x.t().contiguous().t().double()), values)
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -231,11 +255,11 @@ def test_rounded_where_a_run_allows_it() -> None:
     network = _network("relu", False, 23, 256, 5)
     weight = cast(nn.Linear, network.layers[0]).weight
     exact, rounded = native_tape._built()
-    assert native_tape.native(weight, "relu") is exact
+    assert native_tape.native([weight], "relu") is exact
     with faster_products(network, rounded=True):
-        assert native_tape.native(weight, "relu") is rounded
+        assert native_tape.native([weight], "relu") is rounded
         with faster_products(network):
-            assert native_tape.native(weight, "relu") is exact
+            assert native_tape.native([weight], "relu") is exact
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="options of x86 compilers")

@@ -48,19 +48,26 @@ def compiled(source: Path, made_of: Callable[[ctypes.CDLL], T], more: Sequence[s
             [*command, "-E", "-dM", "-x", "c", os.devnull], capture_output=True, check=True, timeout=COMPILING_SECONDS
         ).stdout
         name = hashlib.sha256(b"\0".join((source.read_bytes(), " ".join(command).encode(), known))).hexdigest()
-        path = _folder() / f"{source.stem}-{name[:32]}.so"
-        if path.exists():
+        folder, name = _folder(), f"{source.stem}-{name[:32]}"
+        for path in folder.glob(f"{name}-*.so"):
             try:
-                return made_of(ctypes.CDLL(str(path))), ""
-            except (OSError, AttributeError):
-                # What is damaged is made anew.
-                path.unlink(missing_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = Path(folder) / path.name
+                # Its length is in its name: of one that is cut short, as a full disk leaves it, the loader would read
+                # beyond the end, which ends the process.
+                if path.stat().st_size == int(path.stem.rpartition("-")[2]):
+                    return made_of(ctypes.CDLL(str(path))), ""
+            except (OSError, AttributeError, ValueError):
+                pass
+            # What is damaged is made anew.
+            path.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            made = Path(place) / "made.so"
             subprocess.run(
                 [*command, "-o", str(made), str(source), "-lm"], capture_output=True, check=True,
                 timeout=COMPILING_SECONDS,
             )  # fmt: skip
+            with made.open("rb") as file:
+                os.fsync(file.fileno())
+            path = folder / f"{name}-{made.stat().st_size}.so"
             # Several processes may make it at once: each replaces it by the same.
             os.replace(made, path)
         return made_of(ctypes.CDLL(str(path))), ""

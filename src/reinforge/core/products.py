@@ -8,14 +8,13 @@ units for that (AMX), it computes them in fp32.
 
 from __future__ import annotations
 
-import enum
 import functools
 import platform
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +31,21 @@ def spare_rows(x: Tensor) -> int:
     return -len(x) % _ROWS if len(x) >= _MANY and x.device.type == "cpu" else 0
 
 
+class _Block(NamedTuple):
+    """A part of the program that is run at this moment."""
+
+    rounded: bool
+    by_onednn: bool
+
+
+# The blocks there are, on all threads, and what was set before the first.
+_lock = threading.RLock()
+_blocks: list[_Block] = []
+_before: _Set | None = None
+# What `_onednn_is_exact` found.
+_exact: bool | None = None
+
+
 @contextmanager
 def faster_products(model: nn.Module, rounded: bool = False) -> Iterator[None]:
     """Within the block oneDNN multiplies fp32 matrices, where that is faster for the model's layers, and is exact: on
@@ -40,10 +54,55 @@ def faster_products(model: nn.Module, rounded: bool = False) -> Iterator[None]:
 
     Blocks of several threads may overlap in any order: what is not exact is set while all of them allow it.
     """
+    global _before
     wide = any(min(p.shape[-2:]) >= _WIDE for p in model.parameters() if p.dim() >= 2 and p.device.type == "cpu")
-    exact = _Wanted.EXACT_BY_ONEDNN if wide and _onednn_is_faster() else _Wanted.EXACT
-    with _setting(_Wanted.ROUNDED if rounded else exact):
+    with _lock:
+        # Finding out whether oneDNN rounds would disturb what runs: then it is left out.
+        known = _exact is not None or not _blocks
+        rounds = rounded and wide and known and not _onednn_is_exact()
+        block = _Block(rounded, wide and (rounds or _onednn_is_faster()))
+        if not _blocks:
+            _before = _Set.now()
+        _blocks.append(block)
+        _set()
+    try:
         yield
+    finally:
+        with _lock:
+            _blocks.remove(block)
+            _set()
+
+
+class _Set(NamedTuple):
+    """What torch is told of products: for CPUs, for GPUs, and for both in its older way (None: it contradicts)."""
+
+    cpu: str
+    gpu: str
+    both: str | None
+
+    @classmethod
+    def now(cls) -> _Set:
+        try:
+            both = torch.get_float32_matmul_precision()
+        except RuntimeError:
+            both = None
+        cpu: Any = torch.backends.mkldnn
+        gpu: Any = torch.backends.cuda
+        return cls(cpu.matmul.fp32_precision, gpu.matmul.fp32_precision, both)
+
+
+def _set() -> None:
+    """What the blocks there are allow."""
+    assert _before is not None
+    cpu: Any = torch.backends.mkldnn
+    gpu: Any = torch.backends.cuda
+    rounded = rounding()
+    by_onednn = any(each.by_onednn for each in _blocks) and (rounded or _onednn_is_exact())
+    # The older way first, which sets all: what reads it (Inductor) would be told of a contradiction.
+    if _before.both is not None and (rounded or _Set.now().both != _before.both):
+        torch.set_float32_matmul_precision("medium" if rounded else _before.both)
+    cpu.matmul.fp32_precision = "bf16" if by_onednn else _before.cpu
+    gpu.matmul.fp32_precision = "tf32" if rounded else _before.gpu
 
 
 @functools.cache
@@ -55,62 +114,23 @@ def _onednn_is_faster() -> bool:
     return _onednn_is_exact()
 
 
-@functools.cache
 def _onednn_is_exact() -> bool:
     """Whether what may be computed in bf16 is not: bf16 has 8 bits of fp32's 24, and numbers with 12 tell."""
-    one = torch.full((_WIDE, _WIDE), 1 + 2.0**-11)
-    library: Any = torch.backends.mkldnn
-    with _lock:
+    global _exact
+    if _exact is None:
+        one = torch.full((_WIDE, _WIDE), 1 + 2.0**-11)
+        library: Any = torch.backends.mkldnn
         before, library.matmul.fp32_precision = library.matmul.fp32_precision, "bf16"
         try:
-            return bool((one @ torch.eye(_WIDE) == one).all())
+            _exact = bool((one @ torch.eye(_WIDE) == one).all())
         finally:
             library.matmul.fp32_precision = before
-
-
-class _Wanted(enum.Enum):
-    """Of the products in a block."""
-
-    EXACT = enum.auto()
-    EXACT_BY_ONEDNN = enum.auto()
-    ROUNDED = enum.auto()
-
-
-# The blocks there are at this moment, on all threads, and what was set before the first, of CPUs and GPUs.
-_lock = threading.RLock()
-_blocks: list[_Wanted] = []
-_before = ("", "")
-
-
-@contextmanager
-def _setting(wanted: _Wanted) -> Iterator[None]:
-    global _before
-    cpu: Any = torch.backends.mkldnn
-    gpu: Any = torch.backends.cuda
-    with _lock:
-        if not _blocks:
-            _before = (cpu.matmul.fp32_precision, gpu.matmul.fp32_precision)
-        _blocks.append(wanted)
-        _set(cpu, gpu)
-    try:
-        yield
-    finally:
-        with _lock:
-            _blocks.remove(wanted)
-            _set(cpu, gpu)
-
-
-def _set(cpu: Any, gpu: Any) -> None:
-    """What the blocks there are allow."""
-    rounded = rounding()
-    by_onednn = rounded or (any(each is not _Wanted.EXACT for each in _blocks) and _onednn_is_exact())
-    cpu.matmul.fp32_precision = "bf16" if by_onednn else _before[0]
-    gpu.matmul.fp32_precision = "tf32" if rounded else _before[1]
+    return _exact
 
 
 def rounding() -> bool:
     """Whether at this moment all that runs allows factors to be rounded."""
-    return bool(_blocks) and all(each is _Wanted.ROUNDED for each in _blocks)
+    return bool(_blocks) and all(each.rounded for each in _blocks)
 
 
 def _maker() -> str:

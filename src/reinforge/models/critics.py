@@ -232,7 +232,7 @@ class Critics(nn.Module):
         weights, biases = _all(self.weights), _all(self.biases)
         kind = _all((like or self).weights)[0].dtype
 
-        functions = native(weights[0], self.activation) if kind == torch.float32 else None
+        functions = native(weights, self.activation) if kind == torch.float32 else None
 
         def made(index: int) -> _Critic:
             layers = [

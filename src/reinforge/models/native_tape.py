@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,9 +51,9 @@ class Functions:
         self.climb.argtypes = [*layers, _pointer, _long, _pointer, _pointer, _pointer, _pointer]
 
 
-def native(weight: Tensor, activation: str) -> Functions | None:
-    """The functions for layers like this, at the number of threads that torch has now; None where there are none."""
-    fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and activation == "relu"
+def native(weights: Iterable[Tensor], activation: str) -> Functions | None:
+    """The functions for such layers, at the number of threads that torch has now; None where there are none."""
+    fits = activation == "relu" and all(w.dtype == torch.float32 and w.device.type == "cpu" for w in weights)
     exact, rounded = _built() if fits and torch.get_num_threads() == 1 else (None, None)
     return rounded if rounding() else exact
 
@@ -83,15 +83,17 @@ class NativeTape:
         last_active: bool, normalised: bool = False,
     ) -> None:  # fmt: skip
         self._functions, self._rows = functions, rows
+        self._widths = layers[0].weight.shape[0], layers[-1].weight.shape[1]
         # Of which weights, biases and gradients are views.
-        self._places = [(parameter, parameter.data_ptr(), parameter.grad) for parameter in parameters]
+        self._parameters, self._places = list(parameters), _places(parameters)
         # What the library is told of by address must stay.
-        self._held: list[Tensor] = []
+        self._linears, self._held = list(layers), list[Tensor]()
         self._layers = (_Layer * len(layers))()
         for index, (told, (weight, bias, into, into_bias)) in enumerate(zip(self._layers, layers)):
             (told.width_in, told.width_out), (told.weight_in, told.weight_out) = weight.shape, weight.stride()
             told.weight, told.bias = weight.data_ptr(), bias.data_ptr()
             if into is not None:
+                assert 1 in into.stride(), "rows or columns of a gradient lie together"
                 told.weight_grad, (told.grad_in, told.grad_out) = into.data_ptr(), into.stride()
             told.bias_grad = None if into_bias is None else into_bias.data_ptr()
             told.half = functions.half
@@ -107,15 +109,12 @@ class NativeTape:
         self.uses = 0
 
     def _room(self, width: int) -> Tensor:
-        self._held.append(torch.empty(self._rows, width))
+        self._held.append(torch.empty(self._rows, width, dtype=torch.float32))
         return self._held[-1]
 
     def stands(self) -> bool:
         """Whether parameters and their gradients are where they were."""
-        for parameter, place, gradient in self._places:
-            if parameter.data_ptr() != place or parameter.grad is not gradient:
-                return False
-        return True
+        return self._places == _places(self._parameters)
 
     def check(self, use: int) -> None:
         """Raise RuntimeError where the tape was used again since: its buffers hold other values."""
@@ -125,24 +124,39 @@ class NativeTape:
     def forward(self, x: Tensor) -> Tensor:
         """The outputs (n, o) for x (n, i)."""
         self.uses += 1
-        self._x = x = x.float().contiguous()
+        self._x = x = self._fit(x, self._widths[0])
         self._functions.forward(*self._told, x.data_ptr(), x.shape[1], EPSILON)
         return self._output
 
     def backward(self, gradient: Tensor, inward: bool = False) -> Tensor | None:
         """Add to the gradients of weights from that of the outputs (n, o), which it may overwrite. The gradient of what
         went in where `inward`."""
-        gradient = gradient.float().contiguous()
+        gradient = self._fit(gradient, self._widths[1])
         inner = torch.empty_like(self._x) if inward else None
         x, out = self._x, None if inner is None else inner.data_ptr()
         self._functions.backward(*self._told, x.data_ptr(), x.shape[1], gradient.data_ptr(), out)
         return inner
 
     def climb(self, gradient: Tensor, total: Tensor) -> None:
-        """Add to `total` (n, size) the gradient of the last columns that went in, from that of the outputs (n, 1), for
+        """Add to `total` (n, size) the gradient of the last columns that went in, from that of the outputs (n,), for
         the rows alone that have one."""
-        gradient = gradient.contiguous()
+        gradient, size = self._fit(gradient.unsqueeze(-1), 1), total.shape[1]
+        plain = total.dtype == torch.float32 and total.is_contiguous()
+        into = total if plain else torch.zeros(self._rows, size, dtype=torch.float32)
         self._functions.climb(
-            *self._told, gradient.data_ptr(), self._x.shape[1] - total.shape[1], self._chosen.data_ptr(),
-            self._asked.data_ptr(), self._inner.data_ptr(), total.data_ptr(),
+            *self._told, gradient.data_ptr(), self._widths[0] - size, self._chosen.data_ptr(),
+            self._asked.data_ptr(), self._inner.data_ptr(), into.data_ptr(),
         )  # fmt: skip
+        if not plain:
+            total.add_(into)
+
+    def _fit(self, x: Tensor, width: int) -> Tensor:
+        """As the library reads it. Raises ValueError for another shape than (n, width)."""
+        if x.shape != (self._rows, width):
+            raise ValueError(f"{tuple(x.shape)} where ({self._rows}, {width}) belongs")
+        return x.float().contiguous()
+
+
+def _places(parameters: Sequence[Tensor]) -> list[tuple[int, int | None]]:
+    """Where they and their gradients are."""
+    return [(p.data_ptr(), None if p.grad is None else p.grad.data_ptr()) for p in parameters]

@@ -55,7 +55,8 @@ class Network(nn.Module):
         That returns the gradient of x where `inward`, otherwise None. Weights without .grad are left out. With
         `last_active` the output too holds until the next trace. `then`: a head, of one layer, that goes on from there.
         """
-        functions = native(cast(nn.Linear, self.layers[0]).weight, self.activation)
+        weights = [cast(nn.Linear, layer).weight for network in (self, then) if network for layer in network.layers]
+        functions = native(weights, self.activation)
         key = (x.shape[0], then is None, functions)
         tape = self._tapes.get(key, lambda: self._tape(x.shape[0], then, functions))
         outputs, use = tape.forward(x), tape.uses

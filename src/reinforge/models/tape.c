@@ -217,6 +217,9 @@ static void rounded(long m, long n, long k, const float *a, long a_row, long a_c
         uint16_t bytes[16];
         uint8_t rows[16];
     } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    /* Some compilers believe that the next instructions read less memory than they do. */
+#define WRITTEN __asm__ volatile("" ::: "memory")
+    WRITTEN;
     _tile_loadconfig(&shape);
     float edge[LANES * LANES] __attribute__((aligned(64)));
     for (long from = 0; from < k; from += MOST * PAIRS) {
@@ -232,6 +235,7 @@ static void rounded(long m, long n, long k, const float *a, long a_row, long a_c
                 for (long s = 0; s < steps; s++)
                     halved(a + i * a_row + (from + s * PAIRS) * a_column, a_row, a_column, rows, deep - s * PAIRS,
                            left + s * TILE);
+                WRITTEN;
                 for (long j = 0; j < wide; j += 4 * LANES) {
                     _tile_zero(0);
                     _tile_zero(1);
@@ -258,6 +262,7 @@ static void rounded(long m, long n, long k, const float *a, long a_row, long a_c
                         if (t == 1) _tile_stored(1, edge, 64);
                         if (t == 2) _tile_stored(2, edge, 64);
                         if (t == 3) _tile_stored(3, edge, 64);
+                        WRITTEN;
                         float *to = c + i * c_row + j0 + j + t * LANES;
                         long columns = wide - j - t * LANES;
                         for (long r = 0; r < rows; r++, to += c_row) {
