@@ -1,5 +1,5 @@
 /* Layers of a perceptron one after the other, and their gradients, in float, on one thread: one call where torch takes
- * dozens, and products as quick as those of its libraries. `native_tape.py` compiles this and says what each function
+ * dozens. `native_tape.py` compiles this and says what each function
  * is for. Vectors are the compiler's own, so that any processor will do. */
 
 #include <stdint.h>
