@@ -74,7 +74,23 @@ def _built() -> tuple[Functions | None, Functions | None]:
     return compiled(SOURCE, _both)[0] or (None, None)
 
 
-class NativeTape:
+class Standing:
+    """What is made of parameters and their gradients, and holds for as long as they stay where they are."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._parameters, self._places, self.uses = list(parameters), _places(parameters), 0
+
+    def stands(self) -> bool:
+        """Whether parameters and their gradients are where they were."""
+        return self._places == _places(self._parameters)
+
+    def check(self, use: int) -> None:
+        """Raise RuntimeError where the tape was used again since: its buffers hold other values."""
+        if self.uses != use:
+            raise RuntimeError("the layers were traced again before their gradients were taken")
+
+
+class NativeTape(Standing):
     """Layers for n rows: (n, i) of the first to (n, o) of the last, those with an activation normalised before it where
     `normalised`. What it gives holds until it is next used."""
 
@@ -85,7 +101,7 @@ class NativeTape:
         self._functions, self._rows = functions, rows
         self._widths = layers[0].weight.shape[0], layers[-1].weight.shape[1]
         # Of which weights, biases and gradients are views.
-        self._parameters, self._places = list(parameters), _places(parameters)
+        super().__init__(parameters)
         # What the library is told of by address must stay.
         self._linears, self._held = list(layers), list[Tensor]()
         self._layers = (_Layer * len(layers))()
@@ -106,20 +122,10 @@ class NativeTape:
         self._chosen = torch.empty(rows, dtype=torch.int64)
         self._inner = self._room(layers[0].weight.shape[0])
         self._told = (ctypes.addressof(self._layers), len(layers), rows)
-        self.uses = 0
 
     def _room(self, width: int) -> Tensor:
         self._held.append(torch.empty(self._rows, width, dtype=torch.float32))
         return self._held[-1]
-
-    def stands(self) -> bool:
-        """Whether parameters and their gradients are where they were."""
-        return self._places == _places(self._parameters)
-
-    def check(self, use: int) -> None:
-        """Raise RuntimeError where the tape was used again since: its buffers hold other values."""
-        if self.uses != use:
-            raise RuntimeError("the layers were traced again before their gradients were taken")
 
     def forward(self, x: Tensor) -> Tensor:
         """The outputs (n, o) for x (n, i)."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reinforge.models.native_tape import EPSILON, Linear
+from reinforge.models.native_tape import EPSILON, Linear, Standing
 
 # Activations whose derivative follows from what they gave.
 TRACEABLE = ("relu", "tanh")
@@ -70,7 +70,7 @@ class _Layer(NamedTuple):
     by_bias: Tensor
 
 
-class Tape:
+class Tape(Standing):
     """Layers for n rows: (n, i) of the first to (n, o) of the last, those with an activation normalised before it where
     `normalised`. What it gives holds until it is next used."""
 
@@ -79,7 +79,7 @@ class Tape:
         normalised: bool = False,
     ) -> None:  # fmt: skip
         # Of which weights, biases and gradients are views.
-        self._places = [(parameter, parameter.data_ptr(), parameter.grad) for parameter in parameters]
+        super().__init__(parameters)
         self._layers = []
         for index, linear in enumerate(layers):
             weight, into = linear.weight, linear.weight_grad
@@ -106,19 +106,6 @@ class Tape:
         """What went into each layer, (n, i); the first is what `forward` was given. Behind them, what came out."""
         self.inputs.insert(0, torch.empty(0))
         self.kind = layers[0].weight.dtype if layers else torch.float32
-        self.uses = 0
-
-    def stands(self) -> bool:
-        """Whether parameters and their gradients are where they were."""
-        for parameter, place, gradient in self._places:
-            if parameter.data_ptr() != place or parameter.grad is not gradient:
-                return False
-        return True
-
-    def check(self, use: int) -> None:
-        """Raise RuntimeError where the tape was used again since: its buffers hold other values."""
-        if self.uses != use:
-            raise RuntimeError("the layers were traced again before their gradients were taken")
 
     def forward(self, x: Tensor) -> Tensor:
         """The outputs (n, o) for x (n, i)."""
@@ -170,13 +157,13 @@ def slope(gradient: Tensor, after: Tensor, name: str) -> Tensor:
     return cast(Tensor, _TANH(gradient, after, grad_input=gradient))
 
 
-class Standing(Protocol):
-    """What is made of parameters, and holds for as long as they stay where they are."""
+class Stands(Protocol):
+    """What can tell whether what it was made of is where it was."""
 
     def stands(self) -> bool: ...
 
 
-T = TypeVar("T", bound=Standing)
+T = TypeVar("T", bound=Stands)
 
 
 class Tapes(Generic[T]):
