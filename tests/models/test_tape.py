@@ -230,11 +230,63 @@ def test_other_shapes_are_refused_and_other_forms_taken() -> None:
 
 
 @pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e15])
+@pytest.mark.parametrize("sizes", [(256, 256), (32, 256), (250, 131), (256, 18), (600, 70), (70, 1300)])
+def test_exact(sizes: tuple[int, ...], scale: float, turned: bool) -> None:
+    """By whichever units, products are as near to those in double precision as torch's are."""
+    functions = native_tape._built()[0]
+    if functions is None:
+        pytest.skip("not compiled here")
+    torch.manual_seed(0)
+    for rows in (250, 256, 700):
+        ((weight, bias, into, into_bias),), parameters = _layers(sizes, turned)
+        assert into is not None
+        weight.mul_(scale)
+        tape = NativeTape(functions, [Linear(weight, bias.zero_(), into.zero_(), into_bias)], parameters, rows, False)
+        x, outer = torch.randn(rows, sizes[0]), torch.randn(rows, sizes[1])
+        outputs, inner = tape.forward(x).clone(), tape.backward(outer.clone(), inward=True)
+        assert inner is not None
+        pairs = ((outputs, x, weight), (inner, outer, weight.t()), (into, x.t(), outer))
+        for found, left, right in pairs:
+            exact = left.double() @ right.double()
+            mine, torchs = (float((each.double() - exact).norm() / exact.norm()) for each in (found, left @ right))
+            assert mine < max(1.2 * torchs, 1e-6)
+            # None is off by more than its sum's roundings.
+            bound = 8 * 2.0**-24 * (left.double().abs() @ right.double().abs())
+            assert bool(((found.double() - exact).abs() <= bound).all())
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_wide_layers_lose_no_infinity(number: float) -> None:
+    """What is no number with torch is none here."""
+    functions = native_tape._built()[0]
+    if functions is None:
+        pytest.skip("not compiled here")
+    layers, parameters = _layers((256, 256), turned=False)
+    tape, x = NativeTape(functions, layers, parameters, 256, False), torch.randn(256, 256)
+    x[7, 9] = number
+    found, expected = tape.forward(x), x @ layers[0].weight
+    assert torch.equal(found.isfinite(), expected.isfinite())
+    assert not expected[7].isfinite().any()
+    for wild in (x[7], x[6]):
+        wild.copy_(torch.randn(256))
+    outer = torch.randn(256, 256)
+    outer[3, 5] = number
+    tape.forward(x)
+    inner = tape.backward(outer, inward=True)
+    assert inner is not None
+    assert not inner[3].isfinite().any()
+    assert inner[4].isfinite().all()
+    assert layers[0].weight_grad is not None
+    assert not layers[0].weight_grad[:, 5].isfinite().any()
+
+
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("sizes", [(256, 256), (32, 256), (250, 131), (256, 250), (600, 70), (70, 1300)])
 def test_rounded(sizes: tuple[int, ...], turned: bool) -> None:
     """Factors of bf16, which are off by a 512th at most, in sums that are not: where the processor has units for it."""
     functions = native_tape._built()[1]
-    if functions is None or not functions.half:
+    if functions is None or not functions.parts:
         pytest.skip("no units")
     torch.manual_seed(0)
     for rows in (250, 256, 700):
@@ -245,10 +297,12 @@ def test_rounded(sizes: tuple[int, ...], turned: bool) -> None:
         x, outer = torch.randn(rows, sizes[0]), torch.randn(rows, sizes[1])
         outputs, inner = tape.forward(x).clone(), tape.backward(outer.clone(), inward=True)
         assert inner is not None
-        for found, exact in ((outputs, x @ weight), (inner, outer @ weight.t()), (into, x.t() @ outer)):
+        pairs = ((outputs, x, weight), (inner, outer, weight.t()), (into, x.t(), outer))
+        for found, left, right in pairs:
+            exact, terms = left @ right, left.shape[1]
             error = float((found - exact).norm() / exact.norm())
-            # Small products are not worth it.
-            assert (1e-3 if found.numel() >= 2**16 else 0) <= error < 2 * 2.0**-9
+            # Of short sums it is not worth it.
+            assert (1e-3 if terms >= 64 else 0) <= error < 2 * 2.0**-9
 
 
 def test_rounded_where_a_run_allows_it() -> None:
@@ -270,7 +324,7 @@ def test_on_processors_with_narrower_vectors(without: str, tmp_path: Path, monke
     found = native_tape.compiled(native_tape.SOURCE, native_tape._both)[0]
     if found is None:
         pytest.skip("no compiler")
-    assert not found[1].half
+    assert not found[1].parts
     monkeypatch.setattr(native_tape, "_built", lambda: found)
     for turned, norm in itertools.product((False, True), repeat=2):
         test_as_formulas((23, 256, 250, 1), turned, norm, False)

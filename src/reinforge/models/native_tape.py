@@ -17,6 +17,8 @@ from reinforge.core.products import rounding
 SOURCE = Path(__file__).with_name("tape.c")
 # What layer normalisation adds to variances.
 EPSILON = 1e-5
+# Numbers of bf16 that stand for one of fp32.
+ROUNDED, EXACT = 1, 3
 _pointer, _long = ctypes.c_void_p, ctypes.c_long
 
 
@@ -35,15 +37,16 @@ class _Layer(ctypes.Structure):
         ("weight", _pointer), ("weight_in", _long), ("weight_out", _long), ("bias", _pointer),
         ("weight_grad", _pointer), ("grad_in", _long), ("grad_out", _long), ("bias_grad", _pointer),
         *((name, _pointer) for name in ("before", "mean", "inverse", "after", "outer")),
-        ("active", _long), ("half", _long),
+        ("active", _long), ("parts", _long),
     )  # fmt: skip
 
 
 class Functions:
-    """Those of the library; products by AMX, of factors rounded to bf16, where `half`."""
+    """Those of the library; wide products by AMX where there are `parts`: of factors split into so many bf16 numbers,
+    of which one alone rounds them, and three are as exact as fp32."""
 
-    def __init__(self, library: ctypes.CDLL, half: bool = False) -> None:
-        self.half = half
+    def __init__(self, library: ctypes.CDLL, parts: int = 0) -> None:
+        self.parts = parts
         self.forward, self.backward, self.climb = library.forward, library.backward, library.climb
         layers: tuple[Any, ...] = (_pointer, _long, _long)
         self.forward.argtypes = [*layers, _pointer, _long, ctypes.c_float]
@@ -65,8 +68,9 @@ def attempt() -> tuple[object, str]:
 
 def _both(library: ctypes.CDLL) -> tuple[Functions, Functions]:
     """The exact ones, and those that may round: the same where the processor has no units for it."""
-    exact = Functions(library)
-    return exact, Functions(library, half=True) if library.rounds() else exact
+    if not library.rounds():
+        return (exact := Functions(library)), exact
+    return Functions(library, EXACT), Functions(library, ROUNDED)
 
 
 @cache
@@ -112,7 +116,7 @@ class NativeTape(Standing):
                 assert 1 in into.stride(), "rows or columns of a gradient lie together"
                 told.weight_grad, (told.grad_in, told.grad_out) = into.data_ptr(), into.stride()
             told.bias_grad = None if into_bias is None else into_bias.data_ptr()
-            told.half = functions.half
+            told.parts = functions.parts
             told.active = last_active or index < len(layers) - 1
             wanted = ("after", "outer", *(("before", "mean", "inverse") if normalised and told.active else ()))
             for name in wanted:

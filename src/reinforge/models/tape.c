@@ -167,131 +167,197 @@ static void exact(long m, long n, long k, const float *a, long a_row, long a_col
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#define PAIRS (2 * LANES) /* terms of a tile: 16 pairs */
+#define PAIRS (2 * LANES)     /* terms of a tile: 16 pairs */
+#define TILE (LANES * PAIRS)
 
 /* Whether the system lets this process have tiles. */
 int rounds(void) { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0; }
 
-static inline __m512i in_half(const float *first, const float *second) {
-    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(second), _mm512_loadu_ps(first));
+/* To the nearest of bf16, as a float; half of them away from zero. */
+static inline __m512 nearest(__m512 x) {
+    __m512i up = _mm512_add_epi32((__m512i)x, _mm512_set1_epi32(0x8000));
+    return (__m512)_mm512_and_si512(up, _mm512_set1_epi32(0xffff0000));
 }
 
-/* 16 rows of PAIRS terms of x in bf16, end to end; rows and terms so far apart; zeros where it has none. */
-static void halved(const float *x, long row, long term, long rows, long terms, uint16_t *out) {
-    float whole[LANES * PAIRS] __attribute__((aligned(64)));
+/* The numbers in bf16, a tile apart: the nearest, then what that leaves, and so on. `paired`: the first of one, the
+ * first of the other, and so on; otherwise end to end. */
+static inline __attribute__((always_inline)) void split(const int parts, const int paired, __m512 first, __m512 second,
+                                                        uint16_t *out) {
+    __m512i halves = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25, 23,
+                                      21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    for (int p = 0; p < parts; p++, out += TILE) {
+        /* The last of three is one of bf16 as it is. */
+        int last = p == 2;
+        __m512i one = (__m512i)(last ? first : nearest(first)), other = (__m512i)(last ? second : nearest(second));
+        if (paired) _mm512_storeu_si512(out, _mm512_or_si512(_mm512_srli_epi32(one, 16), other));
+        else _mm512_storeu_si512(out, _mm512_permutex2var_epi16(one, halves, other));
+        first -= (__m512)one;
+        second -= (__m512)other;
+    }
+}
+
+/* 16 rows of PAIRS terms of x in bf16, a tile for each of the parts; rows and terms so far apart; zeros where it has
+ * none. */
+static inline __attribute__((always_inline)) void halved(const int parts, const float *x, long row, long term,
+                                                         long rows, long terms, uint16_t *out) {
+    float room[TILE] __attribute__((aligned(64)));
     if (rows < LANES || terms < PAIRS || (row != 1 && term != 1)) {
         for (long i = 0; i < LANES; i++)
-            for (long k = 0; k < PAIRS; k++)
-                whole[i * PAIRS + k] = i < rows && k < terms ? x[i * row + k * term] : 0.0f;
-        x = whole, row = PAIRS;
+            for (long k = 0; k < PAIRS; k++) room[i * PAIRS + k] = i < rows && k < terms ? x[i * row + k * term] : 0.0f;
+        x = room, row = PAIRS;
     } else if (term != 1) {
-        turned(x, term, whole, PAIRS);
-        turned(x + LANES * term, term, whole + LANES, PAIRS);
-        x = whole, row = PAIRS;
+        turned(x, term, room, PAIRS);
+        turned(x + LANES * term, term, room + LANES, PAIRS);
+        x = room, row = PAIRS;
     }
-    for (long i = 0; i < LANES; i++, out += PAIRS) _mm512_storeu_si512(out, in_half(x + i * row, x + i * row + LANES));
+    for (long i = 0; i < LANES; i++, x += row, out += PAIRS)
+        split(parts, 0, _mm512_loadu_ps(x), _mm512_loadu_ps(x + LANES), out);
 }
 
 /* The same of 16 columns of y as a right factor takes them: 16 rows of pairs of terms. */
-static void paired(const float *y, long term, long column, long terms, long columns, uint16_t *out) {
+static inline __attribute__((always_inline)) void paired(const int parts, const float *y, long term, long column,
+                                                         long terms, long columns, uint16_t *out) {
     if (column == 1 && terms >= PAIRS && columns >= LANES) {
-        const __m512i woven = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                                               21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-        for (long k = 0; k < PAIRS; k += 2, out += PAIRS)
-            _mm512_storeu_si512(out, _mm512_permutexvar_epi16(woven, in_half(y + k * term, y + (k + 1) * term)));
+        for (long k = 0; k < PAIRS; k += 2, y += 2 * term, out += PAIRS)
+            split(parts, 1, _mm512_loadu_ps(y), _mm512_loadu_ps(y + term), out);
         return;
     }
-    uint16_t side[LANES * PAIRS] __attribute__((aligned(64)));
-    halved(y, column, term, columns, terms, side);
-    turned((const float *)side, LANES, (float *)out, LANES);
+    uint16_t side[3 * TILE] __attribute__((aligned(64)));
+    halved(parts, y, column, term, columns, terms, side);
+    for (int p = 0; p < parts; p++) turned((const float *)(side + p * TILE), LANES, (float *)(out + p * TILE), LANES);
 }
 
-/* As `exact`, of factors rounded to bf16, with sums in float. */
-static void rounded(long m, long n, long k, const float *a, long a_row, long a_column, const float *b, long b_row,
-                    long b_column, float *c, long c_row, int add) {
-    enum { TILE = LANES * PAIRS, MOST = 16 };
-    static __thread uint16_t left[MOST * TILE] __attribute__((aligned(64)));
-    static __thread uint16_t right[MOST * MOST * 2 * TILE] __attribute__((aligned(64)));
-    struct {
-        uint8_t palette, start, none[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-    /* Some compilers believe that the next instructions read less memory than they do. */
+/* Some compilers believe that the next instructions read less memory than they do. */
 #define WRITTEN __asm__ volatile("" ::: "memory")
-    WRITTEN;
-    _tile_loadconfig(&shape);
+
+/* As `exact`, by tiles of bf16 with sums in float: of factors rounded to it, or each the sum of three, which is all of a
+ * float, and of their products those that a float's sum can tell. */
+static inline __attribute__((always_inline)) void tiled(const int parts, long m, long n, long k, const float *a,
+                                                        long a_row, long a_column, const float *b, long b_row,
+                                                        long b_column, float *c, long c_row, int add) {
+    enum { STEPS = 8, ACROSS = 16 }; /* tiles of a panel of b: 256 by 256 */
+    static __thread uint16_t left[2][2 * STEPS * 3 * TILE] __attribute__((aligned(64)));
+    static __thread uint16_t right[ACROSS * STEPS * 3 * TILE] __attribute__((aligned(64)));
     float edge[LANES * LANES] __attribute__((aligned(64)));
-    for (long from = 0; from < k; from += MOST * PAIRS) {
-        long deep = k - from < MOST * PAIRS ? k - from : MOST * PAIRS, steps = (deep + PAIRS - 1) / PAIRS;
-        for (long j0 = 0; j0 < n; j0 += 2 * MOST * LANES) {
-            long wide = n - j0 < 2 * MOST * LANES ? n - j0 : 2 * MOST * LANES;
-            for (long j = 0; j < wide; j += LANES)
-                for (long s = 0; s < steps; s++)
-                    paired(b + (from + s * PAIRS) * b_row + (j0 + j) * b_column, b_row, b_column, deep - s * PAIRS, wide - j,
-                           right + (j / LANES * steps + s) * TILE);
-            for (long i = 0; i < m; i += LANES) {
-                long rows = m - i < LANES ? m - i : LANES;
-                for (long s = 0; s < steps; s++)
-                    halved(a + i * a_row + (from + s * PAIRS) * a_column, a_row, a_column, rows, deep - s * PAIRS,
-                           left + s * TILE);
-                WRITTEN;
-                for (long j = 0; j < wide; j += 4 * LANES) {
-                    _tile_zero(0);
-                    _tile_zero(1);
-                    _tile_zero(2);
-                    _tile_zero(3);
-                    const uint16_t *of = right + j / LANES * steps * TILE;
-                    long tiles = (wide - j + LANES - 1) / LANES;
-                    for (long s = 0; s < steps; s++) {
-                        _tile_loadd(4, left + s * TILE, 64);
-                        _tile_loadd(5, of + s * TILE, 64);
-                        _tile_dpbf16ps(0, 4, 5);
-                        if (tiles < 2) continue;
-                        _tile_loadd(6, of + (steps + s) * TILE, 64);
-                        _tile_dpbf16ps(1, 4, 6);
-                        if (tiles < 3) continue;
-                        _tile_loadd(7, of + (2 * steps + s) * TILE, 64);
-                        _tile_dpbf16ps(2, 4, 7);
-                        if (tiles < 4) continue;
-                        _tile_loadd(5, of + (3 * steps + s) * TILE, 64);
-                        _tile_dpbf16ps(3, 4, 5);
+    for (long from = 0; from < k; from += STEPS * PAIRS) {
+        long deep = k - from < STEPS * PAIRS ? k - from : STEPS * PAIRS, steps = (deep + PAIRS - 1) / PAIRS;
+        long size = steps * parts * TILE; /* of 16 rows of a, or columns of b */
+        int more = add || from;
+        for (long j0 = 0; j0 < n; j0 += ACROSS * LANES) {
+            long wide = n - j0 < ACROSS * LANES ? n - j0 : ACROSS * LANES;
+#define COLUMNS(j, s)                                                                                              \
+    for (long to_ = (j); to_ < (j) + 2 * LANES && to_ < wide; to_ += LANES)                                        \
+        paired(parts, b + (from + (s) * PAIRS) * b_row + (j0 + to_) * b_column, b_row, b_column,                    \
+               deep - (s) * PAIRS, wide - to_, right + to_ / LANES * size + (s) * parts * TILE);
+#define ROWS(i, s)                                                                                                 \
+    for (long h = 0; h < 2 && (i) + h * LANES < m; h++)                                                            \
+        halved(parts, a + ((i) + h * LANES) * a_row + (from + (s) * PAIRS) * a_column, a_row, a_column,             \
+               m - (i) - h * LANES, deep - (s) * PAIRS, left[(i) / (2 * LANES) % 2] + h * size + (s) * parts * TILE);
+            for (long s = 0; s < steps; s++) {
+                COLUMNS(0, s)
+                ROWS(0, s)
+            }
+            for (long i = 0; i < m; i += 2 * LANES) {
+                int tall = m - i > LANES;
+                for (long j = 0; j < wide; j += 2 * LANES) {
+                    int broad = wide - j > LANES, last = wide - j <= 2 * LANES;
+                    const uint16_t *rows = left[i / (2 * LANES) % 2], *columns = right + j / LANES * size;
+                    float *to = c + i * c_row + j0 + j;
+                    int through = m - i >= 2 * LANES && wide - j >= 2 * LANES; /* tiles are c's own */
+                    WRITTEN;
+                    if (through && more) {
+                        _tile_loadd(0, to, c_row * sizeof(float));
+                        _tile_loadd(1, to + LANES, c_row * sizeof(float));
+                        _tile_loadd(2, to + LANES * c_row, c_row * sizeof(float));
+                        _tile_loadd(3, to + LANES * c_row + LANES, c_row * sizeof(float));
+                    } else {
+                        _tile_zero(0);
+                        _tile_zero(1);
+                        _tile_zero(2);
+                        _tile_zero(3);
                     }
-                    for (long t = 0; t < 4 && t < tiles; t++) {
+#define LEFT(part)                                             \
+    _tile_loadd(4, rows + (part) * TILE, 64);                  \
+    if (tall) _tile_loadd(5, rows + size + (part) * TILE, 64);
+#define RIGHT(part)                                                \
+    _tile_loadd(6, columns + (part) * TILE, 64);                   \
+    if (broad) _tile_loadd(7, columns + size + (part) * TILE, 64);
+#define MULTIPLIED                                \
+    _tile_dpbf16ps(0, 4, 6);                      \
+    if (broad) _tile_dpbf16ps(1, 4, 7);           \
+    if (tall) _tile_dpbf16ps(2, 5, 6);            \
+    if (tall && broad) _tile_dpbf16ps(3, 5, 7);
+                    for (long s = 0; s < steps; s++, rows += parts * TILE, columns += parts * TILE) {
+                        LEFT(0)
+                        if (parts == 3) {
+                            RIGHT(2) MULTIPLIED
+                            RIGHT(1) MULTIPLIED
+                        }
+                        RIGHT(0) MULTIPLIED
+                        if (parts == 3) {
+                            LEFT(1) MULTIPLIED
+                            RIGHT(1) MULTIPLIED
+                            LEFT(2) RIGHT(0) MULTIPLIED
+                        }
+                        /* Meanwhile, what is next to be multiplied. */
+                        if (!i) COLUMNS(j + 2 * LANES, s)
+                        if (last) ROWS(i + 2 * LANES, s)
+                    }
+                    if (through) {
+                        _tile_stored(0, to, c_row * sizeof(float));
+                        _tile_stored(1, to + LANES, c_row * sizeof(float));
+                        _tile_stored(2, to + LANES * c_row, c_row * sizeof(float));
+                        _tile_stored(3, to + LANES * c_row + LANES, c_row * sizeof(float));
+                        WRITTEN;
+                        continue;
+                    }
+                    for (int t = 0; t < 4; t++) {
+                        int down = t / 2 * LANES, over = t % 2 * LANES;
                         if (t == 0) _tile_stored(0, edge, 64);
                         if (t == 1) _tile_stored(1, edge, 64);
                         if (t == 2) _tile_stored(2, edge, 64);
                         if (t == 3) _tile_stored(3, edge, 64);
                         WRITTEN;
-                        float *to = c + i * c_row + j0 + j + t * LANES;
-                        long columns = wide - j - t * LANES;
-                        for (long r = 0; r < rows; r++, to += c_row) {
-                            if (columns >= LANES) {
-                                floats found = load(edge + r * LANES);
-                                store(to, add || from ? load(to) + found : found);
-                                continue;
+                        for (long r = 0; r < LANES && r < m - i - down; r++)
+                            for (long q = 0; q < LANES && q < wide - j - over; q++) {
+                                float *one = to + (down + r) * c_row + over + q;
+                                *one = edge[r * LANES + q] + (more ? *one : 0.0f);
                             }
-                            for (long q = 0; q < columns; q++)
-                                to[q] = edge[r * LANES + q] + (add || from ? to[q] : 0.0f);
-                        }
                     }
                 }
             }
         }
     }
+}
+
+/* Of so many parts: 1 or 3. */
+static void by_tiles(long parts, long m, long n, long k, const float *a, long a_row, long a_column, const float *b,
+                     long b_row, long b_column, float *c, long c_row, int add) {
+    struct {
+        uint8_t palette, start, none[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    WRITTEN;
+    _tile_loadconfig(&shape);
+    if (parts == 3) tiled(3, m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add);
+    else tiled(1, m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add);
     _tile_release();
 }
 #else
 int rounds(void) { return 0; }
-#define rounded exact
+#define by_tiles(parts, ...) exact(__VA_ARGS__)
 #endif
 
-/* Below so many sums, rounding costs more than it saves. */
-#define FEW 32768
+/* Of shorter sums, or fewer products of numbers, tiles cost more than they save. */
+#define SHORT 64
+#define FEW (1L << 20)
 
-static void product(int half, long m, long n, long k, const float *a, long a_row, long a_column, const float *b,
+static void product(long parts, long m, long n, long k, const float *a, long a_row, long a_column, const float *b,
                     long b_row, long b_column, float *c, long c_row, int add) {
-    (half && m * n >= FEW && k >= LANES ? rounded : exact)(m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add);
+    if (parts && k >= SHORT && m >= LANES && n >= LANES && m * n * k >= FEW)
+        by_tiles(parts, m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add);
+    else exact(m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add);
 }
 
 /* What `native_tape.py` calls _Layer. */
@@ -306,13 +372,13 @@ struct layer {
     float *before, *mean, *inverse;  /* what is normalised (rows, out), and by what (rows,); or none */
     float *after, *outer;            /* what comes out (rows, out), and room for the gradient there */
     long active;                     /* whether ReLU follows */
-    long half;                       /* whether factors may be rounded to bf16 */
+    long parts;                      /* of bf16, that factors are split into for tiles: 1 rounds them; 0: no tiles */
 };
 
 /* The layer before the bias: (rows, out) of x (rows, in). */
 static void multiplied(const struct layer *of, long rows, const float *x, long apart, float *out) {
     if (of->out > 1 || of->weight_in != 1) {
-        product(of->half, rows, of->out, of->in, x, apart, 1, of->weight, of->weight_in, of->weight_out, out, of->out, 0);
+        product(of->parts, rows, of->out, of->in, x, apart, 1, of->weight, of->weight_in, of->weight_out, out, of->out, 0);
         return;
     }
     for (long r = 0; r < rows; r++, x += apart) {
@@ -379,7 +445,7 @@ static void through(const struct layer *of, long rows, const float *gradient, lo
     long width = of->in - first;
     const float *weight = of->weight + first * of->weight_in;
     if (of->out > 1 || of->weight_in != 1) {
-        product(of->half, rows, width, of->out, gradient, of->out, 1, weight, of->weight_out, of->weight_in, out, width, 0);
+        product(of->parts, rows, width, of->out, gradient, of->out, 1, weight, of->weight_out, of->weight_in, out, width, 0);
         return;
     }
     for (long r = 0; r < rows; r++, out += width)
@@ -393,9 +459,9 @@ static void learned(const struct layer *of, long rows, const float *x, long apar
         for (long r = 0; r < rows; r++)
             for (long i = 0; i < of->in; i++) of->weight_grad[i] += gradient[r] * x[r * apart + i];
     } else if (of->weight_grad && of->grad_out == 1) {
-        product(of->half, of->in, width, rows, x, 1, apart, gradient, width, 1, of->weight_grad, of->grad_in, 1);
+        product(of->parts, of->in, width, rows, x, 1, apart, gradient, width, 1, of->weight_grad, of->grad_in, 1);
     } else if (of->weight_grad) {
-        product(of->half, width, of->in, rows, gradient, 1, width, x, apart, 1, of->weight_grad, of->grad_out, 1);
+        product(of->parts, width, of->in, rows, gradient, 1, width, x, apart, 1, of->weight_grad, of->grad_out, 1);
     }
     if (of->bias_grad)
         for (long r = 0; r < rows; r++)
