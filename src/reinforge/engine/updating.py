@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -242,7 +243,8 @@ class Updater:
             s.tables.zero()
         for place, part in enumerate(parts):
             if s.step.by_hand is not None and self.by_hand:
-                with torch.no_grad():
+                # NumPy would tell of what is no number; the norm of the gradients does.
+                with torch.no_grad(), np.errstate(all="ignore"):
                     loss, pull = s.step.by_hand(self.learner, part, counts)
                     self._check(s, loss, counts, len(parts))
                     pull(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,17 +48,19 @@ class SquashedGaussian(Policy):
         """For what perception made of observations (rows, features) and normal noise (rows, size): actions in learner
         space, their log-probs (rows,), and what takes the gradients of both back, into the .grad of the weights."""
         outputs, back = self.network.trace(features)
-        # Side by side, operations on a half would go number by number.
-        mean, raw = (half.contiguous() for half in outputs.chunk(2, -1))
-        bent = torch.tanh(raw)
-        action, log_prob, slopes = squashed(mean, self._log_std(bent), noise)
+        size, (low, high) = self.output.size, self.range
+        # Dimension by dimension: those of an action lie far apart, and sums over them run along the rows.
+        columns = np.ascontiguousarray(outputs.numpy().T)
+        bent = np.tanh(columns[size:])
+        log_std = low + 0.5 * (high - low) * (bent + 1)
+        action, log_prob, slopes = squashed(columns[:size], log_std, np.ascontiguousarray(noise.numpy().T))
 
         def pull(moved: Tensor, chosen: Tensor) -> None:
-            means, widths = slopes(moved, chosen)
-            low, high = self.range
-            back(torch.cat([means, widths * (0.5 * (high - low)) * (1 - bent.square())], -1))
+            means, widths = slopes(np.ascontiguousarray(moved.numpy().T), chosen.numpy())
+            gradient = np.concatenate([means, widths * (1 - bent * bent) * (0.5 * (high - low))])
+            back(torch.from_numpy(np.ascontiguousarray(gradient.T)))
 
-        return action, log_prob, pull
+        return torch.from_numpy(np.ascontiguousarray(action.T)), torch.from_numpy(log_prob), pull
 
     def _log_std(self, bent: Tensor) -> Tensor:
         """From (-1, 1) to its range."""

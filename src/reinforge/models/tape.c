@@ -292,13 +292,11 @@ static inline __attribute__((always_inline)) void tiled(const int parts, long m,
                         if (parts == 3) {
                             RIGHT(2) MULTIPLIED
                             RIGHT(1) MULTIPLIED
-                        }
-                        RIGHT(0) MULTIPLIED
-                        if (parts == 3) {
                             LEFT(1) MULTIPLIED
-                            RIGHT(1) MULTIPLIED
-                            LEFT(2) RIGHT(0) MULTIPLIED
-                        }
+                            RIGHT(0) MULTIPLIED
+                            LEFT(0) MULTIPLIED
+                            LEFT(2) MULTIPLIED
+                        } else { RIGHT(0) MULTIPLIED }
                         /* Meanwhile, what is next to be multiplied. */
                         if (!i) COLUMNS(j + 2 * LANES, s)
                         if (last) ROWS(i + 2 * LANES, s)

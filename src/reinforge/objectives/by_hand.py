@@ -1,22 +1,24 @@
-"""The clipped surrogate of policy gradients and its slopes, in NumPy: on a few hundred steps, starting an operation of
-torch costs several times its arithmetic.
+"""Losses of policies and values and their slopes, in NumPy: on a few hundred rows, starting an operation of torch costs
+several times its arithmetic.
 
-n steps end to end, k choices.
+n steps or rows end to end, k choices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from reinforge.models.distributions import gaussian
+from reinforge.core.batch import Batch
+from reinforge.core.contracts import Loss, Term
+from reinforge.models.distributions import Array, gaussian
+from reinforge.objectives import errors
 
-Array = np.ndarray[Any, np.dtype[Any]]
 # From the slopes of log-probabilities and of entropies (None: nothing asks for it), (n,) each, to those of the outputs.
 Slopes = Callable[[Array, Array | None], tuple[Tensor, ...]]
 
@@ -113,3 +115,40 @@ def normal(mean: Tensor, log_std: Tensor, rows: Rows) -> tuple[Array, Array, Slo
         return back(torch.from_numpy(chosen), None if spread is None else torch.from_numpy(spread))
 
     return log_prob.numpy(), entropy.numpy(), slopes
+
+
+def term(sum_: float, weight: float = 1.0) -> Term:
+    """A term of what was summed here."""
+    return Term(torch.tensor(float(sum_)), weight)
+
+
+def weights(batch: Batch) -> Array | None:
+    """`objectives.errors.weights`."""
+    found = errors.weights(batch)
+    return None if found is None else found.numpy()
+
+
+def weighted(each: Array, weight: Array | None) -> Array:
+    """Numbers (..., n) by the weights of the rows (n,)."""
+    return each if weight is None else each * weight
+
+
+def squared(
+    values: Array, goal: Array, weight: Array | None, factor: float = 1.0
+) -> tuple[Loss, Callable[[Tensor], Tensor]]:
+    """`objectives.errors.squared` of values (critics, n) and their goals (n,), and the values' slopes (critics, n) from
+    what the term "td" is scaled by."""
+    away = values - goal
+    each = weighted(np.square(away).sum(0), weight)
+    items = {"td": torch.from_numpy(np.abs(away).mean(0))}
+
+    def slopes(scale: Tensor) -> Tensor:
+        return torch.from_numpy(weighted(away, weight) * (2 * factor * float(scale)))
+
+    return Loss({"td": term(factor * each.sum()), "q": term(goal.sum(), 0.0)}, items), slopes
+
+
+def least(values: Array, slope: Array) -> Tensor:
+    """The slopes of values (critics, n) from that of the least of them (n,): equal ones share it."""
+    is_least = (values == values.min(0)).astype(values.dtype)
+    return torch.from_numpy(is_least * (slope / is_least.sum(0)))

@@ -157,20 +157,18 @@ class PPO:
         assert isinstance(learner, PPOLearner)
         model, rows = learner.model, self._rows(learner.model, batch, counts)
         outputs, pull = model.trace(rows.features)
-        with np.errstate(all="ignore"):
-            if model.continuous:
-                log_prob, entropy, slopes = by_hand.normal(outputs["mean"], outputs["log_std"], rows)
-            else:
-                log_prob, entropy, slopes = by_hand.categorical(outputs["action"], rows)
-            found = by_hand.surrogate(log_prob, outputs["value"].numpy(), rows, self.options.value_clip)
-            spread = float(entropy @ rows.weight)
+        if model.continuous:
+            log_prob, entropy, slopes = by_hand.normal(outputs["mean"], outputs["log_std"], rows)
+        else:
+            log_prob, entropy, slopes = by_hand.categorical(outputs["action"], rows)
+        found = by_hand.surrogate(log_prob, outputs["value"].numpy(), rows, self.options.value_clip)
+        spread = float(entropy @ rows.weight)
         sums = torch.tensor([found.policy, found.value, spread, found.kl, found.clipped, rows.explained])
 
         def back(scales: Mapping[str, Tensor]) -> None:
             value, entropy = scales.get("value"), scales.get("entropy")
-            with np.errstate(all="ignore"):
-                chosen, judged = found.slopes(scales["policy"].item(), None if value is None else value.item())
-                scores, *widths = slopes(chosen, None if entropy is None else rows.weight * entropy.item())
+            chosen, judged = found.slopes(scales["policy"].item(), None if value is None else value.item())
+            scores, *widths = slopes(chosen, None if entropy is None else rows.weight * entropy.item())
             pull(scores, None if judged is None else torch.from_numpy(judged), widths[0] if widths else None)
 
         return self._terms(sums), back

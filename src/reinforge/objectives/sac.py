@@ -6,6 +6,7 @@ import math
 from collections.abc import Generator, Mapping, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from reinforge.errors import ComponentError
 from reinforge.models.critics import Critics
 from reinforge.models.distributions import tanh_gaussian_log_prob
 from reinforge.models.squashed_gaussian import SquashedGaussian
+from reinforge.objectives import by_hand
 from reinforge.objectives.averages import follow
 from reinforge.objectives.errors import squared, weighted, weights
 from reinforge.objectives.options import SACOptions
@@ -120,8 +122,10 @@ class SAC:
     def _critic(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, SACLearner)
         with torch.no_grad():
-            drawn = learner.act(parts(batch, "next_observation"), tensor(batch, "next_noise"))
-            goal = self._goal(learner, batch, *drawn)
+            action, log_prob = learner.act(parts(batch, "next_observation"), tensor(batch, "next_noise"))
+            value = learner.values(learner.targets, parts(batch, "next_observation"), action).amin(0)
+            soft = value - learner.log_temperature.exp() * log_prob
+            goal = tensor(batch, "reward") + tensor(batch, "discount") * soft
         observation = parts(batch, "observation")
         values = learner.values(learner.critics, observation, tensor(batch, "action"))
         loss = squared(values - goal, goal, weights(batch), 0.5)
@@ -154,42 +158,40 @@ class SAC:
         assert isinstance(learner, SACLearner)
         see = learner.model.perception
         action, log_prob, _ = learner.model.trace(see(parts(batch, "next_observation")), tensor(batch, "next_noise"))
-        goal, features = self._goal(learner, batch, action, log_prob), see(parts(batch, "observation"))
-        values, pull = learner.critics.trace(features, tensor(batch, "action"))
-        errors, weight = values - goal, weights(batch)
+        value = learner.values(learner.targets, parts(batch, "next_observation"), action).numpy().min(0)
+        soft = value - _temperature(learner) * log_prob.numpy()
+        goal = tensor(batch, "reward").numpy() + tensor(batch, "discount").numpy() * soft
+        values, pull = learner.critics.trace(see(parts(batch, "observation")), tensor(batch, "action"))
+        loss, slopes = by_hand.squared(values.numpy(), goal, by_hand.weights(batch), 0.5)
 
         def back(scales: Mapping[str, Tensor]) -> None:
-            pull(weighted(errors, weight) * scales["td"])
+            pull(slopes(scales["td"]))
 
-        return squared(errors, goal, weight, 0.5), back
-
-    def _goal(self, learner: SACLearner, batch: Batch, action: Tensor, log_prob: Tensor) -> Tensor:
-        """What the values should be (rows,), by the next actions and their log-probs."""
-        values = learner.values(learner.targets, parts(batch, "next_observation"), action).amin(0)
-        soft = values - learner.log_temperature.exp() * log_prob
-        return tensor(batch, "reward") + tensor(batch, "discount") * soft
+        return loss, back
 
     def _actor(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, SACLearner)
         observation = parts(batch, "observation")
         action, log_prob = learner.act(observation, tensor(batch, "noise"))
         value = learner.values(learner.critics, observation, action).amin(0)
-        return _climbed(log_prob, value, learner.log_temperature.detach().exp(), weights(batch))
+        each = weighted(learner.log_temperature.detach().exp() * log_prob - value, weights(batch))
+        drawn = log_prob.detach()
+        return Loss({"policy": Term(each.sum()), "entropy": Term(-drawn.sum(), 0.0)}, carry={"log_prob": drawn})
 
     def _actor_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
         assert isinstance(learner, SACLearner)
         features = learner.model.perception(parts(batch, "observation"))
         action, log_prob, pull = learner.model.trace(features, tensor(batch, "noise"))
         values, climb = learner.critics.climb(features, action)
-        value, temperature, weight = values.amin(0), learner.log_temperature.exp(), weights(batch)
+        array, temperature, weight = values.numpy(), _temperature(learner), by_hand.weights(batch)
+        each = by_hand.weighted(temperature * log_prob.numpy() - array.min(0), weight)
 
         def back(scales: Mapping[str, Tensor]) -> None:
-            each = weighted(scales["policy"].expand(len(value)), weight)
-            # The slope of the least of them; equal ones share it.
-            least = (values == value).to(each.dtype)
-            pull(climb(least * (-each / least.sum(0))), temperature * each)
+            slope = by_hand.weighted(np.full(len(each), float(scales["policy"]), each.dtype), weight)
+            pull(climb(by_hand.least(array, -slope)), torch.from_numpy(temperature * slope))
 
-        return _climbed(log_prob, value, temperature, weight), back
+        terms = {"policy": by_hand.term(each.sum()), "entropy": by_hand.term(-log_prob.numpy().sum(), 0.0)}
+        return Loss(terms, carry={"log_prob": log_prob}), back
 
     def _temperature(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, SACLearner)
@@ -211,6 +213,5 @@ class SAC:
         return weighted(-tensor(batch, "log_prob") - self.target_entropy, weights(batch)).sum()
 
 
-def _climbed(log_prob: Tensor, value: Tensor, temperature: Tensor, weight: Tensor | None) -> Loss:
-    each, drawn = weighted(temperature * log_prob - value, weight), log_prob.detach()
-    return Loss({"policy": Term(each.sum()), "entropy": Term(-drawn.sum(), 0.0)}, carry={"log_prob": drawn})
+def _temperature(learner: SACLearner) -> float:
+    return math.exp(float(learner.log_temperature))

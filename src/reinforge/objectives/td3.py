@@ -15,6 +15,7 @@ from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Pull, Ste
 from reinforge.errors import ComponentError
 from reinforge.models.critics import Critics
 from reinforge.models.deterministic import Deterministic
+from reinforge.objectives import by_hand
 from reinforge.objectives.averages import follow
 from reinforge.objectives.errors import squared, weighted, weights
 from reinforge.objectives.options import DDPGOptions, TD3Options
@@ -116,23 +117,23 @@ class TD3:
     def _critic_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
         assert isinstance(learner, TD3Learner)
         see = learner.model.perception
-        goal = self._goal(learner, batch, learner.target.trace(see(parts(batch, "next_observation")))[0])
-        features = see(parts(batch, "observation"))
-        values, pull = learner.critics.trace(features, tensor(batch, "action"))
-        errors, weight = values - goal, weights(batch)
+        action = learner.target.trace(see(parts(batch, "next_observation")))[0]
+        goal = self._goal(learner, batch, action)
+        values, pull = learner.critics.trace(see(parts(batch, "observation")), tensor(batch, "action"))
+        loss, slopes = by_hand.squared(values.numpy(), goal.numpy(), by_hand.weights(batch))
 
         def back(scales: Mapping[str, Tensor]) -> None:
-            pull(weighted(errors, weight) * (2 * scales["td"]))
+            pull(slopes(scales["td"]))
 
-        return squared(errors, goal, weight), back
+        return loss, back
 
     def _goal(self, learner: TD3Learner, batch: Batch, action: Tensor) -> Tensor:
         """What the values should be (rows,), by the target actor's next actions."""
         noise = batch.get("noise")
         if isinstance(noise, Tensor):
-            action = (action + noise).clamp(-1, 1)
+            action = (action + noise).clamp_(-1, 1)
         values = learner.values(learner.targets, parts(batch, "next_observation"), action).amin(0)
-        return tensor(batch, "reward") + tensor(batch, "discount") * values
+        return torch.addcmul(tensor(batch, "reward"), tensor(batch, "discount"), values)
 
     def _actor(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, TD3Learner)
