@@ -69,7 +69,7 @@ def _same(mine: list[Tensor], theirs: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("last_active", [False, True])
-@pytest.mark.parametrize("sizes", [(3, 5), (3, 40, 5), (40, 33, 6, 1)])
+@pytest.mark.parametrize("sizes", [(3, 5), (3, 40, 5), (40, 33, 6, 1), (3, 130, 5)])
 def test_as_autograd(activation: str, last_active: bool, sizes: tuple[int, ...]) -> None:
     """Outputs, the gradient of what goes in, and those of weights; again and again, with any number of rows."""
     network = _network(activation, last_active, *sizes)
@@ -153,12 +153,12 @@ def _layers(sizes: tuple[int, ...], turned: bool) -> tuple[list[Linear], list[Te
     return layers, parameters
 
 
-def _in_double(x: Tensor, parameters: list[Tensor], norm: bool, last_active: bool) -> Tensor:
+def _in_double(x: Tensor, parameters: list[Tensor], activation: str, norm: bool, last_active: bool) -> Tensor:
     pairs = list(zip(parameters[::2], parameters[1::2]))
     for index, (weight, bias) in enumerate(pairs):
         x = x @ weight + bias
         if last_active or index < len(pairs) - 1:
-            x = (functional.layer_norm(x, x.shape[1:]) if norm else x).relu()
+            x = getattr(torch, activation)(functional.layer_norm(x, x.shape[1:]) if norm else x)
     return x
 
 
@@ -166,20 +166,21 @@ def _in_double(x: Tensor, parameters: list[Tensor], norm: bool, last_active: boo
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("last_active", [False, True])
-def test_as_formulas(sizes: tuple[int, ...], turned: bool, norm: bool, last_active: bool) -> None:
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_as_formulas(sizes: tuple[int, ...], turned: bool, norm: bool, last_active: bool, activation: str) -> None:
     """Any shapes, normalised or not, and for the rows alone that have a gradient; against double precision."""
     torch.manual_seed(0)
     # A norm of two numbers makes much of a rounding.
     sizes = (*sizes, 16) if last_active else sizes
     layers, parameters = _layers(sizes, turned)
-    functions = native_tape.native(parameters, "relu")
+    functions = native_tape._built()[0]
     for rows in (1, 13, 256, 300):
-        tape: Tape | NativeTape = Tape(layers, parameters, rows, "relu", last_active, norm)
+        tape: Tape | NativeTape = Tape(layers, parameters, rows, activation, last_active, norm)
         if functions is not None:
-            tape = NativeTape(functions, layers, parameters, rows, last_active, norm)
+            tape = NativeTape(functions, layers, parameters, rows, activation, last_active, norm)
         x, outer = torch.randn(rows, sizes[0]), torch.randn(rows, sizes[-1])
         doubles = [p.detach().double().requires_grad_() for p in (x, *parameters)]
-        expected = _in_double(doubles[0], doubles[1:], norm, last_active)
+        expected = _in_double(doubles[0], doubles[1:], activation, norm, last_active)
         slopes = torch.autograd.grad(expected, doubles, outer.double(), retain_graph=True)
         before = [part.clone() for layer in layers for part in layer[2:]]
         assert torch.allclose(tape.forward(x).double(), expected, atol=1e-4)
@@ -197,10 +198,25 @@ def test_as_formulas(sizes: tuple[int, ...], turned: bool, norm: bool, last_acti
             assert torch.allclose(total.double() - 1, wanted[:, -size:], atol=1e-4)
 
 
+def test_tanh() -> None:
+    """To four units in the last place at any size, and where nothing is left of them."""
+    functions = native_tape._built()[0]
+    if functions is None:
+        pytest.skip("not compiled here")
+    one, none = torch.ones(1, 1), torch.zeros(1)
+    sizes = torch.cat([10 ** torch.linspace(-37, 38, 40_000), torch.linspace(0, 12, 60_000)])
+    for x in (sizes, -sizes, torch.tensor([0.0, math.inf, -math.inf, math.nan])):
+        tape = NativeTape(functions, [Linear(one, none, None, None)], [one, none], len(x), "tanh", last_active=True)
+        found, expected = tape.forward(x.unsqueeze(1))[:, 0].double(), x.double().tanh()
+        assert torch.equal(found.isnan(), expected.isnan())
+        assert bool(((found - expected).abs() <= 4 * 2.0**-23 * expected.abs())[~expected.isnan()].all())
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_what_is_no_number_stays_none(number: float) -> None:
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_what_is_no_number_stays_none(activation: str, number: float) -> None:
     """As by torch, so that a training that diverged is found."""
-    network, x, outer = _network("relu"), torch.randn(7, 3), torch.randn(7, 5)
+    network, x, outer = _network(activation, False, 3, 128, 5), torch.randn(7, 3), torch.randn(7, 5)
     for spoilt in (x, outer):
         kept, spoilt[2, 1] = spoilt[2, 1].clone(), number
         for mine, theirs in zip(_by_hand(network, x, outer), _by_autograd(network, x, outer), strict=True):
@@ -213,7 +229,7 @@ def test_other_shapes_are_refused_and_other_forms_taken() -> None:
     if functions is None:
         pytest.skip("not compiled here")
     layers, parameters = _layers((6, 32, 1), turned=False)
-    tape = NativeTape(functions, layers, parameters, 7, last_active=False)
+    tape = NativeTape(functions, layers, parameters, 7, "relu", last_active=False)
     x, outer = torch.randn(7, 6), torch.randn(7)
     for bad in (torch.randn(7, 2), torch.randn(6, 6)):
         with pytest.raises(ValueError, match="belongs"):
@@ -242,7 +258,9 @@ def test_exact(sizes: tuple[int, ...], scale: float, turned: bool) -> None:
         ((weight, bias, into, into_bias),), parameters = _layers(sizes, turned)
         assert into is not None
         weight.mul_(scale)
-        tape = NativeTape(functions, [Linear(weight, bias.zero_(), into.zero_(), into_bias)], parameters, rows, False)
+        tape = NativeTape(
+            functions, [Linear(weight, bias.zero_(), into.zero_(), into_bias)], parameters, rows, "relu", False
+        )
         x, outer = torch.randn(rows, sizes[0]), torch.randn(rows, sizes[1])
         outputs, inner = tape.forward(x).clone(), tape.backward(outer.clone(), inward=True)
         assert inner is not None
@@ -263,7 +281,7 @@ def test_wide_layers_lose_no_infinity(number: float) -> None:
     if functions is None:
         pytest.skip("not compiled here")
     layers, parameters = _layers((256, 256), turned=False)
-    tape, x = NativeTape(functions, layers, parameters, 256, False), torch.randn(256, 256)
+    tape, x = NativeTape(functions, layers, parameters, 256, "relu", False), torch.randn(256, 256)
     x[7, 9] = number
     found, expected = tape.forward(x), x @ layers[0].weight
     assert torch.equal(found.isfinite(), expected.isfinite())
@@ -293,7 +311,7 @@ def test_rounded(sizes: tuple[int, ...], turned: bool) -> None:
         ((weight, bias, into, into_bias),), parameters = _layers(sizes, turned)
         assert into is not None
         layers = [Linear(weight, bias.zero_(), into.zero_(), into_bias)]
-        tape = NativeTape(functions, layers, parameters, rows, False)
+        tape = NativeTape(functions, layers, parameters, rows, "relu", False)
         x, outer = torch.randn(rows, sizes[0]), torch.randn(rows, sizes[1])
         outputs, inner = tape.forward(x).clone(), tape.backward(outer.clone(), inward=True)
         assert inner is not None
@@ -316,6 +334,16 @@ def test_rounded_where_a_run_allows_it() -> None:
             assert native_tape.native([weight], "relu") is exact
 
 
+def test_what_compiling_is_worth() -> None:
+    exact = native_tape._built()[0]
+    wide, narrow = torch.zeros(256, 3), torch.zeros(64, 3)
+    assert native_tape.native([wide, narrow], "tanh") is exact
+    assert native_tape.native([narrow], "tanh") is None
+    assert native_tape.native([narrow], "relu") is exact
+    assert native_tape.native([wide], "gelu") is None
+    assert native_tape.native([wide, narrow.double()], "relu") is None
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="options of x86 compilers")
 @pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx"])
 def test_on_processors_with_narrower_vectors(without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,4 +355,6 @@ def test_on_processors_with_narrower_vectors(without: str, tmp_path: Path, monke
     assert not found[1].parts
     monkeypatch.setattr(native_tape, "_built", lambda: found)
     for turned, norm in itertools.product((False, True), repeat=2):
-        test_as_formulas((23, 256, 250, 1), turned, norm, False)
+        for activation in ("relu", "tanh"):
+            test_as_formulas((23, 256, 250, 1), turned, norm, False, activation)
+    test_tanh()

@@ -243,7 +243,8 @@ class Critics(nn.Module):
             parameters = [*weights, *biases]
             if functions is None:
                 return _TorchCritic(layers, parameters, rows, kind, self.activation, self.normalised)
-            return _NativeCritic(NativeTape(functions, layers, parameters, rows, False, self.normalised))
+            tape = NativeTape(functions, layers, parameters, rows, self.activation, False, self.normalised)
+            return _NativeCritic(tape)
 
         key = (rows, kind, functions)
         return [self._tapes.get((index, *key), partial(made, index)) for index in range(count)]

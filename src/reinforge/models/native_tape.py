@@ -1,4 +1,4 @@
-"""The same as `tape.py`, in C: for layers with ReLU, in single precision, on one thread of a CPU with a C compiler."""
+"""The same as `tape.py`, in C: for layers in single precision, on one thread of a CPU with a C compiler."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ SOURCE = Path(__file__).with_name("tape.c")
 EPSILON = 1e-5
 # Numbers of bf16 that stand for one of fp32.
 ROUNDED, EXACT = 1, 3
+_ACTIVATIONS = {"relu": 1, "tanh": 2}
+# Narrower layers with tanh are as quick by NumPy's.
+_WIDE = 128
 _pointer, _long = ctypes.c_void_p, ctypes.c_long
 
 
@@ -55,8 +58,15 @@ class Functions:
 
 
 def native(weights: Iterable[Tensor], activation: str) -> Functions | None:
-    """The functions for such layers, at the number of threads that torch has now; None where there are none."""
-    fits = activation == "relu" and all(w.dtype == torch.float32 and w.device.type == "cpu" for w in weights)
+    """The functions for such layers, at the number of threads that torch has now; None where there are none, or they
+    gain less than compiling them takes."""
+    weights = list(weights)
+    wide = activation == "relu" or max(size for w in weights for size in w.shape) >= _WIDE
+    fits = (
+        wide
+        and activation in _ACTIVATIONS
+        and all(w.dtype == torch.float32 and w.device.type == "cpu" for w in weights)
+    )
     exact, rounded = _built() if fits and torch.get_num_threads() == 1 else (None, None)
     return rounded if rounding() else exact
 
@@ -100,7 +110,7 @@ class NativeTape(Standing):
 
     def __init__(
         self, functions: Functions, layers: Sequence[Linear], parameters: Sequence[Tensor], rows: int,
-        last_active: bool, normalised: bool = False,
+        activation: str, last_active: bool, normalised: bool = False,
     ) -> None:  # fmt: skip
         self._functions, self._rows = functions, rows
         self._widths = layers[0].weight.shape[0], layers[-1].weight.shape[1]
@@ -117,7 +127,7 @@ class NativeTape(Standing):
                 told.weight_grad, (told.grad_in, told.grad_out) = into.data_ptr(), into.stride()
             told.bias_grad = None if into_bias is None else into_bias.data_ptr()
             told.parts = functions.parts
-            told.active = last_active or index < len(layers) - 1
+            told.active = _ACTIVATIONS[activation] if last_active or index < len(layers) - 1 else 0
             wanted = ("after", "outer", *(("before", "mean", "inverse") if normalised and told.active else ()))
             for name in wanted:
                 setattr(told, name, self._room(told.width_out if name not in ("mean", "inverse") else 1).data_ptr())

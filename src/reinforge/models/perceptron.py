@@ -79,9 +79,10 @@ class Network(nn.Module):
             for layer in cast("Iterable[nn.Linear]", network.layers)
         ]  # fmt: skip
         parameters = [parameter for network in networks for parameter in network.parameters()]
+        last_active = networks[-1].last_active
         if functions is not None:
-            return NativeTape(functions, layers, parameters, rows, networks[-1].last_active)
-        return Tape(layers, parameters, rows, self.activation, networks[-1].last_active)
+            return NativeTape(functions, layers, parameters, rows, self.activation, last_active)
+        return Tape(layers, parameters, rows, self.activation, last_active)
 
 
 def traceable(networks: Sequence[Network | None]) -> bool:

@@ -21,6 +21,7 @@
 #define WIDE (HALVES * LANES) /* columns of a panel */
 #define DEEP 256              /* terms of a panel: it stays in the first cache */
 typedef float floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 
 static inline floats load(const float *x) {
     floats found;
@@ -181,11 +182,11 @@ static inline __m512 nearest(__m512 x) {
 
 /* The numbers in bf16, a tile apart: the nearest, then what that leaves, and so on. `paired`: the first of one, the
  * first of the other, and so on; otherwise end to end. */
-static inline __attribute__((always_inline)) void split(const int parts, const int paired, __m512 first, __m512 second,
+static inline __attribute__((always_inline)) void split(long parts, const int paired, __m512 first, __m512 second,
                                                         uint16_t *out) {
     __m512i halves = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25, 23,
                                       21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
-    for (int p = 0; p < parts; p++, out += TILE) {
+    for (long p = 0; p < parts; p++, out += TILE) {
         /* The last of three is one of bf16 as it is. */
         int last = p == 2;
         __m512i one = (__m512i)(last ? first : nearest(first)), other = (__m512i)(last ? second : nearest(second));
@@ -198,7 +199,7 @@ static inline __attribute__((always_inline)) void split(const int parts, const i
 
 /* 16 rows of PAIRS terms of x in bf16, a tile for each of the parts; rows and terms so far apart; zeros where it has
  * none. */
-static inline __attribute__((always_inline)) void halved(const int parts, const float *x, long row, long term,
+static __attribute__((noinline)) void halved(long parts, const float *x, long row, long term,
                                                          long rows, long terms, uint16_t *out) {
     float room[TILE] __attribute__((aligned(64)));
     if (rows < LANES || terms < PAIRS || (row != 1 && term != 1)) {
@@ -215,7 +216,7 @@ static inline __attribute__((always_inline)) void halved(const int parts, const 
 }
 
 /* The same of 16 columns of y as a right factor takes them: 16 rows of pairs of terms. */
-static inline __attribute__((always_inline)) void paired(const int parts, const float *y, long term, long column,
+static __attribute__((noinline)) void paired(long parts, const float *y, long term, long column,
                                                          long terms, long columns, uint16_t *out) {
     if (column == 1 && terms >= PAIRS && columns >= LANES) {
         for (long k = 0; k < PAIRS; k += 2, y += 2 * term, out += PAIRS)
@@ -224,7 +225,7 @@ static inline __attribute__((always_inline)) void paired(const int parts, const 
     }
     uint16_t side[3 * TILE] __attribute__((aligned(64)));
     halved(parts, y, column, term, columns, terms, side);
-    for (int p = 0; p < parts; p++) turned((const float *)(side + p * TILE), LANES, (float *)(out + p * TILE), LANES);
+    for (long p = 0; p < parts; p++) turned((const float *)(side + p * TILE), LANES, (float *)(out + p * TILE), LANES);
 }
 
 /* Some compilers believe that the next instructions read less memory than they do. */
@@ -358,6 +359,40 @@ static void product(long parts, long m, long n, long k, const float *a, long a_r
     else exact(m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add);
 }
 
+/* tanh x to a few units in the last place: with y = -2 |x| it is (1 - e^y) / (1 + e^y), and e^y - 1 is a power of two times
+ * the Taylor polynomial of e^rest - 1, and that power less 1. */
+static inline floats bent(floats x) {
+    ints low = x < 0;
+    floats y = 2 * (floats)(((ints)x & low) | ((ints)-x & ~low));
+    ints far = y < -40;
+    y = (floats)(((ints)all(-40) & far) | ((ints)y & ~far));
+    /* Added and taken away, this rounds to a whole number. */
+    floats whole = (y * 1.44269504f + 12582912.0f) - 12582912.0f;
+    floats rest = (y - whole * 0.693145752f) - whole * 1.42860677e-6f;
+    floats found = all(1 / 5040.0f);
+    found = found * rest + 1 / 720.0f;
+    found = found * rest + 1 / 120.0f;
+    found = found * rest + 1 / 24.0f;
+    found = found * rest + 1 / 6.0f;
+    found = found * rest + 0.5f;
+    found = (found * rest) * rest + rest;
+    floats power = (floats)((__builtin_convertvector(whole, ints) + 127) << 23);
+    floats less = power * found + (power - 1);
+    found = less / (less + 2);
+    return (floats)(((ints)found & low) | ((ints)-found & ~low));
+}
+
+/* tanh of so many numbers. */
+static void tanhs(float *x, long count) {
+    for (; count >= LANES; count -= LANES, x += LANES) store(x, bent(load(x)));
+    float rest[LANES] = {0};
+    memcpy(rest, x, count * sizeof(float));
+    store(rest, bent(load(rest)));
+    memcpy(x, rest, count * sizeof(float));
+}
+
+enum { NOTHING, RELU, TANH };
+
 /* What `native_tape.py` calls _Layer. */
 struct layer {
     long in, out;
@@ -369,7 +404,7 @@ struct layer {
     float *bias_grad;                /* or none */
     float *before, *mean, *inverse;  /* what is normalised (rows, out), and by what (rows,); or none */
     float *after, *outer;            /* what comes out (rows, out), and room for the gradient there */
-    long active;                     /* whether ReLU follows */
+    long active;                     /* what follows: one of those below */
     long parts;                      /* of bf16, that factors are split into for tiles: 1 rounds them; 0: no tiles */
 };
 
@@ -388,7 +423,7 @@ static void multiplied(const struct layer *of, long rows, const float *x, long a
 void forward(const struct layer *layers, long count, long rows, const float *x, long apart, float epsilon) {
     for (const struct layer *of = layers; of < layers + count; of++) {
         long width = of->out;
-        float *product = of->before ? of->before : of->after, floor = of->active ? 0.0f : -1.0f / 0.0f;
+        float *product = of->before ? of->before : of->after, floor = of->active == RELU ? 0.0f : -1.0f / 0.0f;
         multiplied(of, rows, x, apart, product);
         for (long r = 0; r < rows; r++) {
             float *row = product + r * width, *to = of->after + r * width;
@@ -412,6 +447,7 @@ void forward(const struct layer *layers, long count, long rows, const float *x, 
                 to[i] = value < floor ? floor : value;
             }
         }
+        if (of->active == TANH) tanhs(of->after, rows * width);
         x = of->after;
         apart = width;
     }
@@ -424,8 +460,10 @@ static void inward(const struct layer *of, long rows, const long *chosen, float 
     for (long r = 0; r < rows; r++, gradient += width) {
         long from = chosen ? chosen[r] : r;
         const float *after = of->after + from * width;
-        if (of->active)
+        if (of->active == RELU)
             for (long i = 0; i < width; i++) gradient[i] = after[i] <= 0 ? 0.0f : gradient[i];
+        if (of->active == TANH)
+            for (long i = 0; i < width; i++) gradient[i] *= 1 - after[i] * after[i];
         if (!of->before) continue;
         const float *before = of->before + from * width;
         float mean = of->mean[from], inverse = of->inverse[from];
