@@ -9,6 +9,7 @@ import os
 import pickle
 import platform
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +20,14 @@ from torch.nn import functional
 
 from reinforge.core.products import faster_products
 from reinforge.models import native_tape
-from reinforge.models.native_tape import Linear, NativeTape
+from reinforge.models.critics import Critics
+from reinforge.models.distributions import squashed_by_numpy, tanh_gaussian_log_prob
+from reinforge.models.native_tape import Linear, NativeCritics, NativeTape
+from reinforge.models.perception import Perception
 from reinforge.models.perceptron import Network
+from reinforge.models.policy_options import SquashedGaussianOptions
 from reinforge.models.tape import Tape
+from reinforge.schema.signature import Input, Output, Signature
 from tests.threads import one_thread
 
 
@@ -190,12 +196,93 @@ def test_as_formulas(sizes: tuple[int, ...], turned: bool, norm: bool, last_acti
         after = [part for layer in layers for part in layer[2:]]
         for now, then, wanted in zip(after, before, slopes[1:], strict=True):
             assert torch.allclose((now - then).double(), wanted, rtol=1e-3, atol=1e-3)
-        if isinstance(tape, NativeTape) and sizes[-1] == 1:
-            some, size = outer[:, 0] * (torch.rand(rows) < 0.5), (sizes[0] + 1) // 2
-            total = torch.ones(rows, size)
-            tape.climb(some, total)
-            wanted = torch.autograd.grad(expected, doubles[0], some.double().unsqueeze(1))[0]
-            assert torch.allclose(total.double() - 1, wanted[:, -size:], atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("sizes", [(23, 256, 256, 1), (5, 37, 18, 1), (3, 4, 1), (40, 33, 6, 1)])
+def test_critics_as_formulas(sizes: tuple[int, ...], activation: str, norm: bool) -> None:
+    """Values by the first of them, what they add to the gradients, and the gradient of actions for the rows alone that
+    have one; against double precision."""
+    torch.manual_seed(0)
+    size = (sizes[0] + 1) // 2
+    critics = Critics(_seen(sizes[0] - size), size, sizes[1:-1], activation, "layer" if norm else None, count=3)
+    for parameter in critics.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+        parameter.grad = torch.ones_like(parameter)
+    for rows in (1, 13, 256, 300):
+        features, action, outer = torch.randn(rows, sizes[0] - size), torch.randn(rows, size), torch.randn(3, rows)
+        x = torch.cat([features, action], 1).double().requires_grad_()
+        doubles = [p.detach().double().requires_grad_() for p in critics.parameters()]
+        pairs = list(zip(doubles[: len(sizes) - 1], doubles[len(sizes) - 1 :]))
+        each = [[p for weight, bias in pairs for p in (weight[i], bias[i, 0])] for i in range(3)]
+        expected = torch.cat([_in_double(x, one, activation, norm, last_active=False).t() for one in each])
+        slopes = torch.autograd.grad(expected, doubles, outer.double(), retain_graph=True)
+        some = outer * (torch.rand(3, rows) < 0.5)
+        before = [p.grad.clone() for p in critics.parameters() if p.grad is not None]
+        with torch.no_grad():
+            values, pull = critics.trace(features, action)
+            assert torch.allclose(values.double(), expected, atol=1e-4)
+            kept = outer.clone()
+            pull(outer)
+            assert torch.equal(outer, kept)
+            after = [p.grad for p in critics.parameters() if p.grad is not None]
+            for now, then, wanted in zip(after, before, slopes, strict=True):
+                assert torch.allclose((now - then).double(), wanted, rtol=1e-3, atol=1e-3)
+        for first in (None, 1):
+            count = first or 3
+            wanted = torch.autograd.grad(expected[:count], x, some[:count].double(), retain_graph=True)[0]
+            with torch.no_grad():
+                values, climb = critics.climb(features, action, first)
+                assert torch.allclose(values.double(), expected[:count], atol=1e-4)
+                assert torch.allclose(climb(some[:count]).double(), wanted[:, -size:], atol=1e-4)
+                assert torch.allclose(critics(features, action, first).double(), expected[:count], atol=1e-4)
+                with pytest.raises(RuntimeError, match="again"):
+                    climb(some[:count])
+
+
+def _seen(features: int) -> Perception:
+    """What has so many features, as they are."""
+    signature = Signature(
+        inputs={"observation": Input(form="box", shape=(features,))},
+        outputs={"action": Output(form="continuous", size=1)},
+    )
+    return Perception(SquashedGaussianOptions(), signature)
+
+
+@pytest.mark.parametrize("size", [1, 3, 6, 16])
+@pytest.mark.parametrize("bounds", [(-20.0, 2.0), (-5.0, 0.5)])
+def test_squashed(size: int, bounds: tuple[float, float]) -> None:
+    """Actions, their log density and their slopes by C and by NumPy, against autograd in double precision; and what is
+    no number stays none."""
+    torch.manual_seed(0)
+    functions = native_tape._built()[0]
+    squash = squashed_by_numpy if functions is None else partial(native_tape.squashed_natively, functions)
+    for rows in (1, 7, 256):
+        outputs, noise = torch.randn(rows, 2 * size), torch.randn(rows, size)
+        moved, chosen = torch.randn(rows, size), torch.randn(rows)
+        action, log_prob, slopes = squash(outputs, noise, bounds)
+        doubles = outputs.double().requires_grad_()
+        mean, raw = doubles.chunk(2, -1)
+        log_std = bounds[0] + 0.5 * (bounds[1] - bounds[0]) * (raw.tanh() + 1)
+        latent = mean + log_std.exp() * noise
+        wanted = latent.tanh(), tanh_gaussian_log_prob(mean, log_std, latent)
+        assert torch.allclose(action.double(), wanted[0], atol=1e-5)
+        assert torch.allclose(log_prob.double(), wanted[1], rtol=1e-5, atol=1e-4)
+        gradient = torch.autograd.grad(wanted, doubles, (moved.double(), chosen.double()))[0]
+        assert torch.allclose(slopes(moved, chosen).double(), gradient, rtol=1e-4, atol=1e-4)
+    outputs[3, 0], outputs[5, size] = math.nan, math.nan
+    action, log_prob, slopes = squash(outputs, noise, bounds)
+    assert log_prob.isnan().nonzero().flatten().tolist() == [3, 5]
+    assert slopes(moved, chosen).isnan().any(1).nonzero().flatten().tolist() == [3, 5]
+    # Far out, tanh leaves nothing of the difference from 1, and the density is still right.
+    outputs[:, size:] = -60
+    for far in (60.0, -60.0):
+        outputs[:, :size] = far
+        log_prob = squash(outputs, noise, bounds)[1].double()
+        low = torch.tensor(bounds[0]).double()
+        latent = far + low.exp() * noise.double()
+        assert torch.allclose(log_prob, tanh_gaussian_log_prob(torch.tensor(far), low.expand(size), latent), rtol=1e-5)
 
 
 def test_tanh() -> None:
@@ -237,12 +324,24 @@ def test_other_shapes_are_refused_and_other_forms_taken() -> None:
     values = tape.forward(x).clone()
     with pytest.raises(ValueError, match="belongs"):
         tape.backward(torch.randn(4, 1))
-    total = torch.zeros(7, 2)
-    tape.climb(outer, total)
-    for odd in (torch.zeros(2, 7).t(), torch.zeros(7, 2, dtype=torch.float64), torch.zeros(7, 2, dtype=torch.bfloat16)):
-        tape.climb(outer.double().repeat(2).view(2, 7).t()[:, 0], odd)
-        assert torch.allclose(odd.float(), total, rtol=2e-2 if odd.dtype == torch.bfloat16 else 1e-6)
     assert torch.equal(tape.forward(x.t().contiguous().t().double()), values)
+    critics = NativeCritics(functions, [layers, layers], parameters, 7, "relu", normalised=False)
+    features, action = x[:, :4], x[:, 4:]
+    both = critics.forward(features.double(), action.t().contiguous().t(), 2)
+    assert torch.equal(both, values[:, 0].expand(2, 7))
+    for one, other in ((features, action[:, :1]), (features[:6], action), (features, action[:6]), (x, action)):
+        with pytest.raises(ValueError, match="belongs"):
+            critics.forward(one, other, 2)
+    for count in (0, 3):
+        with pytest.raises(ValueError, match="critics"):
+            critics.forward(features, action, count)
+    climbed = critics.climb(outer.expand(2, 7), 2)
+    assert torch.equal(critics.climb(outer.double().expand(2, 7), 2), climbed)
+    for bad in (torch.randn(2, 4), torch.randn(7), torch.randn(3, 7)):
+        with pytest.raises(ValueError, match=r"belongs|critics"):
+            critics.climb(bad, 2)
+        with pytest.raises(ValueError, match=r"belongs|critics"):
+            critics.backward(bad)
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -16,7 +15,7 @@ from torch.nn import functional
 
 from reinforge.core.batch import Batch
 from reinforge.models.activations import ACTIVATIONS
-from reinforge.models.native_tape import EPSILON, Linear, NativeTape, native
+from reinforge.models.native_tape import EPSILON, Linear, NativeCritics, Standing, native
 from reinforge.models.perception import Perception
 from reinforge.models.tape import TRACEABLE, Tape, Tapes, slope
 
@@ -26,83 +25,79 @@ Climb = Callable[[Tensor], Tensor]
 _ROWS = 32
 
 
-class _Critic(Protocol):
-    """One of several for n rows, without recording."""
+class _Traced(Protocol):
+    """Critics for n rows, without recording."""
+
+    @property
+    def uses(self) -> int:
+        """How often they were asked."""
 
     def stands(self) -> bool:
         """Whether the weights are where they were."""
 
-    @property
-    def uses(self) -> int:
-        """How often it was asked."""
-
     def check(self, use: int) -> None:
-        """Raise RuntimeError where it was asked again since."""
+        """Raise RuntimeError where they were asked again since."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The values (n,) for x (n, i)."""
-
-    def backward(self, gradient: Tensor) -> None:
-        """Add to the gradients of weights from that of the values (n,)."""
-
-    def climb(self, gradient: Tensor, total: Tensor) -> None:
-        """Add to `total` (n, size) the gradient of the actions, the last columns of x, from that of the values (n,)."""
-
-
-class _NativeCritic:
-    """In C."""
-
-    def __init__(self, tape: NativeTape) -> None:
-        self.tape, self.stands, self.check = tape, tape.stands, tape.check
-
-    @property
-    def uses(self) -> int:
-        return self.tape.uses
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.tape.forward(x)[:, 0]
+    def forward(self, features: Tensor, action: Tensor, count: int) -> Tensor:
+        """The values (count, n) by the first of them, for features (n, f) and actions (n, size)."""
 
     def backward(self, gradient: Tensor) -> None:
-        self.tape.backward(gradient.unsqueeze(-1))
+        """Add to the gradients of weights from that of the values (count, n)."""
 
-    def climb(self, gradient: Tensor, total: Tensor) -> None:
-        self.tape.climb(gradient, total)
+    def climb(self, gradient: Tensor, size: int) -> Tensor:
+        """The gradient of the actions (n, size) from that of the values (count, n): of each for the rows alone that
+        have one."""
+
+
+class _TorchCritics(Standing):
+    """By torch, one after the other: what goes through a critic's layers stays in the cache."""
+
+    def __init__(self, each: Sequence[list[Linear]], parameters: Sequence[Tensor], rows: int, kind: torch.dtype,
+                 activation: str, normalised: bool) -> None:  # fmt: skip
+        super().__init__(parameters)
+        self._each = [_TorchCritic(layers, rows, kind, activation, normalised) for layers in each]
+
+    def forward(self, features: Tensor, action: Tensor, count: int) -> Tensor:
+        self.uses += 1
+        x = torch.cat([features, action], -1)
+        return torch.stack([critic.forward(x) for critic in self._each[:count]])
+
+    def backward(self, gradient: Tensor) -> None:
+        for critic, outer in zip(self._each, gradient):
+            critic.backward(outer)
+
+    def climb(self, gradient: Tensor, size: int) -> Tensor:
+        total = gradient.new_zeros(gradient.shape[1], size)
+        for critic, outer in zip(self._each, gradient):
+            critic.climb(outer, total)
+        return total
 
 
 class _TorchCritic:
-    """By torch: a tape of the hidden layers in the precision `kind`, and the last layer in single precision: a column
-    (h,) and a number."""
+    """A tape of the hidden layers in the precision `kind`, and the last layer in single precision: a column (h,) and a
+    number."""
 
-    def __init__(self, layers: list[Linear], parameters: Sequence[Tensor], rows: int, kind: torch.dtype,
-                 activation: str, normalised: bool) -> None:  # fmt: skip
+    def __init__(self, layers: list[Linear], rows: int, kind: torch.dtype, activation: str, normalised: bool) -> None:
         self.last = layers.pop()
         # Those that learn may be in half precision, and what follows them in single.
         self.rounded = [(v, v.to(kind)) for layer in layers for v in layer[:2] if v.dtype != kind]
         if self.rounded:
             by_source = {id(source): copy for source, copy in self.rounded}
             layers = [Linear(by_source[id(w)], by_source[id(b)], None, None) for w, b, _, _ in layers]
-        self.hidden = Tape(layers, parameters, rows, activation, last_active=True, normalised=normalised)
+        self.hidden = Tape(layers, (), rows, activation, last_active=True, normalised=normalised)
         self.activation, self.kind = activation, kind
         self.weights = [layer.weight.t() for layer in layers]
         self.column, self.into = self.last.weight[:, 0], self.last.weight_grad
 
-    def stands(self) -> bool:
-        return self.hidden.stands()
-
-    @property
-    def uses(self) -> int:
-        return self.hidden.uses
-
-    def check(self, use: int) -> None:
-        self.hidden.check(use)
-
     def forward(self, x: Tensor) -> Tensor:
+        """The values (n,) for x (n, i)."""
         for source, rounded in self.rounded:
             rounded.copy_(source)
         # Number by number: as products with a vector some libraries take several times as long.
         return (self.hidden.forward(x) * self.column.float()).sum(1).add_(self.last.bias.float())
 
     def backward(self, gradient: Tensor) -> None:
+        """Add to the gradients of weights from that of the values (n,)."""
         if self.into is not None:
             self.into[:, 0].add_((self.hidden.inputs[-1] * gradient.unsqueeze(-1)).sum(0))
         if self.last.bias_grad is not None:
@@ -111,6 +106,7 @@ class _TorchCritic:
         self.hidden.backward(gradient.to(self.kind).unsqueeze(-1) * self.column)
 
     def climb(self, gradient: Tensor, total: Tensor) -> None:
+        """Add to `total` (n, size) the gradient of the actions, the last columns of x, from that of the values (n,)."""
         rows = _asked(gradient)
         asked = gradient if rows is None else gradient[rows]
         outer = asked.to(self.kind).unsqueeze(-1) * self.column
@@ -147,7 +143,7 @@ class Critics(nn.Module):
         self.weights = nn.ParameterList(torch.empty(count, i, o) for i, o in pairwise(widths))
         self.biases = nn.ParameterList(torch.zeros(count, 1, o) for o in widths[1:])
         self.activation, self.normalised, self.count = activation, norm == "layer", count
-        self._tapes: Tapes[_Critic] = Tapes()
+        self._tapes: Tapes[_Traced] = Tapes()
         for index, weight in enumerate(self.weights):
             for critic in weight:
                 nn.init.orthogonal_(critic, math.sqrt(2) if index < len(widths) - 2 else 1.0)
@@ -174,10 +170,9 @@ class Critics(nn.Module):
         """The values (count, rows), or of the `first` of them alone; in the precision of others, where they are `like`
         them. The last layer is always in single precision: half of it would round values, and their errors far more.
         """
+        if features.device.type == "cpu" and self.activation in TRACEABLE and not torch.is_grad_enabled():
+            return self._traced(features.shape[0], like).forward(features, action, first or self.count)
         x = torch.cat([features, action], -1)
-        if x.device.type == "cpu" and self.activation in TRACEABLE and not torch.is_grad_enabled():
-            # One after the other: what goes through a critic's layers stays in the cache.
-            return torch.stack([critic.forward(x) for critic in self._critics(x.shape[0], first or self.count, like)])
         kind, last = (like or self).weights[0].dtype, len(self.weights) - 1
         x = x.expand(first or self.count, -1, -1)
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases)):
@@ -198,56 +193,48 @@ class Critics(nn.Module):
     def trace(self, features: Tensor, action: Tensor) -> tuple[Tensor, Pull]:
         """`forward`, and what adds to the .grad of the weights from the values' gradient (count, rows), before the next
         pass of as many rows."""
-        x = torch.cat([features, action], -1)
-        critics = self._critics(x.shape[0], self.count)
-        values = torch.stack([critic.forward(x) for critic in critics])
-        uses = [critic.uses for critic in critics]
+        critics = self._traced(features.shape[0])
+        values, use = critics.forward(features, action, self.count), critics.uses
 
         def pull(gradient: Tensor) -> None:
-            for critic, use, outer in zip(critics, uses, gradient):
-                critic.check(use)
-                critic.backward(outer)
+            critics.check(use)
+            critics.backward(gradient)
 
         return values, pull
 
     def climb(self, features: Tensor, action: Tensor, first: int | None = None) -> tuple[Tensor, Climb]:
         """`forward`, and what gives the gradient of the actions (rows, size) from that of the values (count, rows): of
         each critic for the rows alone that ask for it; before the next pass of as many rows."""
-        x = torch.cat([features, action], -1)
-        critics = self._critics(x.shape[0], first or self.count)
-        values = torch.stack([critic.forward(x) for critic in critics])
-        uses = [critic.uses for critic in critics]
+        critics = self._traced(features.shape[0])
+        values, use = critics.forward(features, action, first or self.count), critics.uses
 
         def pull(gradient: Tensor) -> Tensor:
-            total = torch.zeros_like(action)
-            for critic, use, outer in zip(critics, uses, gradient):
-                critic.check(use)
-                critic.climb(outer, total)
-            return total
+            critics.check(use)
+            return critics.climb(gradient, action.shape[1])
 
         return values, pull
 
-    def _critics(self, rows: int, count: int, like: Critics | None = None) -> list[_Critic]:
-        """The first of them for so many rows, in the precision of others, where they are `like` them."""
+    def _traced(self, rows: int, like: Critics | None = None) -> _Traced:
+        """All of them for so many rows, in the precision of others, where they are `like` them."""
         weights, biases = _all(self.weights), _all(self.biases)
         kind = _all((like or self).weights)[0].dtype
-
         functions = native(weights, self.activation) if kind == torch.float32 else None
 
-        def made(index: int) -> _Critic:
-            layers = [
-                Linear(w.detach()[index], b.detach()[index, 0], None if w.grad is None else w.grad[index],
-                       None if b.grad is None else b.grad[index, 0])
-                for w, b in zip(weights, biases)
+        def made() -> _Traced:
+            each = [
+                [
+                    Linear(w.detach()[index], b.detach()[index, 0], None if w.grad is None else w.grad[index],
+                           None if b.grad is None else b.grad[index, 0])
+                    for w, b in zip(weights, biases)
+                ]
+                for index in range(self.count)
             ]  # fmt: skip
             parameters = [*weights, *biases]
             if functions is None:
-                return _TorchCritic(layers, parameters, rows, kind, self.activation, self.normalised)
-            tape = NativeTape(functions, layers, parameters, rows, self.activation, False, self.normalised)
-            return _NativeCritic(tape)
+                return _TorchCritics(each, parameters, rows, kind, self.activation, self.normalised)
+            return NativeCritics(functions, each, parameters, rows, self.activation, self.normalised)
 
-        key = (rows, kind, functions)
-        return [self._tapes.get((index, *key), partial(made, index)) for index in range(count)]
+        return self._tapes.get((rows, kind, functions), made)
 
 
 def _asked(gradient: Tensor) -> Tensor | None:

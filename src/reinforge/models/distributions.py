@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 # From the gradients of log-probabilities and of entropies (None: nothing asks for it) (...) to those of the outputs.
 Slopes = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 Array = np.ndarray[Any, np.dtype[Any]]
-Moved = tuple[Array, Array]
+# Actions, their log density, and from the gradients of both that of the outputs.
+Squashed = tuple[Tensor, Tensor, Callable[[Tensor, Tensor], Tensor]]
 
 _LOG_2_PI = math.log(2 * math.pi)
 _LOG_2 = math.log(2)
@@ -70,23 +72,35 @@ def tanh_gaussian_log_prob(mean: Tensor, log_std: Tensor, latent: Tensor) -> Ten
     return gaussian_log_prob(mean, log_std, latent) - correction.sum(-1)
 
 
-def squashed(mean: Array, log_std: Array, noise: Array) -> tuple[Array, Array, Callable[[Array, Array], Moved]]:
-    """Actions a = tanh(x), x = mean + std noise, (size, n); `tanh_gaussian_log_prob` of them (n,); and the slopes of
-    mean and log_std by hand, from those of the actions (size, n) and of their log density (n,). In NumPy, which takes
-    a fraction of torch's time for starting an operation.
+def squashed_by_numpy(outputs: Tensor, noise: Tensor, bounds: tuple[float, float]) -> Squashed:
+    """Actions a = tanh(x), x = mean + std noise, (n, size); `tanh_gaussian_log_prob` of them (n,); and what gives the
+    gradient of the outputs from those of both. Outputs (n, 2 size): the means, and what tanh brings into the `bounds`
+    of log_std. In NumPy, which takes a fraction of torch's time for starting an operation.
 
     x moves the action by 1 - a^2 and the log density by 2 a. The normal part of it depends on log_std alone: what x is
     away from its mean, in deviations, is the noise.
     """
-    std = np.exp(log_std)
-    latent = mean + std * noise
+    (low, high), size = bounds, noise.shape[1]
+    # Dimension by dimension: those of an action lie far apart, and sums over them run along the rows.
+    (mean, raw), drawn = np.split(_turned(outputs), 2), _turned(noise)
+    bent = np.tanh(raw)
+    log_std = low + 0.5 * (high - low) * (bent + 1)
+    step = np.exp(log_std) * drawn
+    latent = mean + step
     action, away = np.tanh(latent), np.abs(latent)
     # x + softplus(-2x) is the same on both sides of 0.
-    each = 2 * (away + np.log(1 + np.exp(-2 * away))) - log_std - 0.5 * noise * noise
-    log_prob = each.sum(0) - len(mean) * (0.5 * _LOG_2_PI + 2 * _LOG_2)
+    each = 2 * (away + np.log(1 + np.exp(-2 * away))) - log_std - 0.5 * drawn * drawn
+    log_prob = each.sum(0) - size * (0.5 * _LOG_2_PI + 2 * _LOG_2)
 
-    def slopes(moved: Array, chosen: Array) -> Moved:
-        means = moved + action * (2 * chosen - action * moved)
-        return means, means * (std * noise) - chosen
+    def slopes(moved: Tensor, chosen: Tensor) -> Tensor:
+        of_action, of_log_prob = _turned(moved), chosen.numpy()
+        means = of_action + action * (2 * of_log_prob - action * of_action)
+        widths = (means * step - of_log_prob) * (0.5 * (high - low)) * (1 - bent * bent)
+        return torch.from_numpy(np.ascontiguousarray(np.concatenate([means, widths]).T))
 
-    return action, log_prob, slopes
+    return torch.from_numpy(np.ascontiguousarray(action.T)), torch.from_numpy(log_prob), slopes
+
+
+def _turned(x: Tensor) -> Array:
+    """(n, k) as (k, n)."""
+    return np.ascontiguousarray(x.numpy().T)

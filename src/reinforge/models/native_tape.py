@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ ROUNDED, EXACT = 1, 3
 _ACTIVATIONS = {"relu": 1, "tanh": 2}
 # Narrower layers with tanh are as quick by NumPy's.
 _WIDE = 128
-_pointer, _long = ctypes.c_void_p, ctypes.c_long
+_pointer, _long, _float = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 
 
 class Linear(NamedTuple):
@@ -50,11 +50,19 @@ class Functions:
 
     def __init__(self, library: ctypes.CDLL, parts: int = 0) -> None:
         self.parts = parts
-        self.forward, self.backward, self.climb = library.forward, library.backward, library.climb
+        self.forward, self.backward = library.forward, library.backward
         layers: tuple[Any, ...] = (_pointer, _long, _long)
-        self.forward.argtypes = [*layers, _pointer, _long, ctypes.c_float]
+        self.forward.argtypes = [*layers, _pointer, _long, _float]
         self.backward.argtypes = [*layers, _pointer, _long, _pointer, _pointer]
-        self.climb.argtypes = [*layers, _pointer, _long, _pointer, _pointer, _pointer, _pointer]
+        self.several, self.several_backward = library.several, library.several_backward
+        self.several_climb = library.several_climb
+        stacks: tuple[Any, ...] = (_pointer, _long, _long, _long)
+        self.several.argtypes = [*stacks, *(_pointer, _long) * 2, _float, _pointer, _pointer]
+        self.several_backward.argtypes = [*stacks, _pointer, _pointer]
+        self.several_climb.argtypes = [*stacks, _pointer, _long, *(_pointer,) * 4]
+        self.squash, self.unsquash = library.squash, library.unsquash
+        self.squash.argtypes = [_long, _long, _pointer, _pointer, _float, _float, *(_pointer,) * 4]
+        self.unsquash.argtypes = [_long, _long, *(_pointer,) * 3, _float, *(_pointer,) * 3]
 
 
 def native(weights: Iterable[Tensor], activation: str) -> Functions | None:
@@ -132,49 +140,110 @@ class NativeTape(Standing):
             for name in wanted:
                 setattr(told, name, self._room(told.width_out if name not in ("mean", "inverse") else 1).data_ptr())
         self._output = self._held[-len(wanted)]
-        self._asked, self._x = self._room(1), self._output
-        self._chosen = torch.empty(rows, dtype=torch.int64)
-        self._inner = self._room(layers[0].weight.shape[0])
-        self._told = (ctypes.addressof(self._layers), len(layers), rows)
+        self._x = self._output
+        self.place = ctypes.addressof(self._layers)
+        self._told = (self.place, len(layers), rows)
 
     def _room(self, width: int) -> Tensor:
-        self._held.append(torch.empty(self._rows, width, dtype=torch.float32))
+        self._held.append(_room(self._rows, width))
         return self._held[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         """The outputs (n, o) for x (n, i)."""
         self.uses += 1
-        self._x = x = self._fit(x, self._widths[0])
+        self._x = x = _fit(x, self._rows, self._widths[0])
         self._functions.forward(*self._told, x.data_ptr(), x.shape[1], EPSILON)
         return self._output
 
     def backward(self, gradient: Tensor, inward: bool = False) -> Tensor | None:
         """Add to the gradients of weights from that of the outputs (n, o), which it may overwrite. The gradient of what
         went in where `inward`."""
-        gradient = self._fit(gradient, self._widths[1])
+        gradient = _fit(gradient, self._rows, self._widths[1])
         inner = torch.empty_like(self._x) if inward else None
         x, out = self._x, None if inner is None else inner.data_ptr()
         self._functions.backward(*self._told, x.data_ptr(), x.shape[1], gradient.data_ptr(), out)
         return inner
 
-    def climb(self, gradient: Tensor, total: Tensor) -> None:
-        """Add to `total` (n, size) the gradient of the last columns that went in, from that of the outputs (n,), for
-        the rows alone that have one."""
-        gradient, size = self._fit(gradient.unsqueeze(-1), 1), total.shape[1]
-        plain = total.dtype == torch.float32 and total.is_contiguous()
-        into = total if plain else torch.zeros(self._rows, size, dtype=torch.float32)
-        self._functions.climb(
-            *self._told, gradient.data_ptr(), self._widths[0] - size, self._chosen.data_ptr(),
-            self._asked.data_ptr(), self._inner.data_ptr(), into.data_ptr(),
-        )  # fmt: skip
-        if not plain:
-            total.add_(into)
 
-    def _fit(self, x: Tensor, width: int) -> Tensor:
-        """As the library reads it. Raises ValueError for another shape than (n, width)."""
-        if x.shape != (self._rows, width):
-            raise ValueError(f"{tuple(x.shape)} where ({self._rows}, {width}) belongs")
-        return x.float().contiguous()
+class NativeCritics(Standing):
+    """Several tapes of one shape, with one output each, for the same n rows of features and actions, end to end."""
+
+    def __init__(self, functions: Functions, tapes: Sequence[Sequence[Linear]], parameters: Sequence[Tensor], rows: int,
+                 activation: str, normalised: bool) -> None:  # fmt: skip
+        super().__init__(parameters)
+        self._functions, self._rows = functions, rows
+        self._tapes = [NativeTape(functions, layers, (), rows, activation, False, normalised) for layers in tapes]
+        self._stacks = (_pointer * len(tapes))(*(tape.place for tape in self._tapes))
+        self._many, self._depth, self._width = len(tapes), len(tapes[0]), tapes[0][0].weight.shape[0]
+        self._x, self._inner = _room(rows, self._width), _room(rows, self._width)
+        self._chosen, self._asked = torch.empty(rows, dtype=torch.int64), _room(rows)
+
+    def forward(self, features: Tensor, action: Tensor, count: int) -> Tensor:
+        """The values (count, n) by the first of them, for features (n, f) and actions (n, size)."""
+        self.uses += 1
+        size = self._width - features.shape[1]
+        features, action = _fit(features, self._rows, features.shape[1]), _fit(action, self._rows, size)
+        values = _room(count, self._rows)
+        self._functions.several(
+            *self._told(count), features.data_ptr(), features.shape[1], action.data_ptr(), size, EPSILON,
+            self._x.data_ptr(), values.data_ptr(),
+        )  # fmt: skip
+        return values
+
+    def backward(self, gradient: Tensor) -> None:
+        """Add to the gradients of weights from that of the values (count, n)."""
+        gradient = _fit(gradient, len(gradient), self._rows)
+        self._functions.several_backward(*self._told(len(gradient)), self._x.data_ptr(), gradient.data_ptr())
+
+    def climb(self, gradient: Tensor, size: int) -> Tensor:
+        """The gradient of the actions (n, size) from that of the values (count, n): of each for the rows alone that
+        have one."""
+        gradient, total = _fit(gradient, len(gradient), self._rows), torch.zeros(self._rows, size, dtype=torch.float32)
+        self._functions.several_climb(
+            *self._told(len(gradient)), gradient.data_ptr(), self._width - size, self._chosen.data_ptr(),
+            self._asked.data_ptr(), self._inner.data_ptr(), total.data_ptr(),
+        )  # fmt: skip
+        return total
+
+    def _told(self, count: int) -> tuple[int, int, int, int]:
+        if not 0 < count <= self._many:
+            raise ValueError(f"{count} of {self._many} critics")
+        return ctypes.addressof(self._stacks), count, self._depth, self._rows
+
+
+def squashed_natively(
+    functions: Functions, outputs: Tensor, noise: Tensor, bounds: tuple[float, float]
+) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], Tensor]]:
+    """`distributions.squashed_by_numpy`."""
+    (rows, size), (low, high) = noise.shape, bounds
+    outputs, noise = _fit(outputs, rows, 2 * size), _fit(noise, rows, size)
+    (action, bent, step), log_prob = (_room(rows, size) for _ in range(3)), _room(rows)
+    functions.squash(
+        rows, size, outputs.data_ptr(), noise.data_ptr(), low, high, action.data_ptr(), log_prob.data_ptr(),
+        bent.data_ptr(), step.data_ptr(),
+    )  # fmt: skip
+
+    def slopes(moved: Tensor, chosen: Tensor) -> Tensor:
+        moved, chosen = _fit(moved, rows, size), _fit(chosen.unsqueeze(-1), rows, 1)
+        gradient = _room(rows, 2 * size)
+        functions.unsquash(
+            rows, size, action.data_ptr(), bent.data_ptr(), step.data_ptr(), 0.5 * (high - low), moved.data_ptr(),
+            chosen.data_ptr(), gradient.data_ptr(),
+        )  # fmt: skip
+        return gradient
+
+    return action, log_prob, slopes
+
+
+def _fit(x: Tensor, rows: int, width: int) -> Tensor:
+    """As the library reads it. Raises ValueError for another shape than (rows, width)."""
+    if x.shape != (rows, width):
+        raise ValueError(f"{tuple(x.shape)} where ({rows}, {width}) belongs")
+    return x.float().contiguous()
+
+
+def _room(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32)
 
 
 def _places(parameters: Sequence[Tensor]) -> list[tuple[int, int | None]]:

@@ -55,8 +55,7 @@ class Network(nn.Module):
         That returns the gradient of x where `inward`, otherwise None. Weights without .grad are left out. With
         `last_active` the output too holds until the next trace. `then`: a head, of one layer, that goes on from there.
         """
-        weights = [cast(nn.Linear, layer).weight for network in (self, then) if network for layer in network.layers]
-        functions = native(weights, self.activation)
+        functions = self.native(then)
         key = (x.shape[0], then is None, functions)
         tape = self._tapes.get(key, lambda: self._tape(x.shape[0], then, functions))
         outputs, use = tape.forward(x), tape.uses
@@ -67,6 +66,11 @@ class Network(nn.Module):
 
         held = self.last_active and then is None
         return outputs if held else outputs.to(torch.float32, copy=True), pull
+
+    def native(self, then: Network | None = None) -> Functions | None:
+        """The functions in C that `trace` takes, where there are any."""
+        weights = [cast(nn.Linear, layer).weight for network in (self, then) if network for layer in network.layers]
+        return native(weights, self.activation)
 
     def _tape(self, rows: int, then: Network | None, functions: Functions | None) -> Tape | NativeTape:
         networks = [self] if then is None else [self, then]

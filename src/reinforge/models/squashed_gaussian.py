@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from reinforge.core.batch import Batch
 from reinforge.errors import ComponentError
-from reinforge.models.distributions import squashed, tanh_gaussian_log_prob
+from reinforge.models.distributions import squashed_by_numpy, tanh_gaussian_log_prob
+from reinforge.models.native_tape import squashed_natively
 from reinforge.models.perceptron import Network
 from reinforge.models.policy import Policy, Result
 from reinforge.models.policy_options import SquashedGaussianOptions
@@ -48,19 +49,14 @@ class SquashedGaussian(Policy):
         """For what perception made of observations (rows, features) and normal noise (rows, size): actions in learner
         space, their log-probs (rows,), and what takes the gradients of both back, into the .grad of the weights."""
         outputs, back = self.network.trace(features)
-        size, (low, high) = self.output.size, self.range
-        # Dimension by dimension: those of an action lie far apart, and sums over them run along the rows.
-        columns = np.ascontiguousarray(outputs.numpy().T)
-        bent = np.tanh(columns[size:])
-        log_std = low + 0.5 * (high - low) * (bent + 1)
-        action, log_prob, slopes = squashed(columns[:size], log_std, np.ascontiguousarray(noise.numpy().T))
+        functions = self.network.native()
+        squash = squashed_by_numpy if functions is None else partial(squashed_natively, functions)
+        action, log_prob, slopes = squash(outputs, noise, self.range)
 
         def pull(moved: Tensor, chosen: Tensor) -> None:
-            means, widths = slopes(np.ascontiguousarray(moved.numpy().T), chosen.numpy())
-            gradient = np.concatenate([means, widths * (1 - bent * bent) * (0.5 * (high - low))])
-            back(torch.from_numpy(np.ascontiguousarray(gradient.T)))
+            back(slopes(moved, chosen))
 
-        return torch.from_numpy(np.ascontiguousarray(action.T)), torch.from_numpy(log_prob), pull
+        return action, log_prob, pull
 
     def _log_std(self, bent: Tensor) -> Tensor:
         """From (-1, 1) to its range."""

@@ -359,27 +359,50 @@ static void product(long parts, long m, long n, long k, const float *a, long a_r
     else exact(m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add);
 }
 
-/* tanh x to a few units in the last place: with y = -2 |x| it is (1 - e^y) / (1 + e^y), and e^y - 1 is a power of two times
- * the Taylor polynomial of e^rest - 1, and that power less 1. */
-static inline floats bent(floats x) {
-    ints low = x < 0;
-    floats y = 2 * (floats)(((ints)x & low) | ((ints)-x & ~low));
-    ints far = y < -40;
-    y = (floats)(((ints)all(-40) & far) | ((ints)y & ~far));
+static inline floats chosen(ints which, floats x, floats other) {
+    return (floats)(((ints)x & which) | ((ints)other & ~which));
+}
+
+/* e^x as a power of two times 1 + what is returned, the Taylor polynomial of what the rest has beyond 1; of -87 and 88
+ * where x is beyond. */
+static inline floats parted(floats x, floats *power) {
+    x = chosen(x < -87, all(-87), chosen(x > 88, all(88), x));
     /* Added and taken away, this rounds to a whole number. */
-    floats whole = (y * 1.44269504f + 12582912.0f) - 12582912.0f;
-    floats rest = (y - whole * 0.693145752f) - whole * 1.42860677e-6f;
+    floats whole = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
+    floats rest = (x - whole * 0.693145752f) - whole * 1.42860677e-6f;
     floats found = all(1 / 5040.0f);
     found = found * rest + 1 / 720.0f;
     found = found * rest + 1 / 120.0f;
     found = found * rest + 1 / 24.0f;
     found = found * rest + 1 / 6.0f;
     found = found * rest + 0.5f;
-    found = (found * rest) * rest + rest;
-    floats power = (floats)((__builtin_convertvector(whole, ints) + 127) << 23);
-    floats less = power * found + (power - 1);
-    found = less / (less + 2);
-    return (floats)(((ints)found & low) | ((ints)-found & ~low));
+    *power = (floats)((__builtin_convertvector(whole, ints) + 127) << 23);
+    return (found * rest) * rest + rest;
+}
+
+static inline floats exponential(floats x) {
+    floats power, found = parted(x, &power);
+    return power * (1 + found);
+}
+
+/* log(1 + x) to a few units in the last place, for x from 0 to 1: twice the series of artanh(x / (2 + x)). */
+static inline floats log_beyond(floats x) {
+    floats part = x / (2 + x), square = part * part, found = all(1 / 15.0f);
+    found = found * square + 1 / 13.0f;
+    found = found * square + 1 / 11.0f;
+    found = found * square + 1 / 9.0f;
+    found = found * square + 1 / 7.0f;
+    found = found * square + 1 / 5.0f;
+    found = found * square + 1 / 3.0f;
+    return 2 * (part + part * square * found);
+}
+
+static inline floats away(floats x) { return chosen(x < 0, -x, x); }
+
+/* tanh x: with y = -2 |x| it is (1 - e^y) / (1 + e^y). */
+static inline floats bent(floats x) {
+    floats power, found = parted(-2 * away(x), &power), less = power * found + (power - 1), tangent = less / (less + 2);
+    return chosen(x < 0, tangent, -tangent);
 }
 
 /* tanh of so many numbers. */
@@ -516,8 +539,8 @@ void backward(const struct layer *layers, long count, long rows, const float *x,
     }
 }
 
-void climb(const struct layer *layers, long count, long rows, const float *gradient, long first, long *chosen,
-           float *asked, float *inner, float *total) {
+static void climb(const struct layer *layers, long count, long rows, const float *gradient, long first, long *chosen,
+                  float *asked, float *inner, float *total) {
     long wanted = 0, width = layers->in - first;
     for (long r = 0; r < rows; r++)
         if (gradient[r] != 0) {
@@ -533,4 +556,88 @@ void climb(const struct layer *layers, long count, long rows, const float *gradi
     }
     for (long r = 0; r < wanted; r++)
         for (long i = 0; i < width; i++) total[chosen[r] * width + i] += inner[r * width + i];
+}
+
+/* Several stacks of layers of one shape, with one output each, that are given the same (rows, left + right), kept in x:
+ * out (stacks, rows). */
+void several(const struct layer *const *stacks, long many, long count, long rows, const float *left, long left_width,
+             const float *right, long right_width, float epsilon, float *x, float *out) {
+    long width = left_width + right_width;
+    for (long r = 0; r < rows; r++) {
+        memcpy(x + r * width, left + r * left_width, left_width * sizeof(float));
+        memcpy(x + r * width + left_width, right + r * right_width, right_width * sizeof(float));
+    }
+    for (long s = 0; s < many; s++, out += rows) {
+        forward(stacks[s], count, rows, x, width, epsilon);
+        memcpy(out, stacks[s][count - 1].after, rows * sizeof(float));
+    }
+}
+
+/* `backward` of each, from the gradient (stacks, rows) of what they gave. */
+void several_backward(const struct layer *const *stacks, long many, long count, long rows, const float *x,
+                      const float *gradient) {
+    for (long s = 0; s < many; s++, gradient += rows) {
+        const struct layer *last = stacks[s] + count - 1;
+        memcpy(last->outer, gradient, rows * sizeof(float));
+        backward(stacks[s], count, rows, x, stacks[s]->in, last->outer, 0);
+    }
+}
+
+/* Add the gradient of the last columns of x, from `first` on, to total (rows, them), from that of what they gave
+ * (stacks, rows): of each for the rows alone that have one. */
+void several_climb(const struct layer *const *stacks, long many, long count, long rows, const float *gradient,
+                   long first, long *chosen, float *asked, float *inner, float *total) {
+    for (long s = 0; s < many; s++, gradient += rows)
+        climb(stacks[s], count, rows, gradient, first, chosen, asked, inner, total);
+}
+
+/* `distributions.squashed` of outputs (rows, 2 size), means and what tanh brings into the range of log_std, and noise:
+ * actions (rows, size), their log density (rows,), and what `unsquash` needs, (rows, size) each: the tanh, and the noise
+ * times the deviation. */
+void squash(long rows, long size, const float *outputs, const float *noise, float low, float high, float *action,
+            float *log_prob, float *slack, float *moved) {
+    /* Room that is written again: means in `action`, and what each brings to log_prob in `moved`. */
+    for (long r = 0; r < rows; r++)
+        for (long i = 0; i < size; i++) {
+            action[r * size + i] = outputs[2 * r * size + i];
+            slack[r * size + i] = outputs[(2 * r + 1) * size + i];
+        }
+    float half = 0.5f * (high - low);
+    long row = 0, column = 0;
+    for (long begin = 0; begin < rows * size; begin += LANES) {
+        long n = rows * size - begin < LANES ? rows * size - begin : LANES;
+        float room[4][LANES] = {{0}};
+        memcpy(room[0], action + begin, n * sizeof(float));
+        memcpy(room[1], slack + begin, n * sizeof(float));
+        memcpy(room[2], noise + begin, n * sizeof(float));
+        floats mean = load(room[0]), bend = bent(load(room[1])), drawn = load(room[2]);
+        floats log_std = low + half * (bend + 1), step = exponential(log_std) * drawn, latent = mean + step;
+        /* x + softplus(-2x) is the same on both sides of 0. */
+        floats both = away(latent) + log_beyond(exponential(-2 * away(latent)));
+        floats each = 2 * both - log_std - 0.5f * drawn * drawn;
+        store(room[0], bent(latent));
+        store(room[1], bend);
+        store(room[2], step);
+        store(room[3], each);
+        memcpy(action + begin, room[0], n * sizeof(float));
+        memcpy(slack + begin, room[1], n * sizeof(float));
+        memcpy(moved + begin, room[2], n * sizeof(float));
+        for (long i = 0; i < n; i++) {
+            if (column == 0) log_prob[row] = -size * 2.30523289f; /* log(2 pi) / 2 + 2 log 2 */
+            log_prob[row] += room[3][i];
+            if (++column == size) column = 0, row++;
+        }
+    }
+}
+
+/* The gradient of the outputs, from those of the actions (rows, size) and of their log density (rows,). */
+void unsquash(long rows, long size, const float *action, const float *slack, const float *moved, float half,
+              const float *of_action, const float *of_log_prob, float *gradient) {
+    for (long r = 0; r < rows; r++)
+        for (long i = 0; i < size; i++) {
+            long at = r * size + i;
+            float mean = of_action[at] + action[at] * (2 * of_log_prob[r] - action[at] * of_action[at]);
+            gradient[2 * r * size + i] = mean;
+            gradient[(2 * r + 1) * size + i] = (mean * moved[at] - of_log_prob[r]) * half * (1 - slack[at] * slack[at]);
+        }
 }
