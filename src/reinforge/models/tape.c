@@ -137,9 +137,44 @@ static void blocks(long rows, int halves, const float *a, long row, long column,
 #undef CASE
 }
 
-/* c (m, n) (+)= a (m, k) b (k, n), each with its rows and columns so far apart; c's columns lie together. */
+enum { NOTHING, RELU, TANH };
+
+/* What is done with a product while it is in the cache: a bias (columns,) is added, and what is below the floor raised to
+ * it; and it is multiplied by the slope of an activation, by what that gave (rows or more, width), row by row or of the
+ * rows that are chosen. */
+struct then {
+    const float *bias;
+    float floor;
+    const float *after;
+    long width, active;
+    const long *chosen;
+};
+
+/* Of rows and columns that begin there. */
+static __attribute__((noinline)) void finish(const struct then *then, float *c, long apart, long row, long rows,
+                                             long column, long columns) {
+    for (long r = row; r < row + rows; r++, c += apart) {
+        if (then->bias) {
+            const float *bias = then->bias + column, floor = then->floor;
+            for (long i = 0; i < columns; i++) {
+                float value = c[i] + bias[i];
+                /* As torch's ReLU, it keeps what is no number. */
+                c[i] = value < floor ? floor : value;
+            }
+        }
+        if (!then->after) continue;
+        const float *after = then->after + (then->chosen ? then->chosen[r] : r) * then->width + column;
+        if (then->active == RELU)
+            for (long i = 0; i < columns; i++) c[i] = after[i] <= 0 ? 0.0f : c[i];
+        if (then->active == TANH)
+            for (long i = 0; i < columns; i++) c[i] *= 1 - after[i] * after[i];
+    }
+}
+
+/* c (m, n) (+)= a (m, k) b (k, n), each with its rows and columns so far apart; c's columns lie together. What is done
+ * then, or nothing. */
 static void exact(long m, long n, long k, const float *a, long a_row, long a_column, const float *b, long b_row,
-                  long b_column, float *c, long c_row, int add) {
+                  long b_column, float *c, long c_row, int add, const struct then *then) {
     float panel[DEEP * WIDE] __attribute__((aligned(64))), edge[TALL * WIDE] __attribute__((aligned(64)));
     for (long from = 0; from < k; from += DEEP) {
         long deep = k - from < DEEP ? k - from : DEEP;
@@ -159,6 +194,7 @@ static void exact(long m, long n, long k, const float *a, long a_row, long a_col
                         for (long s = 0; s < columns; s++)
                             to[r * c_row + s] = edge[r * WIDE + s] + (more ? to[r * c_row + s] : 0.0f);
                 }
+                if (then && from + deep == k) finish(then, to, c_row, i, rows, j, columns);
             }
         }
     }
@@ -235,7 +271,8 @@ static __attribute__((noinline)) void paired(long parts, const float *y, long te
  * float, and of their products those that a float's sum can tell. */
 static inline __attribute__((always_inline)) void tiled(const int parts, long m, long n, long k, const float *a,
                                                         long a_row, long a_column, const float *b, long b_row,
-                                                        long b_column, float *c, long c_row, int add) {
+                                                        long b_column, float *c, long c_row, int add,
+                                                        const struct then *then) {
     enum { STEPS = 8, ACROSS = 16 }; /* tiles of a panel of b: 256 by 256 */
     static __thread uint16_t left[2][2 * STEPS * 3 * TILE] __attribute__((aligned(64)));
     static __thread uint16_t right[ACROSS * STEPS * 3 * TILE] __attribute__((aligned(64)));
@@ -308,9 +345,8 @@ static inline __attribute__((always_inline)) void tiled(const int parts, long m,
                         _tile_stored(2, to + LANES * c_row, c_row * sizeof(float));
                         _tile_stored(3, to + LANES * c_row + LANES, c_row * sizeof(float));
                         WRITTEN;
-                        continue;
                     }
-                    for (int t = 0; t < 4; t++) {
+                    for (int t = 0; t < 4 && !through; t++) {
                         int down = t / 2 * LANES, over = t % 2 * LANES;
                         if (t == 0) _tile_stored(0, edge, 64);
                         if (t == 1) _tile_stored(1, edge, 64);
@@ -323,6 +359,9 @@ static inline __attribute__((always_inline)) void tiled(const int parts, long m,
                                 *one = edge[r * LANES + q] + (more ? *one : 0.0f);
                             }
                     }
+                    if (then && from + deep == k)
+                        finish(then, to, c_row, i, m - i < 2 * LANES ? m - i : 2 * LANES, j0 + j,
+                               wide - j < 2 * LANES ? wide - j : 2 * LANES);
                 }
             }
         }
@@ -331,7 +370,7 @@ static inline __attribute__((always_inline)) void tiled(const int parts, long m,
 
 /* Of so many parts: 1 or 3. */
 static void by_tiles(long parts, long m, long n, long k, const float *a, long a_row, long a_column, const float *b,
-                     long b_row, long b_column, float *c, long c_row, int add) {
+                     long b_row, long b_column, float *c, long c_row, int add, const struct then *then) {
     struct {
         uint8_t palette, start, none[14];
         uint16_t bytes[16];
@@ -339,8 +378,8 @@ static void by_tiles(long parts, long m, long n, long k, const float *a, long a_
     } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
     WRITTEN;
     _tile_loadconfig(&shape);
-    if (parts == 3) tiled(3, m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add);
-    else tiled(1, m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add);
+    if (parts == 3) tiled(3, m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add, then);
+    else tiled(1, m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add, then);
     _tile_release();
 }
 #else
@@ -353,10 +392,10 @@ int rounds(void) { return 0; }
 #define FEW (1L << 20)
 
 static void product(long parts, long m, long n, long k, const float *a, long a_row, long a_column, const float *b,
-                    long b_row, long b_column, float *c, long c_row, int add) {
+                    long b_row, long b_column, float *c, long c_row, int add, const struct then *then) {
     if (parts && k >= SHORT && m >= LANES && n >= LANES && m * n * k >= FEW)
-        by_tiles(parts, m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add);
-    else exact(m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add);
+        by_tiles(parts, m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add, then);
+    else exact(m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add, then);
 }
 
 static inline floats chosen(ints which, floats x, floats other) {
@@ -414,8 +453,6 @@ static void tanhs(float *x, long count) {
     memcpy(x, rest, count * sizeof(float));
 }
 
-enum { NOTHING, RELU, TANH };
-
 /* What `native_tape.py` calls _Layer. */
 struct layer {
     long in, out;
@@ -431,63 +468,62 @@ struct layer {
     long parts;                      /* of bf16, that factors are split into for tiles: 1 rounds them; 0: no tiles */
 };
 
-/* The layer before the bias: (rows, out) of x (rows, in). */
+/* The layer but for its normalisation and tanh: (rows, out) of x (rows, in). */
 static void multiplied(const struct layer *of, long rows, const float *x, long apart, float *out) {
+    struct then then = {.bias = of->bias, .floor = of->active == RELU && !of->before ? 0.0f : -1.0f / 0.0f};
     if (of->out > 1 || of->weight_in != 1) {
-        product(of->parts, rows, of->out, of->in, x, apart, 1, of->weight, of->weight_in, of->weight_out, out, of->out, 0);
+        product(of->parts, rows, of->out, of->in, x, apart, 1, of->weight, of->weight_in, of->weight_out, out, of->out, 0,
+                &then);
         return;
     }
     for (long r = 0; r < rows; r++, x += apart) {
         const float *weight = of->weight;
         out[r] = SUM(of->in, load(x + i) * load(weight + i), x[i] * weight[i]);
     }
+    finish(&then, out, 1, 0, rows, 0, 1);
+}
+
+/* Rows of what a layer gives before its activation, normalised. */
+static void normalised(const struct layer *of, long rows, float epsilon) {
+    long width = of->out;
+    float floor = of->active == RELU ? 0.0f : -1.0f / 0.0f;
+    for (long r = 0; r < rows; r++) {
+        const float *row = of->before + r * width;
+        float *to = of->after + r * width, mean = SUM(width, load(row + i), row[i]) / width;
+        floats level = all(mean);
+        float squares = SUM(width, (load(row + i) - level) * (load(row + i) - level), (row[i] - mean) * (row[i] - mean));
+        float inverse = 1 / __builtin_sqrtf(squares / width + epsilon);
+        of->mean[r] = mean;
+        of->inverse[r] = inverse;
+        for (long i = 0; i < width; i++) {
+            float value = (row[i] - mean) * inverse;
+            to[i] = value < floor ? floor : value;
+        }
+    }
 }
 
 void forward(const struct layer *layers, long count, long rows, const float *x, long apart, float epsilon) {
     for (const struct layer *of = layers; of < layers + count; of++) {
-        long width = of->out;
-        float *product = of->before ? of->before : of->after, floor = of->active == RELU ? 0.0f : -1.0f / 0.0f;
-        multiplied(of, rows, x, apart, product);
-        for (long r = 0; r < rows; r++) {
-            float *row = product + r * width, *to = of->after + r * width;
-            if (!of->before) {
-                for (long i = 0; i < width; i++) {
-                    float value = row[i] + of->bias[i];
-                    /* As torch's ReLU, it keeps what is no number. */
-                    to[i] = value < floor ? floor : value;
-                }
-                continue;
-            }
-            for (long i = 0; i < width; i++) row[i] += of->bias[i];
-            float mean = SUM(width, load(row + i), row[i]) / width;
-            floats level = all(mean);
-            float squares = SUM(width, (load(row + i) - level) * (load(row + i) - level), (row[i] - mean) * (row[i] - mean));
-            float inverse = 1 / __builtin_sqrtf(squares / width + epsilon);
-            of->mean[r] = mean;
-            of->inverse[r] = inverse;
-            for (long i = 0; i < width; i++) {
-                float value = (row[i] - mean) * inverse;
-                to[i] = value < floor ? floor : value;
-            }
-        }
-        if (of->active == TANH) tanhs(of->after, rows * width);
+        multiplied(of, rows, x, apart, of->before ? of->before : of->after);
+        if (of->before) normalised(of, rows, epsilon);
+        if (of->active == TANH) tanhs(of->after, rows * of->out);
         x = of->after;
-        apart = width;
+        apart = of->out;
     }
 }
 
-/* From the gradient of what comes out of a layer (rows, out) to that before its activation and normalisation, in its
- * place; of all rows, or of those that `chosen` names. */
+/* What is done with the gradient of what comes out of a layer, of all rows, or of those that are chosen: it is that before
+ * the activation. */
+static struct then bending(const struct layer *of, const long *chosen) {
+    return (struct then){.after = of->active ? of->after : 0, .width = of->out, .active = of->active, .chosen = chosen};
+}
+
+/* From that before the activation of a layer to that before its normalisation, in its place. */
 static void inward(const struct layer *of, long rows, const long *chosen, float *gradient) {
+    if (!of->before) return;
     long width = of->out;
     for (long r = 0; r < rows; r++, gradient += width) {
         long from = chosen ? chosen[r] : r;
-        const float *after = of->after + from * width;
-        if (of->active == RELU)
-            for (long i = 0; i < width; i++) gradient[i] = after[i] <= 0 ? 0.0f : gradient[i];
-        if (of->active == TANH)
-            for (long i = 0; i < width; i++) gradient[i] *= 1 - after[i] * after[i];
-        if (!of->before) continue;
         const float *before = of->before + from * width;
         float mean = of->mean[from], inverse = of->inverse[from];
         floats middle = all(mean);
@@ -500,15 +536,19 @@ static void inward(const struct layer *of, long rows, const long *chosen, float 
 }
 
 /* The gradient of what goes into a layer, of its columns from `first` on, from that before its activation. */
-static void through(const struct layer *of, long rows, const float *gradient, long first, float *out) {
+static void through(const struct layer *of, long rows, const float *gradient, long first, float *out,
+                    const struct then *then) {
     long width = of->in - first;
     const float *weight = of->weight + first * of->weight_in;
     if (of->out > 1 || of->weight_in != 1) {
-        product(of->parts, rows, width, of->out, gradient, of->out, 1, weight, of->weight_out, of->weight_in, out, width, 0);
+        product(of->parts, rows, width, of->out, gradient, of->out, 1, weight, of->weight_out, of->weight_in, out, width, 0,
+                then);
         return;
     }
-    for (long r = 0; r < rows; r++, out += width)
+    for (long r = 0; r < rows; r++, out += width) {
         for (long i = 0; i < width; i++) out[i] = gradient[r] * weight[i];
+        if (then) finish(then, out, width, r, 1, 0, width);
+    }
 }
 
 /* Add to the gradients of weights and biases. */
@@ -518,9 +558,9 @@ static void learned(const struct layer *of, long rows, const float *x, long apar
         for (long r = 0; r < rows; r++)
             for (long i = 0; i < of->in; i++) of->weight_grad[i] += gradient[r] * x[r * apart + i];
     } else if (of->weight_grad && of->grad_out == 1) {
-        product(of->parts, of->in, width, rows, x, 1, apart, gradient, width, 1, of->weight_grad, of->grad_in, 1);
+        product(of->parts, of->in, width, rows, x, 1, apart, gradient, width, 1, of->weight_grad, of->grad_in, 1, 0);
     } else if (of->weight_grad) {
-        product(of->parts, width, of->in, rows, gradient, 1, width, x, apart, 1, of->weight_grad, of->grad_out, 1);
+        product(of->parts, width, of->in, rows, gradient, 1, width, x, apart, 1, of->weight_grad, of->grad_out, 1, 0);
     }
     if (of->bias_grad)
         for (long r = 0; r < rows; r++)
@@ -529,12 +569,15 @@ static void learned(const struct layer *of, long rows, const float *x, long apar
 
 void backward(const struct layer *layers, long count, long rows, const float *x, long apart, float *gradient,
               float *inner) {
+    struct then then = bending(layers + count - 1, 0);
+    finish(&then, gradient, then.width, 0, rows, 0, then.width);
     for (long index = count - 1; index >= 0; index--) {
         const struct layer *of = layers + index, *below = of - 1;
         inward(of, rows, 0, gradient);
         learned(of, rows, index ? below->after : x, index ? below->out : apart, gradient);
         float *next = index ? below->outer : inner;
-        if (next) through(of, rows, gradient, 0, next);
+        if (index) then = bending(below, 0);
+        if (next) through(of, rows, gradient, 0, next, index ? &then : 0);
         gradient = next;
     }
 }
@@ -547,11 +590,14 @@ static void climb(const struct layer *layers, long count, long rows, const float
             chosen[wanted] = r;
             asked[wanted++] = gradient[r];
         }
+    struct then then = bending(layers + count - 1, chosen);
+    finish(&then, asked, then.width, 0, wanted, 0, then.width);
     for (long index = count - 1; index >= 0; index--) {
         const struct layer *of = layers + index;
         inward(of, wanted, chosen, asked);
         float *next = index ? of[-1].outer : inner;
-        through(of, wanted, asked, index ? 0 : first, next);
+        if (index) then = bending(of - 1, chosen);
+        through(of, wanted, asked, index ? 0 : first, next, index ? &then : 0);
         asked = next;
     }
     for (long r = 0; r < wanted; r++)

@@ -139,16 +139,17 @@ def squared(
     """`objectives.errors.squared` of values (critics, n) and their goals (n,), and the values' slopes (critics, n) from
     what the term "td" is scaled by."""
     away = values - goal
-    each = weighted(np.square(away).sum(0), weight)
-    items = {"td": torch.from_numpy(np.abs(away).mean(0))}
+    counting = weighted(away, weight)
+    mean = np.add.reduce(np.abs(away), 0) * (1 / len(away))
+    terms = {"td": term(factor * np.vdot(away, counting)), "q": term(np.add.reduce(goal), 0.0)}
 
     def slopes(scale: Tensor) -> Tensor:
-        return torch.from_numpy(weighted(away, weight) * (2 * factor * float(scale)))
+        return torch.from_numpy(counting * (2 * factor * float(scale)))
 
-    return Loss({"td": term(factor * each.sum()), "q": term(goal.sum(), 0.0)}, items), slopes
+    return Loss(terms, {"td": torch.from_numpy(mean)}), slopes
 
 
 def least(values: Array, slope: Array) -> Tensor:
     """The slopes of values (critics, n) from that of the least of them (n,): equal ones share it."""
-    is_least = (values == values.min(0)).astype(values.dtype)
-    return torch.from_numpy(is_least * (slope / is_least.sum(0)))
+    is_least = (values == np.minimum.reduce(values, 0)).astype(values.dtype)
+    return torch.from_numpy(is_least * (slope / np.add.reduce(is_least, 0)))

@@ -158,7 +158,7 @@ class SAC:
         assert isinstance(learner, SACLearner)
         see = learner.model.perception
         action, log_prob, _ = learner.model.trace(see(parts(batch, "next_observation")), tensor(batch, "next_noise"))
-        value = learner.values(learner.targets, parts(batch, "next_observation"), action).numpy().min(0)
+        value = np.minimum.reduce(learner.values(learner.targets, parts(batch, "next_observation"), action).numpy(), 0)
         soft = value - _temperature(learner) * log_prob.numpy()
         goal = tensor(batch, "reward").numpy() + tensor(batch, "discount").numpy() * soft
         values, pull = learner.critics.trace(see(parts(batch, "observation")), tensor(batch, "action"))
@@ -184,7 +184,7 @@ class SAC:
         action, log_prob, pull = learner.model.trace(features, tensor(batch, "noise"))
         values, climb = learner.critics.climb(features, action)
         array, temperature, weight = values.numpy(), _temperature(learner), by_hand.weights(batch)
-        each = by_hand.weighted(temperature * log_prob.numpy() - array.min(0), weight)
+        each = by_hand.weighted(temperature * log_prob.numpy() - np.minimum.reduce(array, 0), weight)
 
         def back(scales: Mapping[str, Tensor]) -> None:
             slope = by_hand.weighted(np.full(len(each), float(scales["policy"]), each.dtype), weight)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Generator, Mapping, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -110,30 +111,31 @@ class TD3:
         assert isinstance(learner, TD3Learner)
         with torch.no_grad():
             action = learner.target(parts(batch, "next_observation"))[0]["mean"]
-            goal = self._goal(learner, batch, action)
+            action = self._smoothed(batch, action)
+            value = learner.values(learner.targets, parts(batch, "next_observation"), action).amin(0)
+            goal = tensor(batch, "reward") + tensor(batch, "discount") * value
         values = learner.values(learner.critics, parts(batch, "observation"), tensor(batch, "action"))
         return squared(values - goal, goal, weights(batch))
 
     def _critic_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
         assert isinstance(learner, TD3Learner)
         see = learner.model.perception
-        action = learner.target.trace(see(parts(batch, "next_observation")))[0]
-        goal = self._goal(learner, batch, action)
+        action = self._smoothed(batch, learner.target.trace(see(parts(batch, "next_observation")))[0])
+        following = learner.values(learner.targets, parts(batch, "next_observation"), action).numpy()
+        discounted = tensor(batch, "discount").numpy() * np.minimum.reduce(following, 0)
+        goal = tensor(batch, "reward").numpy() + discounted
         values, pull = learner.critics.trace(see(parts(batch, "observation")), tensor(batch, "action"))
-        loss, slopes = by_hand.squared(values.numpy(), goal.numpy(), by_hand.weights(batch))
+        loss, slopes = by_hand.squared(values.numpy(), goal, by_hand.weights(batch))
 
         def back(scales: Mapping[str, Tensor]) -> None:
             pull(slopes(scales["td"]))
 
         return loss, back
 
-    def _goal(self, learner: TD3Learner, batch: Batch, action: Tensor) -> Tensor:
-        """What the values should be (rows,), by the target actor's next actions."""
+    def _smoothed(self, batch: Batch, action: Tensor) -> Tensor:
+        """The target actor's next actions, with noise."""
         noise = batch.get("noise")
-        if isinstance(noise, Tensor):
-            action = (action + noise).clamp_(-1, 1)
-        values = learner.values(learner.targets, parts(batch, "next_observation"), action).amin(0)
-        return torch.addcmul(tensor(batch, "reward"), tensor(batch, "discount"), values)
+        return (action + noise).clamp_(-1, 1) if isinstance(noise, Tensor) else action
 
     def _actor(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, TD3Learner)
