@@ -8,7 +8,7 @@ does. Rounded is fp32 but for what goes into products (`learn.products`), where 
 bf16 weights beside fp32 masters. Medians over the turns, of wall time and of CPU time, which neighbours on the machine
 disturb less.
 
-    python -m benchmarks.off_policy [--turns 40] [--precision fp32 rounded bf16] [--kinds sac td3]
+    python -m benchmarks.off_policy [--turns 20] [--precision fp32 rounded bf16] [--kinds sac td3]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.parts import PRECISIONS, REPLAY, engine
 from reinforge.core.contracts import Clock
 
 # Updates, and so environment steps, of a turn; turns that are not counted.
-TURN, WARM = 8, 4
+TURN, WARM = 32, 2
 
 
 class Spent(NamedTuple):
@@ -98,7 +98,7 @@ def _rate(spent: list[Spent]) -> Spent:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=40)
+    parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--kinds", nargs="+", default=["sac", "td3"], choices=("sac", "td3"))
     arguments = parser.parse_args()

@@ -170,7 +170,8 @@ class Critics(nn.Module):
         """The values (count, rows), or of the `first` of them alone; in the precision of others, where they are `like`
         them. The last layer is always in single precision: half of it would round values, and their errors far more.
         """
-        if features.device.type == "cpu" and self.activation in TRACEABLE and not torch.is_grad_enabled():
+        alone = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if features.device.type == "cpu" and self.activation in TRACEABLE and alone:
             return self._traced(features.shape[0], like).forward(features, action, first or self.count)
         x = torch.cat([features, action], -1)
         kind, last = (like or self).weights[0].dtype, len(self.weights) - 1

@@ -70,11 +70,7 @@ def native(weights: Iterable[Tensor], activation: str) -> Functions | None:
     gain less than compiling them takes."""
     weights = list(weights)
     wide = activation == "relu" or max(size for w in weights for size in w.shape) >= _WIDE
-    fits = (
-        wide
-        and activation in _ACTIVATIONS
-        and all(w.dtype == torch.float32 and w.device.type == "cpu" for w in weights)
-    )
+    fits = wide and activation in _ACTIVATIONS and all(w.dtype == torch.float32 and w.is_cpu for w in weights)
     exact, rounded = _built() if fits and torch.get_num_threads() == 1 else (None, None)
     return rounded if rounding() else exact
 

@@ -141,13 +141,14 @@ enum { NOTHING, RELU, TANH };
 
 /* What is done with a product while it is in the cache: a bias (columns,) is added, and what is below the floor raised to
  * it; and it is multiplied by the slope of an activation, by what that gave (rows or more, width), row by row or of the
- * rows that are chosen. */
+ * rows that are chosen, and added to the sums of columns. */
 struct then {
     const float *bias;
     float floor;
     const float *after;
     long width, active;
     const long *chosen;
+    float *sums;
 };
 
 /* Of rows and columns that begin there. */
@@ -162,12 +163,15 @@ static __attribute__((noinline)) void finish(const struct then *then, float *c, 
                 c[i] = value < floor ? floor : value;
             }
         }
-        if (!then->after) continue;
-        const float *after = then->after + (then->chosen ? then->chosen[r] : r) * then->width + column;
-        if (then->active == RELU)
-            for (long i = 0; i < columns; i++) c[i] = after[i] <= 0 ? 0.0f : c[i];
-        if (then->active == TANH)
-            for (long i = 0; i < columns; i++) c[i] *= 1 - after[i] * after[i];
+        if (then->active) {
+            const float *after = then->after + (then->chosen ? then->chosen[r] : r) * then->width + column;
+            if (then->active == RELU)
+                for (long i = 0; i < columns; i++) c[i] = after[i] <= 0 ? 0.0f : c[i];
+            else
+                for (long i = 0; i < columns; i++) c[i] *= 1 - after[i] * after[i];
+        }
+        if (then->sums)
+            for (long i = 0; i < columns; i++) then->sums[column + i] += c[i];
     }
 }
 
@@ -515,7 +519,14 @@ void forward(const struct layer *layers, long count, long rows, const float *x, 
 /* What is done with the gradient of what comes out of a layer, of all rows, or of those that are chosen: it is that before
  * the activation. */
 static struct then bending(const struct layer *of, const long *chosen) {
-    return (struct then){.after = of->active ? of->after : 0, .width = of->out, .active = of->active, .chosen = chosen};
+    return (struct then){.after = of->after, .width = of->out, .active = of->active, .chosen = chosen};
+}
+
+/* The same; and where the bias is not normalised away, the sums are its gradient. */
+static struct then learning(const struct layer *of) {
+    struct then then = bending(of, 0);
+    if (!of->before) then.sums = of->bias_grad;
+    return then;
 }
 
 /* From that before the activation of a layer to that before its normalisation, in its place. */
@@ -551,7 +562,7 @@ static void through(const struct layer *of, long rows, const float *gradient, lo
     }
 }
 
-/* Add to the gradients of weights and biases. */
+/* Add to the gradients of weights, and of biases that are normalised after. */
 static void learned(const struct layer *of, long rows, const float *x, long apart, const float *gradient) {
     long width = of->out;
     if (of->weight_grad && width == 1 && of->grad_in == 1) {
@@ -562,21 +573,21 @@ static void learned(const struct layer *of, long rows, const float *x, long apar
     } else if (of->weight_grad) {
         product(of->parts, width, of->in, rows, gradient, 1, width, x, apart, 1, of->weight_grad, of->grad_out, 1, 0);
     }
-    if (of->bias_grad)
+    if (of->bias_grad && of->before)
         for (long r = 0; r < rows; r++)
             for (long i = 0; i < width; i++) of->bias_grad[i] += gradient[r * width + i];
 }
 
 void backward(const struct layer *layers, long count, long rows, const float *x, long apart, float *gradient,
               float *inner) {
-    struct then then = bending(layers + count - 1, 0);
+    struct then then = learning(layers + count - 1);
     finish(&then, gradient, then.width, 0, rows, 0, then.width);
     for (long index = count - 1; index >= 0; index--) {
         const struct layer *of = layers + index, *below = of - 1;
         inward(of, rows, 0, gradient);
         learned(of, rows, index ? below->after : x, index ? below->out : apart, gradient);
         float *next = index ? below->outer : inner;
-        if (index) then = bending(below, 0);
+        if (index) then = learning(below);
         if (next) through(of, rows, gradient, 0, next, index ? &then : 0);
         gradient = next;
     }

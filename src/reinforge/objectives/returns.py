@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, MutableMapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -67,12 +68,13 @@ def settled(experience: Experience, gamma: float) -> Experience:
     return dataclasses.replace(experience, batch=rows)
 
 
-def in_turn(experience: Experience) -> Iterator[dict[str, Leaf | Batch]]:
-    """The rows of each of an experience's `updates`, in order."""
-    rows = batches.rows(experience.batch)
+def in_turn(experience: Experience, drawn: Batch = MappingProxyType({})) -> Iterator[dict[str, Leaf | Batch]]:
+    """The rows of each of an experience's `updates`, in order, with those of what was drawn for them all."""
+    batch = {**experience.batch, **drawn}
+    rows = batches.rows(batch)
     size = rows // int(experience.extra["updates"])
     for start in range(0, rows, size):
-        yield batches.part(experience.batch, start, start + size)
+        yield batches.part(batch, start, start + size)
 
 
 def parts(batch: Batch, name: str) -> Batch:

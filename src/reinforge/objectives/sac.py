@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reinforge.core import batch as batches
-from reinforge.core.batch import Batch
+from reinforge.core.batch import Batch, Leaf
 from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Pull, Step, Term
 from reinforge.errors import ComponentError
 from reinforge.models.critics import Critics
@@ -83,15 +83,14 @@ class SAC:
         self, experience: Experience, generator: torch.Generator, clock: Clock
     ) -> Generator[Batch, Outcome, None]:
         """The experience's updates, in order, with the noise of both actions, and of those to think little of."""
-        for batch in in_turn(experience):
-            rows = batches.rows(batch)
-            noise = torch.randn(2, rows, self.size, generator=generator)
-            drawn = {"noise": noise[0], "next_noise": noise[1]}
-            if self.options.conservative:
-                shape = (rows, self.options.conservative_actions, self.size)
-                drawn["any"] = torch.rand(shape, generator=generator) * 2 - 1
-                drawn["any_noise"] = torch.randn(shape, generator=generator)
-            yield {**batch, **drawn}
+        rows = batches.rows(experience.batch)
+        noise = torch.randn(2, rows, self.size, generator=generator)
+        drawn: dict[str, Leaf | Batch] = {"noise": noise[0], "next_noise": noise[1]}
+        if self.options.conservative:
+            shape = (rows, self.options.conservative_actions, self.size)
+            drawn["any"] = torch.rand(shape, generator=generator) * 2 - 1
+            drawn["any_noise"] = torch.randn(shape, generator=generator)
+        yield from in_turn(experience, drawn)
 
     def steps(self, learner: nn.Module) -> Sequence[Step]:
         assert isinstance(learner, SACLearner)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reinforge.core import batch as batches
-from reinforge.core.batch import Batch
+from reinforge.core.batch import Batch, Leaf
 from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Pull, Step, Term
 from reinforge.errors import ComponentError
 from reinforge.models.critics import Critics
@@ -80,11 +80,11 @@ class TD3:
         self, experience: Experience, generator: torch.Generator, clock: Clock
     ) -> Generator[Batch, Outcome, None]:
         """The experience's updates, in order, with the noise of the target's actions."""
-        for batch in in_turn(experience):
-            if self.smoothing:
-                noise = torch.randn(batches.rows(batch), self.size, generator=generator)
-                batch = {**batch, "noise": (noise * self.smoothing).clamp(-self.bound, self.bound)}
-            yield batch
+        drawn: dict[str, Leaf | Batch] = {}
+        if self.smoothing:
+            noise = torch.randn(batches.rows(experience.batch), self.size, generator=generator)
+            drawn["noise"] = noise.mul_(self.smoothing).clamp_(-self.bound, self.bound)
+        yield from in_turn(experience, drawn)
 
     def steps(self, learner: nn.Module) -> Sequence[Step]:
         assert isinstance(learner, TD3Learner)
