@@ -151,28 +151,40 @@ struct then {
     float *sums;
 };
 
+static inline floats chosen(ints which, floats x, floats other) {
+    return (floats)(((ints)x & which) | ((ints)other & ~which));
+}
+
+/* Of LANES columns, and of one. */
+#define FINISHED(type, read, write, over, raised)                                     \
+    {                                                                                 \
+        type bias = {0}, total = {0};                                                 \
+        if (then->bias) bias = read(then->bias + column + i);                         \
+        for (long r = 0; r < rows; r++) {                                             \
+            type value = read(c + r * apart + i) + bias;                              \
+            /* As torch's ReLU, it keeps what is no number. */                        \
+            if (then->bias) value = raised;                                           \
+            if (then->active) {                                                       \
+                long from = then->chosen ? then->chosen[row + r] : row + r;           \
+                type after = read(then->after + from * then->width + column + i);     \
+                value = then->active == RELU ? over : value * (1 - after * after);    \
+            }                                                                         \
+            write(c + r * apart + i, value);                                          \
+            total += value;                                                           \
+        }                                                                             \
+        if (then->sums) write(then->sums + column + i, read(then->sums + column + i) + total); \
+    }
+#define READ(x) (*(x))
+#define WRITE(x, value) (*(x) = (value))
+
 /* Of rows and columns that begin there. */
 static __attribute__((noinline)) void finish(const struct then *then, float *c, long apart, long row, long rows,
                                              long column, long columns) {
-    for (long r = row; r < row + rows; r++, c += apart) {
-        if (then->bias) {
-            const float *bias = then->bias + column, floor = then->floor;
-            for (long i = 0; i < columns; i++) {
-                float value = c[i] + bias[i];
-                /* As torch's ReLU, it keeps what is no number. */
-                c[i] = value < floor ? floor : value;
-            }
-        }
-        if (then->active) {
-            const float *after = then->after + (then->chosen ? then->chosen[r] : r) * then->width + column;
-            if (then->active == RELU)
-                for (long i = 0; i < columns; i++) c[i] = after[i] <= 0 ? 0.0f : c[i];
-            else
-                for (long i = 0; i < columns; i++) c[i] *= 1 - after[i] * after[i];
-        }
-        if (then->sums)
-            for (long i = 0; i < columns; i++) then->sums[column + i] += c[i];
-    }
+    long i = 0;
+    for (; i + LANES <= columns; i += LANES)
+        FINISHED(floats, load, store, chosen(after <= 0, all(0), value), chosen(value < then->floor, all(then->floor), value))
+    for (; i < columns; i++)
+        FINISHED(float, READ, WRITE, (after <= 0 ? 0.0f : value), (value < then->floor ? then->floor : value))
 }
 
 /* c (m, n) (+)= a (m, k) b (k, n), each with its rows and columns so far apart; c's columns lie together. What is done
@@ -400,10 +412,6 @@ static void product(long parts, long m, long n, long k, const float *a, long a_r
     if (parts && k >= SHORT && m >= LANES && n >= LANES && m * n * k >= FEW)
         by_tiles(parts, m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add, then);
     else exact(m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add, then);
-}
-
-static inline floats chosen(ints which, floats x, floats other) {
-    return (floats)(((ints)x & which) | ((ints)other & ~which));
 }
 
 /* e^x as a power of two times 1 + what is returned, the Taylor polynomial of what the rest has beyond 1; of -87 and 88
