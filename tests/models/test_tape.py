@@ -398,6 +398,21 @@ def test_wide_layers_lose_no_infinity(number: float) -> None:
     assert not layers[0].weight_grad[:, 5].isfinite().any()
 
 
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, 0x7F800001, -1])
+@pytest.mark.parametrize("index", [0, 1])
+def test_no_kind_of_nan_is_taken_for_a_number(index: int, bits: int) -> None:
+    """Exact and rounded, on either side."""
+    functions = native_tape._built()[index]
+    if functions is None:
+        pytest.skip("not compiled here")
+    x, weight, bias = torch.zeros(256, 256), torch.eye(256), torch.zeros(256)
+    tape = NativeTape(functions, [Linear(weight, bias, None, None)], [weight, bias], 256, "relu", False)
+    x.view(torch.int32)[3, 4] = bits
+    assert tape.forward(x).isnan().any(1).nonzero().flatten().tolist() == [3]
+    x[3, 4], weight.view(torch.int32)[4, 7] = 0.0, bits
+    assert tape.forward(x).isnan().any(0).nonzero().flatten().tolist() == [7]
+
+
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("sizes", [(256, 256), (32, 256), (250, 131), (256, 250), (600, 70), (70, 1300)])
 def test_rounded(sizes: tuple[int, ...], turned: bool) -> None:
@@ -441,6 +456,7 @@ def test_what_compiling_is_worth() -> None:
     assert native_tape.native([narrow], "relu") is exact
     assert native_tape.native([wide], "gelu") is None
     assert native_tape.native([wide, narrow.double()], "relu") is None
+    assert native_tape.native([torch.zeros(256, 0), wide], "relu") is None
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="options of x86 compilers")
@@ -456,4 +472,6 @@ def test_on_processors_with_narrower_vectors(without: str, tmp_path: Path, monke
     for turned, norm in itertools.product((False, True), repeat=2):
         for activation in ("relu", "tanh"):
             test_as_formulas((23, 256, 250, 1), turned, norm, False, activation)
+            test_critics_as_formulas((23, 256, 250, 1), activation, norm)
     test_tanh()
+    test_squashed(6, (-5.0, 0.5))

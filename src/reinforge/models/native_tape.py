@@ -46,7 +46,8 @@ class _Layer(ctypes.Structure):
 
 class Functions:
     """Those of the library; wide products by AMX where there are `parts`: of factors split into so many bf16 numbers,
-    of which one alone rounds them, and three are as exact as fp32."""
+    of which one alone rounds them, and three are as exact as
+    fp32 for numbers between about 1e-33 and 3e38."""
 
     def __init__(self, library: ctypes.CDLL, parts: int = 0) -> None:
         self.parts = parts
@@ -70,7 +71,11 @@ def native(weights: Iterable[Tensor], activation: str) -> Functions | None:
     gain less than compiling them takes."""
     weights = list(weights)
     wide = activation == "relu" or max(size for w in weights for size in w.shape) >= _WIDE
-    fits = wide and activation in _ACTIVATIONS and all(w.dtype == torch.float32 and w.is_cpu for w in weights)
+    fits = (
+        wide
+        and activation in _ACTIVATIONS
+        and all(w.dtype == torch.float32 and w.is_cpu and w.numel() for w in weights)
+    )
     exact, rounded = _built() if fits and torch.get_num_threads() == 1 else (None, None)
     return rounded if rounding() else exact
 

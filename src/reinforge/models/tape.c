@@ -226,9 +226,10 @@ static void exact(long m, long n, long k, const float *a, long a_row, long a_col
 /* Whether the system lets this process have tiles. */
 int rounds(void) { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0; }
 
-/* To the nearest of bf16, as a float; half of them away from zero. */
+/* To the nearest of bf16, as a float; half of them away from zero. What is no number stays none. */
 static inline __m512 nearest(__m512 x) {
-    __m512i up = _mm512_add_epi32((__m512i)x, _mm512_set1_epi32(0x8000));
+    __mmask16 number = _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q);
+    __m512i up = _mm512_mask_add_epi32(_mm512_set1_epi32(0x7fc00000), number, (__m512i)x, _mm512_set1_epi32(0x8000));
     return (__m512)_mm512_and_si512(up, _mm512_set1_epi32(0xffff0000));
 }
 
@@ -453,7 +454,7 @@ static inline floats away(floats x) { return chosen(x < 0, -x, x); }
 /* tanh x: with y = -2 |x| it is (1 - e^y) / (1 + e^y). */
 static inline floats bent(floats x) {
     floats power, found = parted(-2 * away(x), &power), less = power * found + (power - 1), tangent = less / (less + 2);
-    return chosen(x < 0, tangent, -tangent);
+    return chosen(x < 0, tangent, 0 - tangent);
 }
 
 /* tanh of so many numbers. */

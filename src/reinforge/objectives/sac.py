@@ -213,4 +213,4 @@ class SAC:
 
 
 def _temperature(learner: SACLearner) -> float:
-    return math.exp(float(learner.log_temperature))
+    return float(learner.log_temperature.exp())
