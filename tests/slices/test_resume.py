@@ -53,11 +53,11 @@ def _train(name: str, folder: Path) -> None:
     engine.run()
 
 
-def _kill_until_done(name: str, folder: Path, kills: int, rng: random.Random) -> int:
+def _kill_until_done(name: str, folder: Path, kills: int, rng: random.Random, longest: float) -> tuple[int, float]:
+    """Train, and kill at moments until `longest` seconds; how often it was hit, and how long to wait from now on."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.slices.test_resume", "torch._dynamo"])
     done = 0
-    longest = 0.6
     while True:
         child = context.Process(target=_train, args=(name, folder))
         began = time.perf_counter()
@@ -73,7 +73,7 @@ def _kill_until_done(name: str, folder: Path, kills: int, rng: random.Random) ->
         child.join(120)
         assert child.exitcode is not None
         if child.exitcode == 0:
-            return done
+            return done, longest
         assert child.exitcode == -9, child.exitcode
 
 
@@ -84,10 +84,11 @@ def test_killed_at_random_moments(name: str, kills: int, tmp_path: Path) -> None
     whole = piece.engine()
     whole.run()
     rng = random.Random(f"{name}{kills}")
-    total, attempts = 0, 0
+    total, attempts, longest = 0, 0, 0.6
     while total < kills:
         folder = tmp_path / str(attempts)
-        total += _kill_until_done(name, folder, kills - total, rng)
+        hit, longest = _kill_until_done(name, folder, kills - total, rng, longest)
+        total += hit
         attempts += 1
         state = CheckpointStore(folder).latest()
         assert state is not None
