@@ -139,8 +139,8 @@ static void blocks(long rows, int halves, const float *a, long row, long column,
 
 enum { NOTHING, RELU, TANH };
 
-/* What is done with a product while it is in the cache: a bias (columns,) is added, and what is below the floor raised to
- * it; and it is multiplied by the slope of an activation, by what that gave (rows or more, width), row by row or of the
+/* What is done with a product while it is in the cache: a bias (columns,) is added, and what is below the floor raised
+ * to it; and it is multiplied by the slope of an activation, by what that gave (rows or more, width), row by row or of the
  * rows that are chosen, and added to the sums of columns. */
 struct then {
     const float *bias;
@@ -182,7 +182,8 @@ static __attribute__((noinline)) void finish(const struct then *then, float *c, 
                                              long column, long columns) {
     long i = 0;
     for (; i + LANES <= columns; i += LANES)
-        FINISHED(floats, load, store, chosen(after <= 0, all(0), value), chosen(value < then->floor, all(then->floor), value))
+        FINISHED(floats, load, store, chosen(after <= 0, all(0), value),
+                 chosen(value < then->floor, all(then->floor), value))
     for (; i < columns; i++)
         FINISHED(float, READ, WRITE, (after <= 0 ? 0.0f : value), (value < then->floor ? then->floor : value))
 }
@@ -237,8 +238,8 @@ static inline __m512 nearest(__m512 x) {
  * first of the other, and so on; otherwise end to end. */
 static inline __attribute__((always_inline)) void split(long parts, const int paired, __m512 first, __m512 second,
                                                         uint16_t *out) {
-    __m512i halves = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25, 23,
-                                      21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    __m512i halves = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25,
+                                      23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
     for (long p = 0; p < parts; p++, out += TILE) {
         /* The last of three is one of bf16 as it is. */
         int last = p == 2;
@@ -284,8 +285,8 @@ static __attribute__((noinline)) void paired(long parts, const float *y, long te
 /* Some compilers believe that the next instructions read less memory than they do. */
 #define WRITTEN __asm__ volatile("" ::: "memory")
 
-/* As `exact`, by tiles of bf16 with sums in float: of factors rounded to it, or each the sum of three, which is all of a
- * float, and of their products those that a float's sum can tell. */
+/* As `exact`, by tiles of bf16 with sums in float: of factors rounded to it, or each the sum of three, which is all of
+ * a float, and of their products those that a float's sum can tell. */
 static inline __attribute__((always_inline)) void tiled(const int parts, long m, long n, long k, const float *a,
                                                         long a_row, long a_column, const float *b, long b_row,
                                                         long b_column, float *c, long c_row, int add,
@@ -485,8 +486,8 @@ struct layer {
 static void multiplied(const struct layer *of, long rows, const float *x, long apart, float *out) {
     struct then then = {.bias = of->bias, .floor = of->active == RELU && !of->before ? 0.0f : -1.0f / 0.0f};
     if (of->out > 1 || of->weight_in != 1) {
-        product(of->parts, rows, of->out, of->in, x, apart, 1, of->weight, of->weight_in, of->weight_out, out, of->out, 0,
-                &then);
+        product(of->parts, rows, of->out, of->in, x, apart, 1, of->weight, of->weight_in, of->weight_out, out, of->out,
+                0, &then);
         return;
     }
     for (long r = 0; r < rows; r++, x += apart) {
@@ -504,7 +505,8 @@ static void normalised(const struct layer *of, long rows, float epsilon) {
         const float *row = of->before + r * width;
         float *to = of->after + r * width, mean = SUM(width, load(row + i), row[i]) / width;
         floats level = all(mean);
-        float squares = SUM(width, (load(row + i) - level) * (load(row + i) - level), (row[i] - mean) * (row[i] - mean));
+        float squares =
+            SUM(width, (load(row + i) - level) * (load(row + i) - level), (row[i] - mean) * (row[i] - mean));
         float inverse = 1 / __builtin_sqrtf(squares / width + epsilon);
         of->mean[r] = mean;
         of->inverse[r] = inverse;
@@ -525,8 +527,8 @@ void forward(const struct layer *layers, long count, long rows, const float *x, 
     }
 }
 
-/* What is done with the gradient of what comes out of a layer, of all rows, or of those that are chosen: it is that before
- * the activation. */
+/* What is done with the gradient of what comes out of a layer, of all rows, or of those that are chosen: it is that
+ * before the activation. */
 static struct then bending(const struct layer *of, const long *chosen) {
     return (struct then){.after = of->after, .width = of->out, .active = of->active, .chosen = chosen};
 }
@@ -561,8 +563,8 @@ static void through(const struct layer *of, long rows, const float *gradient, lo
     long width = of->in - first;
     const float *weight = of->weight + first * of->weight_in;
     if (of->out > 1 || of->weight_in != 1) {
-        product(of->parts, rows, width, of->out, gradient, of->out, 1, weight, of->weight_out, of->weight_in, out, width, 0,
-                then);
+        product(of->parts, rows, width, of->out, gradient, of->out, 1, weight, of->weight_out, of->weight_in, out, width,
+                0, then);
         return;
     }
     for (long r = 0; r < rows; r++, out += width) {
@@ -658,8 +660,8 @@ void several_climb(const struct layer *const *stacks, long many, long count, lon
 }
 
 /* `distributions.squashed` of outputs (rows, 2 size), means and what tanh brings into the range of log_std, and noise:
- * actions (rows, size), their log density (rows,), and what `unsquash` needs, (rows, size) each: the tanh, and the noise
- * times the deviation. */
+ * actions (rows, size), their log density (rows,), and what `unsquash` needs, (rows, size) each: the tanh, and the
+ * noise times the deviation. */
 void squash(long rows, long size, const float *outputs, const float *noise, float low, float high, float *action,
             float *log_prob, float *slack, float *moved) {
     /* Room that is written again: means in `action`, and what each brings to log_prob in `moved`. */
