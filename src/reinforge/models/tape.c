@@ -140,8 +140,8 @@ static void blocks(long rows, int halves, const float *a, long row, long column,
 enum { NOTHING, RELU, TANH };
 
 /* What is done with a product while it is in the cache: a bias (columns,) is added, and what is below the floor raised
- * to it; and it is multiplied by the slope of an activation, by what that gave (rows or more, width), row by row or of the
- * rows that are chosen, and added to the sums of columns. */
+ * to it; and it is multiplied by the slope of an activation, by what that gave (rows or more, width), row by row or of
+ * the rows that are chosen, and added to the sums of columns. */
 struct then {
     const float *bias;
     float floor;
@@ -563,8 +563,8 @@ static void through(const struct layer *of, long rows, const float *gradient, lo
     long width = of->in - first;
     const float *weight = of->weight + first * of->weight_in;
     if (of->out > 1 || of->weight_in != 1) {
-        product(of->parts, rows, width, of->out, gradient, of->out, 1, weight, of->weight_out, of->weight_in, out, width,
-                0, then);
+        product(of->parts, rows, width, of->out, gradient, of->out, 1, weight, of->weight_out, of->weight_in, out,
+                width, 0, then);
         return;
     }
     for (long r = 0; r < rows; r++, out += width) {
