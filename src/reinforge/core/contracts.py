@@ -67,10 +67,11 @@ class Term(NamedTuple):
     update by the count of that name over all microbatches and ranks.
 
     `weight` scales the mean; 0 only measures. `coupled` marks what is no sum over items (batch statistics,
-    contrastive): its `sum` is the term itself, and the engine refuses to split such an update.
+    contrastive): its `sum` is the term itself, and the engine refuses to split such an update. Where the loss is taken
+    by hand, its `sum` is a number.
     """
 
-    sum: Tensor
+    sum: Tensor | float
     weight: float = 1.0
     coupled: bool = False
 
@@ -88,8 +89,8 @@ class Loss(NamedTuple):
 
 # learner, microbatch, counts (as returned by Objective.counts, summed over microbatches and ranks)
 LossFunction = Callable[[nn.Module, Batch, Mapping[str, Tensor]], Loss]
-# From what each weighted term's sum is scaled by, 0-d by name, adds the gradients to the .grad of the parameters.
-Pull = Callable[[Mapping[str, Tensor]], None]
+# From what each weighted term's sum is scaled by, by name, adds the gradients to the .grad of the parameters.
+Pull = Callable[[Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -65,6 +66,14 @@ class _Step:
     divisors: tuple[tuple[float, ...], Tensor] | None = None
     # Of what is skipped on the device: how many since the last settling, and how many in a row.
     unsettled: Tensor | None = None
+    # The terms for NumPy, on a CPU.
+    sums: np.ndarray[Any, np.dtype[Any]] = field(default_factory=lambda: np.empty(0, np.float32))
+
+    def name_sums(self) -> None:
+        """The terms have names: as many of the exchange's tail are theirs."""
+        self.terms = self.arena.tail[FLAGS : FLAGS + len(self.names)]
+        if self.terms.device.type == "cpu":
+            self.sums = self.terms.numpy()
 
 
 class _Means(Mapping[str, Tensor]):
@@ -241,19 +250,22 @@ class Updater:
         arena.zero()
         if s.tables is not None:
             s.tables.zero()
+        by_hand = s.step.by_hand if self.by_hand else None
         for place, part in enumerate(parts):
-            if s.step.by_hand is not None and self.by_hand:
+            if by_hand is not None:
                 # NumPy would tell of what is no number; the norm of the gradients does.
                 with torch.no_grad(), np.errstate(all="ignore"):
-                    loss, pull = s.step.by_hand(self.learner, part, counts)
+                    loss, pull = by_hand(self.learner, part, counts)
                     self._check(s, loss, counts, len(parts))
                     pull(
                         {
-                            name: self._scale(term.weight, None if term.coupled else counts[name], term.sum)
+                            name: term.weight / (1.0 if term.coupled else float(counts[name]) or 1.0)
                             for name, term in loss.terms.items()
                             if term.weight != 0.0
                         }
                     )
+                    for index, term in enumerate(loss.terms.values()):
+                        s.sums[index] += float(term.sum)
             elif s.gradients is None:
                 loss = s.step.loss(self.learner, part, counts)
                 self._check(s, loss, counts, len(parts))
@@ -262,8 +274,9 @@ class Updater:
                 factor = None if s.scale is None else s.scale.scale
                 loss = s.gradients(self.learner, part, counts, arena.gradients, factor)
                 self._check(s, loss, counts, len(parts))
-            with torch.no_grad():
-                s.terms += torch.stack([term.sum for term in loss.terms.values()])
+            if not by_hand:
+                with torch.no_grad():
+                    s.terms += torch.stack([cast(Tensor, term.sum) for term in loss.terms.values()])
             arena.collect()
             if loss.carry:
                 parts[place] = {**part, **loss.carry}
@@ -297,7 +310,7 @@ class Updater:
     def _backward(self, s: _Step, loss: Loss, counts: Mapping[str, Tensor]) -> None:
         roots, scales = [], []
         for name, term in loss.terms.items():
-            if term.weight != 0.0 and term.sum.requires_grad:
+            if term.weight != 0.0 and isinstance(term.sum, Tensor) and term.sum.requires_grad:
                 roots.append(term.sum)
                 count = None if term.coupled else counts[name]
                 scale = self._scale(term.weight, count, term.sum)
@@ -332,7 +345,7 @@ class Updater:
         if len(loss.terms) > TERMS:
             raise ComponentError(f"step {s.step.name!r} has {len(loss.terms)} terms; at most {TERMS} are carried")
         s.names = list(loss.terms)
-        s.terms = s.arena.tail[FLAGS : FLAGS + len(s.names)]
+        s.name_sums()
         s.weights = [term.weight for term in loss.terms.values()]
         s.coupled = [term.coupled for term in loss.terms.values()]
 
@@ -518,7 +531,7 @@ class Updater:
                 s.scale.load_state_dict(saved["scale"])
             s.skipped, s.in_a_row, s.unsettled = saved["skipped"], saved["in_a_row"], None
             s.names, s.weights, s.coupled = list(saved["names"]), list(saved["weights"]), list(saved["coupled"])
-            s.terms = s.arena.tail[FLAGS : FLAGS + len(s.names)]
+            s.name_sums()
             s.window = saved["window"].to(self.device) if saved["window"] is not None else None
             s.window_updates = saved["window_updates"]
 

@@ -46,7 +46,7 @@ class _Layer(ctypes.Structure):
 
 class Functions:
     """Those of the library; wide products by AMX where there are `parts`: of factors split into so many bf16 numbers,
-    of which one alone rounds them, and three are as exact as fp32, for numbers between about 1e-33 and 3e38."""
+    of which one alone rounds them, and three are as exact as fp32, for numbers between about 1e-31 and 3e38."""
 
     def __init__(self, library: ctypes.CDLL, parts: int = 0) -> None:
         self.parts = parts

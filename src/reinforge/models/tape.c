@@ -227,66 +227,79 @@ static void exact(long m, long n, long k, const float *a, long a_row, long a_col
 /* Whether the system lets this process have tiles. */
 int rounds(void) { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0; }
 
-/* To the nearest of bf16, as a float; half of them away from zero. What is no number stays none. */
-static inline __m512 nearest(__m512 x) {
-    __mmask16 number = _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q);
-    __m512i up = _mm512_mask_add_epi32(_mm512_set1_epi32(0x7fc00000), number, (__m512i)x, _mm512_set1_epi32(0x8000));
-    return (__m512)_mm512_and_si512(up, _mm512_set1_epi32(0xffff0000));
+/* Half of the last bit of bf16 is added: cut off after it, numbers are the nearest, half of them away from zero. */
+static inline __m512i raised(__m512 x) { return _mm512_add_epi32((__m512i)x, _mm512_set1_epi32(0x8000)); }
+
+/* The same; what is no number stays none. */
+static inline __m512i nearest(__m512 x) {
+    return _mm512_mask_mov_epi32(_mm512_set1_epi32(0x7fc00000), _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), raised(x));
 }
 
-/* The numbers in bf16, a tile apart: the nearest, then what that leaves, and so on. `paired`: the first of one, the
- * first of the other, and so on; otherwise end to end. */
-static inline __attribute__((always_inline)) void split(long parts, const int paired, __m512 first, __m512 second,
-                                                        uint16_t *out) {
-    __m512i halves = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25,
-                                      23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
-    for (long p = 0; p < parts; p++, out += TILE) {
-        /* The last of three is one of bf16 as it is. */
-        int last = p == 2;
-        __m512i one = (__m512i)(last ? first : nearest(first)), other = (__m512i)(last ? second : nearest(second));
-        if (paired) _mm512_storeu_si512(out, _mm512_or_si512(_mm512_srli_epi32(one, 16), other));
-        else _mm512_storeu_si512(out, _mm512_permutex2var_epi16(one, halves, other));
-        first -= (__m512)one;
-        second -= (__m512)other;
+/* Two vectors in bf16, a tile for each of the parts: the first of one, the first of the other, and so on. One part is
+ * the nearest; three are a float's first bits, the nearest to what those leave, and the rest, which is one of bf16. What
+ * is no number stays none in the first, or in the second where the first takes it for infinite. */
+static inline __attribute__((always_inline)) void split(const int parts, __m512 x, __m512 y, uint16_t *out) {
+    const __m512i high = _mm512_set1_epi32(0xffff0000);
+    for (int p = 0; p < parts; p++, out += TILE) {
+        __m512i one = parts == 1 ? nearest(x) : p == 1 ? raised(x) : (__m512i)x;
+        __m512i other = parts == 1 ? nearest(y) : p == 1 ? raised(y) : (__m512i)y;
+        other = _mm512_and_si512(other, high);
+        _mm512_storeu_si512(out, _mm512_or_si512(_mm512_srli_epi32(one, 16), other));
+        x -= (__m512)_mm512_and_si512(one, high);
+        y -= (__m512)other;
     }
 }
 
-/* 16 rows of PAIRS terms of x in bf16, a tile for each of the parts; rows and terms so far apart; zeros where it has
- * none. */
-static __attribute__((noinline)) void halved(long parts, const float *x, long row, long term,
-                                                         long rows, long terms, uint16_t *out) {
-    float room[TILE] __attribute__((aligned(64)));
-    if (rows < LANES || terms < PAIRS || (row != 1 && term != 1)) {
-        for (long i = 0; i < LANES; i++)
-            for (long k = 0; k < PAIRS; k++) room[i * PAIRS + k] = i < rows && k < terms ? x[i * row + k * term] : 0.0f;
-        x = room, row = PAIRS;
-    } else if (term != 1) {
-        turned(x, term, room, PAIRS);
-        turned(x + LANES * term, term, room + LANES, PAIRS);
-        x = room, row = PAIRS;
+/* 16 rows of PAIRS terms of x in bf16, a tile for each of the parts, terms k and 16 + k side by side; rows and terms so
+ * far apart; zeros where it has none. It is done in two halves, and between them `room` is kept. */
+static __attribute__((noinline)) void halved(const int parts, int half, const float *x, long row, long term, long rows,
+                                             long terms, float *room, uint16_t *out) {
+    int plain = rows >= LANES && terms >= PAIRS && term == 1;
+    if (!plain && half == 0) {
+        if (rows >= LANES && terms >= PAIRS && row == 1) {
+            turned(x, term, room, PAIRS);
+            turned(x + LANES * term, term, room + LANES, PAIRS);
+        } else {
+            for (long i = 0; i < LANES; i++)
+                for (long k = 0; k < PAIRS; k++)
+                    room[i * PAIRS + k] = i < rows && k < terms ? x[i * row + k * term] : 0.0f;
+        }
+        return;
     }
-    for (long i = 0; i < LANES; i++, x += row, out += PAIRS)
-        split(parts, 0, _mm512_loadu_ps(x), _mm512_loadu_ps(x + LANES), out);
+    long from = plain ? half * LANES / 2 : 0, to = plain ? from + LANES / 2 : LANES;
+    if (!plain) x = room, row = PAIRS;
+    for (long i = from; i < to; i++) {
+        const float *begin = x + i * row;
+        if (parts == 1) split(1, _mm512_loadu_ps(begin), _mm512_loadu_ps(begin + LANES), out + i * PAIRS);
+        else split(3, _mm512_loadu_ps(begin), _mm512_loadu_ps(begin + LANES), out + i * PAIRS);
+    }
 }
 
 /* The same of 16 columns of y as a right factor takes them: 16 rows of pairs of terms. */
-static __attribute__((noinline)) void paired(long parts, const float *y, long term, long column,
-                                                         long terms, long columns, uint16_t *out) {
+static __attribute__((noinline)) void paired(const int parts, int half, const float *y, long term, long column,
+                                             long terms, long columns, float *room, uint16_t *side, uint16_t *out) {
     if (column == 1 && terms >= PAIRS && columns >= LANES) {
-        for (long k = 0; k < PAIRS; k += 2, y += 2 * term, out += PAIRS)
-            split(parts, 1, _mm512_loadu_ps(y), _mm512_loadu_ps(y + term), out);
-        return;
+        for (long k = half * LANES / 2; k < (half + 1) * LANES / 2; k++) {
+            const float *begin = y + k * term;
+            if (parts == 1) split(1, _mm512_loadu_ps(begin), _mm512_loadu_ps(begin + LANES * term), out + k * PAIRS);
+            else split(3, _mm512_loadu_ps(begin), _mm512_loadu_ps(begin + LANES * term), out + k * PAIRS);
+        }
+    } else if (half == 0) {
+        halved(parts, 0, y, column, term, columns, terms, room, side);
+        halved(parts, 1, y, column, term, columns, terms, room, side);
+    } else {
+        for (int p = 0; p < parts; p++)
+            turned((const float *)(side + p * TILE), LANES, (float *)(out + p * TILE), LANES);
     }
-    uint16_t side[3 * TILE] __attribute__((aligned(64)));
-    halved(parts, y, column, term, columns, terms, side);
-    for (long p = 0; p < parts; p++) turned((const float *)(side + p * TILE), LANES, (float *)(out + p * TILE), LANES);
 }
 
 /* Some compilers believe that the next instructions read less memory than they do. */
 #define WRITTEN __asm__ volatile("" ::: "memory")
 
 /* As `exact`, by tiles of bf16 with sums in float: of factors rounded to it, or each the sum of three, which is all of
- * a float, and of their products those that a float's sum can tell. */
+ * a float, and of their products those that a float's sum can tell. Tiles are multiplied by a unit of their own;
+ * meanwhile the next ones are made, a quarter at a time, so that the processor looks far enough ahead to do both at
+ * once, and the product before is finished. */
 static inline __attribute__((always_inline)) void tiled(const int parts, long m, long n, long k, const float *a,
                                                         long a_row, long a_column, const float *b, long b_row,
                                                         long b_column, float *c, long c_row, int add,
@@ -295,24 +308,37 @@ static inline __attribute__((always_inline)) void tiled(const int parts, long m,
     static __thread uint16_t left[2][2 * STEPS * 3 * TILE] __attribute__((aligned(64)));
     static __thread uint16_t right[ACROSS * STEPS * 3 * TILE] __attribute__((aligned(64)));
     float edge[LANES * LANES] __attribute__((aligned(64)));
+    float room[2][TILE] __attribute__((aligned(64))); /* for what is half made, of b and of a */
+    uint16_t side[3 * TILE] __attribute__((aligned(64)));
+    struct {
+        float *c;
+        long row, rows, column, columns;
+    } made = {0}; /* a product that is to be finished */
     for (long from = 0; from < k; from += STEPS * PAIRS) {
         long deep = k - from < STEPS * PAIRS ? k - from : STEPS * PAIRS, steps = (deep + PAIRS - 1) / PAIRS;
         long size = steps * parts * TILE; /* of 16 rows of a, or columns of b */
         int more = add || from;
         for (long j0 = 0; j0 < n; j0 += ACROSS * LANES) {
             long wide = n - j0 < ACROSS * LANES ? n - j0 : ACROSS * LANES;
-#define COLUMNS(j, s)                                                                                              \
-    for (long to_ = (j); to_ < (j) + 2 * LANES && to_ < wide; to_ += LANES)                                        \
-        paired(parts, b + (from + (s) * PAIRS) * b_row + (j0 + to_) * b_column, b_row, b_column,                    \
-               deep - (s) * PAIRS, wide - to_, right + to_ / LANES * size + (s) * parts * TILE);
-#define ROWS(i, s)                                                                                                 \
-    for (long h = 0; h < 2 && (i) + h * LANES < m; h++)                                                            \
-        halved(parts, a + ((i) + h * LANES) * a_row + (from + (s) * PAIRS) * a_column, a_row, a_column,             \
-               m - (i) - h * LANES, deep - (s) * PAIRS, left[(i) / (2 * LANES) % 2] + h * size + (s) * parts * TILE);
-            for (long s = 0; s < steps; s++) {
-                COLUMNS(0, s)
-                ROWS(0, s)
-            }
+/* A quarter of making two tiles across, and two down. */
+#define COLUMNS(j, s, q)                                                                                           \
+    if ((j) + (q) / 2 * LANES < wide) {                                                                            \
+        long to_ = (j) + (q) / 2 * LANES;                                                                          \
+        paired(parts, (q) % 2, b + (from + (s) * PAIRS) * b_row + (j0 + to_) * b_column, b_row, b_column,           \
+               deep - (s) * PAIRS, wide - to_, room[0], side, right + to_ / LANES * size + (s) * parts * TILE);     \
+    }
+#define ROWS(i, s, q)                                                                                              \
+    if ((i) + (q) / 2 * LANES < m) {                                                                               \
+        long to_ = (i) + (q) / 2 * LANES;                                                                          \
+        halved(parts, (q) % 2, a + to_ * a_row + (from + (s) * PAIRS) * a_column, a_row, a_column, m - to_,         \
+               deep - (s) * PAIRS, room[1],                                                                        \
+               left[(i) / (2 * LANES) % 2] + (q) / 2 * size + (s) * parts * TILE);                                 \
+    }
+            for (long s = 0; s < steps; s++)
+                for (int q = 0; q < 4; q++) {
+                    COLUMNS(0, s, q)
+                    ROWS(0, s, q)
+                }
             for (long i = 0; i < m; i += 2 * LANES) {
                 int tall = m - i > LANES;
                 for (long j = 0; j < wide; j += 2 * LANES) {
@@ -343,19 +369,28 @@ static inline __attribute__((always_inline)) void tiled(const int parts, long m,
     if (broad) _tile_dpbf16ps(1, 4, 7);           \
     if (tall) _tile_dpbf16ps(2, 5, 6);            \
     if (tall && broad) _tile_dpbf16ps(3, 5, 7);
+#define MEANWHILE(q)                              \
+    if (!i) COLUMNS(j + 2 * LANES, s, q)          \
+    if (last) ROWS(i + 2 * LANES, s, q)
+#define FINISH                                                                        \
+    if (made.c) {                                                                     \
+        finish(then, made.c, c_row, made.row, made.rows, made.column, made.columns);  \
+        made.c = 0;                                                                   \
+    }
                     for (long s = 0; s < steps; s++, rows += parts * TILE, columns += parts * TILE) {
                         LEFT(0)
                         if (parts == 3) {
-                            RIGHT(2) MULTIPLIED
-                            RIGHT(1) MULTIPLIED
-                            LEFT(1) MULTIPLIED
-                            RIGHT(0) MULTIPLIED
-                            LEFT(0) MULTIPLIED
+                            RIGHT(2) MULTIPLIED MEANWHILE(0)
+                            RIGHT(1) MULTIPLIED MEANWHILE(1)
+                            LEFT(1) MULTIPLIED MEANWHILE(2)
+                            RIGHT(0) MULTIPLIED MEANWHILE(3)
+                            LEFT(0) MULTIPLIED FINISH
                             LEFT(2) MULTIPLIED
-                        } else { RIGHT(0) MULTIPLIED }
-                        /* Meanwhile, what is next to be multiplied. */
-                        if (!i) COLUMNS(j + 2 * LANES, s)
-                        if (last) ROWS(i + 2 * LANES, s)
+                        } else {
+                            RIGHT(0) MULTIPLIED
+                            for (int q = 0; q < 4; q++) { MEANWHILE(q) }
+                            FINISH
+                        }
                     }
                     if (through) {
                         _tile_stored(0, to, c_row * sizeof(float));
@@ -377,13 +412,16 @@ static inline __attribute__((always_inline)) void tiled(const int parts, long m,
                                 *one = edge[r * LANES + q] + (more ? *one : 0.0f);
                             }
                     }
-                    if (then && from + deep == k)
-                        finish(then, to, c_row, i, m - i < 2 * LANES ? m - i : 2 * LANES, j0 + j,
-                               wide - j < 2 * LANES ? wide - j : 2 * LANES);
+                    if (then && from + deep == k) {
+                        made.c = to, made.row = i, made.column = j0 + j;
+                        made.rows = m - i < 2 * LANES ? m - i : 2 * LANES;
+                        made.columns = wide - j < 2 * LANES ? wide - j : 2 * LANES;
+                    }
                 }
             }
         }
     }
+    FINISH
 }
 
 /* Of so many parts: 1 or 3. */

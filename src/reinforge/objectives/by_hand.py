@@ -117,11 +117,6 @@ def normal(mean: Tensor, log_std: Tensor, rows: Rows) -> tuple[Array, Array, Slo
     return log_prob.numpy(), entropy.numpy(), slopes
 
 
-def term(sum_: float, weight: float = 1.0) -> Term:
-    """A term of what was summed here."""
-    return Term(torch.tensor(float(sum_)), weight)
-
-
 def weights(batch: Batch) -> Array | None:
     """`objectives.errors.weights`."""
     found = errors.weights(batch)
@@ -135,16 +130,16 @@ def weighted(each: Array, weight: Array | None) -> Array:
 
 def squared(
     values: Array, goal: Array, weight: Array | None, factor: float = 1.0
-) -> tuple[Loss, Callable[[Tensor], Tensor]]:
+) -> tuple[Loss, Callable[[float], Tensor]]:
     """`objectives.errors.squared` of values (critics, n) and their goals (n,), and the values' slopes (critics, n) from
     what the term "td" is scaled by."""
     away = values - goal
     counting = weighted(away, weight)
     mean = np.add.reduce(np.abs(away), 0) * (1 / len(away))
-    terms = {"td": term(factor * np.vdot(away, counting)), "q": term(np.add.reduce(goal), 0.0)}
+    terms = {"td": Term(factor * float(np.vdot(away, counting))), "q": Term(float(np.add.reduce(goal)), 0.0)}
 
-    def slopes(scale: Tensor) -> Tensor:
-        return torch.from_numpy(counting * (2 * factor * float(scale)))
+    def slopes(scale: float) -> Tensor:
+        return torch.from_numpy(counting * (2 * factor * scale))
 
     return Loss(terms, {"td": torch.from_numpy(mean)}), slopes
 

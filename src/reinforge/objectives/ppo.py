@@ -151,7 +151,7 @@ class PPO:
         )  # fmt: skip
         each = torch.stack([found.policy, found.value, model.entropy(outputs), found.kl, found.clipped,
                             tensor(batch, "explained")])  # fmt: skip
-        return self._terms((each * tensor(batch, "valid")).flatten(1).sum(1))
+        return self._terms((each * tensor(batch, "valid")).flatten(1).sum(1).unbind())
 
     def _by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
         assert isinstance(learner, PPOLearner)
@@ -163,12 +163,12 @@ class PPO:
             log_prob, entropy, slopes = by_hand.categorical(outputs["action"], rows)
         found = by_hand.surrogate(log_prob, outputs["value"].numpy(), rows, self.options.value_clip)
         spread = float(entropy @ rows.weight)
-        sums = torch.tensor([found.policy, found.value, spread, found.kl, found.clipped, rows.explained])
+        sums = found.policy, found.value, spread, found.kl, found.clipped, rows.explained
 
-        def back(scales: Mapping[str, Tensor]) -> None:
+        def back(scales: Mapping[str, float]) -> None:
             value, entropy = scales.get("value"), scales.get("entropy")
-            chosen, judged = found.slopes(scales["policy"].item(), None if value is None else value.item())
-            scores, *widths = slopes(chosen, None if entropy is None else rows.weight * entropy.item())
+            chosen, judged = found.slopes(scales["policy"], value)
+            scores, *widths = slopes(chosen, None if entropy is None else rows.weight * entropy)
             pull(scores, None if judged is None else torch.from_numpy(judged), widths[0] if widths else None)
 
         return self._terms(sums), back
@@ -205,9 +205,9 @@ class PPO:
     def _advantage(self, advantage: Tensor, counts: Mapping[str, Tensor]) -> Tensor:
         return _normalised(advantage, counts) if self.options.normalise_advantages else advantage
 
-    def _terms(self, sums: Tensor) -> Loss:
-        """From the sums (6,) over valid steps."""
-        policy, value, entropy, kl, clipped, explained = sums.unbind()
+    def _terms(self, sums: Sequence[Tensor | float]) -> Loss:
+        """From the six sums over valid steps."""
+        policy, value, entropy, kl, clipped, explained = sums
         return Loss(
             {
                 "policy": Term(policy),

@@ -156,14 +156,15 @@ class SAC:
     def _critic_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
         assert isinstance(learner, SACLearner)
         see = learner.model.perception
-        action, log_prob, _ = learner.model.trace(see(parts(batch, "next_observation")), tensor(batch, "next_noise"))
-        value = np.minimum.reduce(learner.values(learner.targets, parts(batch, "next_observation"), action).numpy(), 0)
+        ahead = see(parts(batch, "next_observation"))
+        action, log_prob, _ = learner.model.trace(ahead, tensor(batch, "next_noise"))
+        value = np.minimum.reduce(learner.targets(ahead, action, like=learner.critics).numpy(), 0)
         soft = value - _temperature(learner) * log_prob.numpy()
         goal = tensor(batch, "reward").numpy() + tensor(batch, "discount").numpy() * soft
         values, pull = learner.critics.trace(see(parts(batch, "observation")), tensor(batch, "action"))
         loss, slopes = by_hand.squared(values.numpy(), goal, by_hand.weights(batch), 0.5)
 
-        def back(scales: Mapping[str, Tensor]) -> None:
+        def back(scales: Mapping[str, float]) -> None:
             pull(slopes(scales["td"]))
 
         return loss, back
@@ -185,11 +186,11 @@ class SAC:
         array, temperature, weight = values.numpy(), _temperature(learner), by_hand.weights(batch)
         each = by_hand.weighted(temperature * log_prob.numpy() - np.minimum.reduce(array, 0), weight)
 
-        def back(scales: Mapping[str, Tensor]) -> None:
-            slope = by_hand.weighted(np.full(len(each), float(scales["policy"]), each.dtype), weight)
+        def back(scales: Mapping[str, float]) -> None:
+            slope = by_hand.weighted(np.full(len(each), scales["policy"], each.dtype), weight)
             pull(climb(by_hand.least(array, -slope)), torch.from_numpy(temperature * slope))
 
-        terms = {"policy": by_hand.term(each.sum()), "entropy": by_hand.term(-log_prob.numpy().sum(), 0.0)}
+        terms = {"policy": Term(float(each.sum())), "entropy": Term(-float(log_prob.numpy().sum()), 0.0)}
         return Loss(terms, carry={"log_prob": log_prob}), back
 
     def _temperature(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
@@ -200,11 +201,11 @@ class SAC:
         assert isinstance(learner, SACLearner)
         surplus, into = self._surplus(batch), learner.log_temperature.grad
 
-        def back(scales: Mapping[str, Tensor]) -> None:
+        def back(scales: Mapping[str, float]) -> None:
             if into is not None:
                 into.add_(scales["temperature"] * surplus)
 
-        return Loss({"temperature": Term(learner.log_temperature * surplus)}), back
+        return Loss({"temperature": Term(float(learner.log_temperature * surplus))}), back
 
     def _surplus(self, batch: Batch) -> Tensor:
         """By how much less than the target the actions' entropy was, summed, of those that the actor's step drew: a

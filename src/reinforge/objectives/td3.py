@@ -120,14 +120,15 @@ class TD3:
     def _critic_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
         assert isinstance(learner, TD3Learner)
         see = learner.model.perception
-        action = self._smoothed(batch, learner.target.trace(see(parts(batch, "next_observation")))[0])
-        following = learner.values(learner.targets, parts(batch, "next_observation"), action).numpy()
+        ahead = see(parts(batch, "next_observation"))
+        action = self._smoothed(batch, learner.target.trace(ahead)[0])
+        following = learner.targets(ahead, action, like=learner.critics).numpy()
         discounted = tensor(batch, "discount").numpy() * np.minimum.reduce(following, 0)
         goal = tensor(batch, "reward").numpy() + discounted
         values, pull = learner.critics.trace(see(parts(batch, "observation")), tensor(batch, "action"))
         loss, slopes = by_hand.squared(values.numpy(), goal, by_hand.weights(batch))
 
-        def back(scales: Mapping[str, Tensor]) -> None:
+        def back(scales: Mapping[str, float]) -> None:
             pull(slopes(scales["td"]))
 
         return loss, back
@@ -151,10 +152,10 @@ class TD3:
         values, climb = learner.critics.climb(features, action, first=1)
         weight = weights(batch)
 
-        def back(scales: Mapping[str, Tensor]) -> None:
-            pull(climb(weighted(-scales["policy"].expand_as(values), weight)))
+        def back(scales: Mapping[str, float]) -> None:
+            pull(climb(weighted(torch.full_like(values, -scales["policy"]), weight)))
 
-        return Loss({"policy": Term(-weighted(values[0], weight).sum())}), back
+        return Loss({"policy": Term(-weighted(values[0], weight).sum().item())}), back
 
 
 class DDPG(TD3):
