@@ -236,8 +236,8 @@ static inline __m512i nearest(__m512 x) {
 }
 
 /* Two vectors in bf16, a tile for each of the parts: the first of one, the first of the other, and so on. One part is
- * the nearest; three are a float's first bits, the nearest to what those leave, and the rest, which is one of bf16. What
- * is no number stays none in the first, or in the second where the first takes it for infinite. */
+ * the nearest; three are a float's first bits, the nearest to what those leave, and the rest, which is one of bf16.
+ * What is no number stays none in the first, or in the second where the first takes it for infinite. */
 static inline __attribute__((always_inline)) void split(const int parts, __m512 x, __m512 y, uint16_t *out) {
     const __m512i high = _mm512_set1_epi32(0xffff0000);
     for (int p = 0; p < parts; p++, out += TILE) {
