@@ -373,6 +373,20 @@ def test_exact(sizes: tuple[int, ...], scale: float, turned: bool) -> None:
             assert bool(((found.double() - exact).abs() <= bound).all())
 
 
+@pytest.mark.parametrize("bits", [0x3F80FF81, 0x3F80FF7F, 0x3FAAAAAB])
+def test_equal_factors(bits: int) -> None:
+    """What is left out of one product is left out of all: it must not count."""
+    functions = native_tape._built()[0]
+    if functions is None:
+        pytest.skip("not compiled here")
+    number = float(torch.tensor(bits, dtype=torch.int32).view(torch.float32))
+    weight, bias = torch.full((64, 256), number), torch.zeros(256)
+    tape = NativeTape(functions, [Linear(weight, bias, None, None)], [weight, bias], 256, "relu", False)
+    x, exact = torch.full((256, 64), number), 64 * number**2
+    mine, torchs = (float((found.double() - exact).abs().max()) for found in (tape.forward(x), x @ weight))
+    assert mine <= max(1.2 * torchs, 2.0**-25 * exact)
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_wide_layers_lose_no_infinity(number: float) -> None:
     """What is no number with torch is none here."""
@@ -435,6 +449,53 @@ def test_rounded(sizes: tuple[int, ...], turned: bool) -> None:
             error = float((found - exact).norm() / exact.norm())
             # Of short sums it is not worth it.
             assert (1e-3 if terms >= 64 else 0) <= error < 2 * 2.0**-9
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("rows", [300, 256])
+def test_rounded_layers(rows: int, activation: str) -> None:
+    """What is done with a product, and with rows that are chosen, where factors are rounded: as formulas have it."""
+    functions = native_tape._built()[1]
+    if functions is None or not functions.parts:
+        pytest.skip("no units")
+    torch.manual_seed(0)
+
+    def times(left: Tensor, right: Tensor) -> Tensor:
+        return left.bfloat16().double() @ right.bfloat16().double()
+
+    def slope(after: Tensor) -> Tensor:
+        return (after > 0).double() if activation == "relu" else 1 - after.double().square()
+
+    def near(found: Tensor, expected: Tensor) -> bool:
+        # A factor between two of bf16 may go to the other.
+        return float((found.double() - expected).norm() / expected.norm()) < 1e-3
+
+    bend = torch.relu if activation == "relu" else torch.tanh
+    layers, parameters = _layers((70, 250, 128, 1), turned=False)
+    tape = NativeTape(functions, layers[:2], parameters, rows, activation, last_active=True)
+    x, outer = torch.randn(rows, 70), torch.randn(rows, 128)
+    after = [x]
+    for layer in layers[:2]:
+        after.append(bend(times(after[-1], layer.weight) + layer.bias).float())
+    assert near(tape.forward(x), after[2].double())
+    before = [part.clone() for layer in layers[:2] for part in layer[2:]]
+    inner = tape.backward(outer.clone(), inward=True)
+    second = (outer * slope(after[2])).float()
+    first = (times(second, layers[1].weight.t()) * slope(after[1])).float()
+    slopes = [times(x.t(), first), first.sum(0), times(after[1].t(), second), second.sum(0)]
+    assert inner is not None
+    assert near(inner, times(first, layers[0].weight.t()))
+    for now, then, wanted in zip([part for layer in layers[:2] for part in layer[2:]], before, slopes, strict=True):
+        assert now is not None
+        assert near(now - then, wanted.double())
+
+    critics = NativeCritics(functions, [layers], parameters, rows, activation, normalised=False)
+    values = critics.forward(x[:, :64], x[:, 64:], 1)
+    assert near(values, (after[2].double() @ layers[2].weight.double() + layers[2].bias).t())
+    asked = torch.randn(1, rows) * (torch.arange(rows) % 7 != 3)
+    second = (asked.t() @ layers[2].weight.t() * slope(after[2])).float()
+    first = (times(second, layers[1].weight.t()) * slope(after[1])).float()
+    assert near(critics.climb(asked, 6), first.double() @ layers[0].weight[64:].t().double())
 
 
 def test_rounded_where_a_run_allows_it() -> None:

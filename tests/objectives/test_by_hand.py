@@ -70,7 +70,7 @@ def test_ppo(environment: EnvironmentOptions, activation: Any, shared: bool, mor
     batch = next(objective.updates(experience, torch.Generator(), Clock()))
     (step,), counts = objective.steps(learner), objective.counts(batch)
     loss = step.loss(learner, batch, counts)
-    assert 0 < float(loss.terms["clipped"].sum) < 72
+    assert 0 < float(loss.terms["clipped"].sum.detach()) < 72
     scales = _scales(loss)
     roots = [loss.terms[name].sum for name in scales]
     expected = torch.autograd.grad(
@@ -153,29 +153,57 @@ def test_equal_values_share_the_slope() -> None:
     for parameter in step.parameters:
         parameter.grad = torch.zeros_like(parameter)
     with torch.no_grad():
-        step.by_hand(learner, batch, {})[1]({"policy": torch.tensor(1.0)})
+        step.by_hand(learner, batch, {})[1]({"policy": 1.0})
     assert all(torch.allclose(p.grad, g, rtol=1e-4, atol=1e-6) for p, g in zip(step.parameters, expected))
 
 
 @pytest.mark.parametrize("kind", OFF_POLICY)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("norm", [None, "layer"])
-def test_the_engine_learns_the_same_off_policy(kind: str, precision: Any, norm: Any) -> None:
+@pytest.mark.parametrize("microbatch", [None, 12])
+def test_the_engine_learns_the_same_off_policy(kind: str, precision: Any, norm: Any, microbatch: int | None) -> None:
     made = SquashedGaussianOptions if kind == "sac" else DeterministicOptions
-    trained = []
+    trained, measured = [], []
     for by_hand in (True, False):
         objective, policy, _ = _parts(
             PENDULUM, made(sizes=(8, 8)), OFF_POLICY[kind](critic_sizes=(8, 8), critic_norm=norm)
         )
         options = ReplayOptions(capacity=500, learning_starts=32)
         source = REGISTRY.build("source", options, environment=PENDULUM, seed=0, batch=32)
-        learn = Learn(batch=32, lr=1e-3, precision=precision, stop=Stop(updates=20), threads=1, compile="off")
+        learn = Learn(
+            batch=32, microbatch=microbatch, lr=1e-3, precision=precision, stop=Stop(updates=20), threads=1,
+            compile="off",
+        )  # fmt: skip
         engine = Engine(objective, policy, source, learn=learn, seed=0)
         engine.updater.by_hand &= by_hand
+        means = _watched(engine)
         engine.run()
         trained.append(torch.cat(engine.updater.masters()))
+        # What a checkpoint restores goes on adding up.
+        engine.updater.load_state_dict(engine.updater.state_dict())
+        batch, clock = means[-1][1]
+        engine.updater.update(batch, clock, 1.0, {})
+        measured.append((means[0][0], means[-1][0]))
     assert torch.allclose(*trained, atol=1e-5 if precision == "fp32" else 4e-3)
     assert not torch.equal(*trained)
+    near = {"rel": 1e-3, "abs": 1e-4} if precision == "fp32" else {"rel": 0.1, "abs": 0.05}
+    for mine, theirs in zip(*measured):
+        assert mine == pytest.approx(theirs, **near)
+        assert any(mine.values())
+
+
+def _watched(engine: Engine) -> list[tuple[dict[str, float], Any]]:
+    """The means of each update from now on, and its batch and clock."""
+    found: list[tuple[dict[str, float], Any]] = []
+    update = engine.updater.update
+
+    def watched(batch: Any, clock: Clock, *more: Any) -> Any:
+        outcome, decided = update(batch, clock, *more)
+        found.append(({name: float(mean) for name, mean in outcome.means.items()}, (batch, clock.copy())))
+        return outcome, decided
+
+    engine.updater.update = watched  # type: ignore[method-assign]
+    return found
 
 
 def _trained(by_hand: bool, start: Start | None = None) -> dict[str, torch.Tensor]:
@@ -183,8 +211,10 @@ def _trained(by_hand: bool, start: Start | None = None) -> dict[str, torch.Tenso
     learn = Learn(lr=1e-2, clip=0.5, stop=Stop(updates=12), threads=1, compile="off")
     engine = Engine(objective, policy, source, learn=learn, seed=0, start=start)
     engine.updater.by_hand &= by_hand
+    means = _watched(engine)
     engine.run()
-    return {name: value.clone() for name, value in engine.learner.state_dict().items()}
+    first = {name: torch.tensor(mean) for name, mean in means[0][0].items()}
+    return first | {name: value.clone() for name, value in engine.learner.state_dict().items()}
 
 
 def test_the_engine_learns_the_same_by_hand() -> None:

@@ -67,11 +67,10 @@ class Term(NamedTuple):
     update by the count of that name over all microbatches and ranks.
 
     `weight` scales the mean; 0 only measures. `coupled` marks what is no sum over items (batch statistics,
-    contrastive): its `sum` is the term itself, and the engine refuses to split such an update. Where the loss is taken
-    by hand, its `sum` is a number.
+    contrastive): its `sum` is the term itself, and the engine refuses to split such an update.
     """
 
-    sum: Tensor | float
+    sum: Tensor
     weight: float = 1.0
     coupled: bool = False
 
@@ -87,10 +86,28 @@ class Loss(NamedTuple):
     carry: Mapping[str, Tensor] = MappingProxyType({})
 
 
+class Number(NamedTuple):
+    """A `Term` whose sum is taken by hand."""
+
+    sum: float
+    weight: float = 1.0
+    coupled: bool = False
+
+
+class Numbers(NamedTuple):
+    """A `Loss` that is taken by hand."""
+
+    terms: dict[str, Number]
+    items: Mapping[str, Tensor] = MappingProxyType({})
+    carry: Mapping[str, Tensor] = MappingProxyType({})
+
+
 # learner, microbatch, counts (as returned by Objective.counts, summed over microbatches and ranks)
 LossFunction = Callable[[nn.Module, Batch, Mapping[str, Tensor]], Loss]
 # From what each weighted term's sum is scaled by, by name, adds the gradients to the .grad of the parameters.
 Pull = Callable[[Mapping[str, float]], None]
+# The same as a LossFunction, not recorded, and its gradients.
+ByHand = Callable[[nn.Module, Batch, Mapping[str, Tensor]], tuple[Numbers, Pull]]
 
 
 @dataclass(frozen=True)
@@ -106,7 +123,7 @@ class Step:
     parameters: Sequence[nn.Parameter]
     loss: LossFunction
     every: int = 1
-    by_hand: Callable[[nn.Module, Batch, Mapping[str, Tensor]], tuple[Loss, Pull]] | None = None
+    by_hand: ByHand | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +76,7 @@ def compiled(loss: LossFunction, parameters: Sequence[nn.Parameter], places: Seq
         made = loss(learner, part, counts)
         roots, scales = [], []
         for name, term in made.terms.items():
-            if term.weight != 0.0 and isinstance(term.sum, Tensor) and term.sum.requires_grad:
+            if term.weight != 0.0 and term.sum.requires_grad:
                 roots.append(term.sum)
                 own = scale(term.weight, None if term.coupled else counts[name], term.sum)
                 scales.append(own if factor is None else (own * factor).to(own.dtype))
@@ -87,7 +86,7 @@ def compiled(loss: LossFunction, parameters: Sequence[nn.Parameter], places: Seq
                 if gradient is not None:
                     flat[place] += gradient.flatten()
         return Loss(
-            {name: Term(cast(Tensor, t.sum).detach(), t.weight, t.coupled) for name, t in made.terms.items()},
+            {name: Term(t.sum.detach(), t.weight, t.coupled) for name, t in made.terms.items()},
             made.items,
             made.carry,
         )

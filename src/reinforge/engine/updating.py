@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch
-from reinforge.core.contracts import Clock, Loss, Objective, Outcome, State, Step
+from reinforge.core.contracts import ByHand, Clock, Loss, Numbers, Objective, Outcome, State, Step
 from reinforge.engine import compilation
 from reinforge.engine.arena import HALVES, Arena
 from reinforge.engine.compilation import GradientFunction
@@ -69,8 +69,8 @@ class _Step:
     # The terms for NumPy, on a CPU.
     sums: np.ndarray[Any, np.dtype[Any]] = field(default_factory=lambda: np.empty(0, np.float32))
 
-    def name_sums(self) -> None:
-        """The terms have names: as many of the exchange's tail are theirs."""
+    def view_terms(self) -> None:
+        """Terms are the first numbers of the exchange's tail after the flags."""
         self.terms = self.arena.tail[FLAGS : FLAGS + len(self.names)]
         if self.terms.device.type == "cpu":
             self.sums = self.terms.numpy()
@@ -252,35 +252,15 @@ class Updater:
             s.tables.zero()
         by_hand = s.step.by_hand if self.by_hand else None
         for place, part in enumerate(parts):
+            made: Loss | Numbers
             if by_hand is not None:
-                # NumPy would tell of what is no number; the norm of the gradients does.
-                with torch.no_grad(), np.errstate(all="ignore"):
-                    loss, pull = by_hand(self.learner, part, counts)
-                    self._check(s, loss, counts, len(parts))
-                    pull(
-                        {
-                            name: term.weight / (1.0 if term.coupled else float(counts[name]) or 1.0)
-                            for name, term in loss.terms.items()
-                            if term.weight != 0.0
-                        }
-                    )
-                    for index, term in enumerate(loss.terms.values()):
-                        s.sums[index] += float(term.sum)
-            elif s.gradients is None:
-                loss = s.step.loss(self.learner, part, counts)
-                self._check(s, loss, counts, len(parts))
-                self._backward(s, loss, counts)
+                made = self._by_hand(s, by_hand, part, counts, len(parts))
             else:
-                factor = None if s.scale is None else s.scale.scale
-                loss = s.gradients(self.learner, part, counts, arena.gradients, factor)
-                self._check(s, loss, counts, len(parts))
-            if not by_hand:
-                with torch.no_grad():
-                    s.terms += torch.stack([cast(Tensor, term.sum) for term in loss.terms.values()])
+                made = self._recorded(s, part, counts, len(parts))
             arena.collect()
-            if loss.carry:
-                parts[place] = {**part, **loss.carry}
-            for name, value in loss.items.items():
+            if made.carry:
+                parts[place] = {**part, **made.carry}
+            for name, value in made.items.items():
                 items.setdefault(name, []).append(value)
         if not s.names:
             raise ComponentError(
@@ -295,7 +275,38 @@ class Updater:
             decided = arena.tail[:FLAGS].tolist()
         return decided
 
-    def _check(self, s: _Step, loss: Loss, counts: Mapping[str, Tensor], parts: int) -> None:
+    def _by_hand(self, s: _Step, by_hand: ByHand, part: Batch, counts: Mapping[str, Tensor], parts: int) -> Numbers:
+        """One of so many microbatches: its gradients and sums are added."""
+        # NumPy would tell of what is no number; the norm of the gradients does.
+        with torch.no_grad(), np.errstate(all="ignore"):
+            made, pull = by_hand(self.learner, part, counts)
+            self._check(s, made, counts, parts)
+            pull(
+                {
+                    name: term.weight / (1.0 if term.coupled else float(counts[name]) or 1.0)
+                    for name, term in made.terms.items()
+                    if term.weight != 0.0
+                }
+            )
+            for index, term in enumerate(made.terms.values()):
+                s.sums[index] += term.sum
+        return made
+
+    def _recorded(self, s: _Step, part: Batch, counts: Mapping[str, Tensor], parts: int) -> Loss:
+        """The same by autograd."""
+        if s.gradients is None:
+            made = s.step.loss(self.learner, part, counts)
+            self._check(s, made, counts, parts)
+            self._backward(s, made, counts)
+        else:
+            factor = None if s.scale is None else s.scale.scale
+            made = s.gradients(self.learner, part, counts, s.arena.gradients, factor)
+            self._check(s, made, counts, parts)
+        with torch.no_grad():
+            s.terms += torch.stack([term.sum for term in made.terms.values()])
+        return made
+
+    def _check(self, s: _Step, loss: Loss | Numbers, counts: Mapping[str, Tensor], parts: int) -> None:
         if list(loss.terms) != s.names:
             self._name_terms(s, loss, counts)
         if parts > 1 or self.world.size > 1:
@@ -310,7 +321,7 @@ class Updater:
     def _backward(self, s: _Step, loss: Loss, counts: Mapping[str, Tensor]) -> None:
         roots, scales = [], []
         for name, term in loss.terms.items():
-            if term.weight != 0.0 and isinstance(term.sum, Tensor) and term.sum.requires_grad:
+            if term.weight != 0.0 and term.sum.requires_grad:
                 roots.append(term.sum)
                 count = None if term.coupled else counts[name]
                 scale = self._scale(term.weight, count, term.sum)
@@ -330,7 +341,7 @@ class Updater:
             found = self._scales[weight, value] = torch.tensor(weight / value)
         return found.to(like)
 
-    def _name_terms(self, s: _Step, loss: Loss, counts: Mapping[str, Tensor]) -> None:
+    def _name_terms(self, s: _Step, loss: Loss | Numbers, counts: Mapping[str, Tensor]) -> None:
         if s.names:
             raise ComponentError(
                 f"step {s.step.name!r} gave the terms {list(loss.terms)} after {s.names}",
@@ -345,7 +356,7 @@ class Updater:
         if len(loss.terms) > TERMS:
             raise ComponentError(f"step {s.step.name!r} has {len(loss.terms)} terms; at most {TERMS} are carried")
         s.names = list(loss.terms)
-        s.name_sums()
+        s.view_terms()
         s.weights = [term.weight for term in loss.terms.values()]
         s.coupled = [term.coupled for term in loss.terms.values()]
 
@@ -531,7 +542,7 @@ class Updater:
                 s.scale.load_state_dict(saved["scale"])
             s.skipped, s.in_a_row, s.unsettled = saved["skipped"], saved["in_a_row"], None
             s.names, s.weights, s.coupled = list(saved["names"]), list(saved["weights"]), list(saved["coupled"])
-            s.name_sums()
+            s.view_terms()
             s.window = saved["window"].to(self.device) if saved["window"] is not None else None
             s.window_updates = saved["window_updates"]
 

@@ -227,7 +227,7 @@ static void exact(long m, long n, long k, const float *a, long a_row, long a_col
 /* Whether the system lets this process have tiles. */
 int rounds(void) { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0; }
 
-/* Half of the last bit of bf16 is added: cut off after it, numbers are the nearest, half of them away from zero. */
+/* Half of the last bit of bf16 is added: cut off after it, numbers are the nearest, halves away from zero. */
 static inline __m512i raised(__m512 x) { return _mm512_add_epi32((__m512i)x, _mm512_set1_epi32(0x8000)); }
 
 /* The same; what is no number stays none. */
@@ -236,13 +236,13 @@ static inline __m512i nearest(__m512 x) {
 }
 
 /* Two vectors in bf16, a tile for each of the parts: the first of one, the first of the other, and so on. One part is
- * the nearest; three are a float's first bits, the nearest to what those leave, and the rest, which is one of bf16.
- * What is no number stays none in the first, or in the second where the first takes it for infinite. */
+ * the nearest; three are the nearest, the nearest to what that leaves, and the rest, which is one of bf16. What is no
+ * number may look like one in the first two: the rest of it is none. */
 static inline __attribute__((always_inline)) void split(const int parts, __m512 x, __m512 y, uint16_t *out) {
     const __m512i high = _mm512_set1_epi32(0xffff0000);
     for (int p = 0; p < parts; p++, out += TILE) {
-        __m512i one = parts == 1 ? nearest(x) : p == 1 ? raised(x) : (__m512i)x;
-        __m512i other = parts == 1 ? nearest(y) : p == 1 ? raised(y) : (__m512i)y;
+        __m512i one = parts == 1 ? nearest(x) : p < 2 ? raised(x) : (__m512i)x;
+        __m512i other = parts == 1 ? nearest(y) : p < 2 ? raised(y) : (__m512i)y;
         other = _mm512_and_si512(other, high);
         _mm512_storeu_si512(out, _mm512_or_si512(_mm512_srli_epi32(one, 16), other));
         x -= (__m512)_mm512_and_si512(one, high);
@@ -251,11 +251,11 @@ static inline __attribute__((always_inline)) void split(const int parts, __m512 
 }
 
 /* 16 rows of PAIRS terms of x in bf16, a tile for each of the parts, terms k and 16 + k side by side; rows and terms so
- * far apart; zeros where it has none. It is done in two halves, and between them `room` is kept. */
-static __attribute__((noinline)) void halved(const int parts, int half, const float *x, long row, long term, long rows,
+ * far apart; zeros where it has none. It takes two calls, `turn` 0 and 1, between which `room` (TILE,) is kept. */
+static __attribute__((noinline)) void halved(const int parts, int turn, const float *x, long row, long term, long rows,
                                              long terms, float *room, uint16_t *out) {
     int plain = rows >= LANES && terms >= PAIRS && term == 1;
-    if (!plain && half == 0) {
+    if (!plain && turn == 0) {
         if (rows >= LANES && terms >= PAIRS && row == 1) {
             turned(x, term, room, PAIRS);
             turned(x + LANES * term, term, room + LANES, PAIRS);
@@ -266,7 +266,7 @@ static __attribute__((noinline)) void halved(const int parts, int half, const fl
         }
         return;
     }
-    long from = plain ? half * LANES / 2 : 0, to = plain ? from + LANES / 2 : LANES;
+    long from = plain ? turn * LANES / 2 : 0, to = plain ? from + LANES / 2 : LANES;
     if (!plain) x = room, row = PAIRS;
     for (long i = from; i < to; i++) {
         const float *begin = x + i * row;
@@ -275,16 +275,17 @@ static __attribute__((noinline)) void halved(const int parts, int half, const fl
     }
 }
 
-/* The same of 16 columns of y as a right factor takes them: 16 rows of pairs of terms. */
-static __attribute__((noinline)) void paired(const int parts, int half, const float *y, long term, long column,
+/* The same of 16 columns of y as a right factor takes them: 16 rows of pairs of terms. `side` (parts, TILE) is kept as
+ * well. */
+static __attribute__((noinline)) void paired(const int parts, int turn, const float *y, long term, long column,
                                              long terms, long columns, float *room, uint16_t *side, uint16_t *out) {
     if (column == 1 && terms >= PAIRS && columns >= LANES) {
-        for (long k = half * LANES / 2; k < (half + 1) * LANES / 2; k++) {
+        for (long k = turn * LANES / 2; k < (turn + 1) * LANES / 2; k++) {
             const float *begin = y + k * term;
             if (parts == 1) split(1, _mm512_loadu_ps(begin), _mm512_loadu_ps(begin + LANES * term), out + k * PAIRS);
             else split(3, _mm512_loadu_ps(begin), _mm512_loadu_ps(begin + LANES * term), out + k * PAIRS);
         }
-    } else if (half == 0) {
+    } else if (turn == 0) {
         halved(parts, 0, y, column, term, columns, terms, room, side);
         halved(parts, 1, y, column, term, columns, terms, room, side);
     } else {
@@ -298,8 +299,8 @@ static __attribute__((noinline)) void paired(const int parts, int half, const fl
 
 /* As `exact`, by tiles of bf16 with sums in float: of factors rounded to it, or each the sum of three, which is all of
  * a float, and of their products those that a float's sum can tell. Tiles are multiplied by a unit of their own;
- * meanwhile the next ones are made, a quarter at a time, so that the processor looks far enough ahead to do both at
- * once, and the product before is finished. */
+ * meanwhile the product before is finished, and the next tiles are made: in quarters, since the processor does at once
+ * only what lies near. */
 static inline __attribute__((always_inline)) void tiled(const int parts, long m, long n, long k, const float *a,
                                                         long a_row, long a_column, const float *b, long b_row,
                                                         long b_column, float *c, long c_row, int add,

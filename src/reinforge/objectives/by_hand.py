@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from reinforge.core.batch import Batch
-from reinforge.core.contracts import Loss, Term
+from reinforge.core.contracts import Number, Numbers
 from reinforge.models.distributions import Array, gaussian
 from reinforge.objectives import errors
 
@@ -130,18 +130,18 @@ def weighted(each: Array, weight: Array | None) -> Array:
 
 def squared(
     values: Array, goal: Array, weight: Array | None, factor: float = 1.0
-) -> tuple[Loss, Callable[[float], Tensor]]:
+) -> tuple[Numbers, Callable[[float], Tensor]]:
     """`objectives.errors.squared` of values (critics, n) and their goals (n,), and the values' slopes (critics, n) from
     what the term "td" is scaled by."""
     away = values - goal
     counting = weighted(away, weight)
     mean = np.add.reduce(np.abs(away), 0) * (1 / len(away))
-    terms = {"td": Term(factor * float(np.vdot(away, counting))), "q": Term(float(np.add.reduce(goal)), 0.0)}
+    terms = {"td": Number(factor * float(np.vdot(away, counting))), "q": Number(float(np.add.reduce(goal)), 0.0)}
 
     def slopes(scale: float) -> Tensor:
         return torch.from_numpy(counting * (2 * factor * scale))
 
-    return Loss(terms, {"td": torch.from_numpy(mean)}), slopes
+    return Numbers(terms, {"td": torch.from_numpy(mean)}), slopes
 
 
 def least(values: Array, slope: Array) -> Tensor:

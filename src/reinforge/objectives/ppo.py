@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch, Leaf
-from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Pull, Step, Term
+from reinforge.core.contracts import Clock, Experience, Loss, Number, Numbers, Outcome, Pull, Step, Term
 from reinforge.errors import ComponentError
 from reinforge.models.actor_critic import ActorCritic
 from reinforge.objectives import by_hand
@@ -44,6 +44,10 @@ class PPO:
 
     def __init__(self, options: PPOOptions, signature: Signature) -> None:
         self.options = options
+        self._weights = {
+            "policy": 1.0, "value": options.value_weight, "entropy": -options.entropy_weight, "kl": 0.0, "clipped": 0.0,
+            "explained": 0.0,
+        }  # fmt: skip
         # Of the batch that was seen last: without minibatches every epoch brings it again.
         self._counted: tuple[Batch, dict[str, Tensor]] | None = None
         self._known: tuple[Batch, tuple[float, ...], Rows] | None = None
@@ -151,9 +155,10 @@ class PPO:
         )  # fmt: skip
         each = torch.stack([found.policy, found.value, model.entropy(outputs), found.kl, found.clipped,
                             tensor(batch, "explained")])  # fmt: skip
-        return self._terms((each * tensor(batch, "valid")).flatten(1).sum(1).unbind())
+        sums = (each * tensor(batch, "valid")).flatten(1).sum(1).unbind()
+        return Loss({name: Term(of, weight) for of, (name, weight) in zip(sums, self._weights.items())})
 
-    def _by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
+    def _by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Numbers, Pull]:
         assert isinstance(learner, PPOLearner)
         model, rows = learner.model, self._rows(learner.model, batch, counts)
         outputs, pull = model.trace(rows.features)
@@ -171,7 +176,7 @@ class PPO:
             scores, *widths = slopes(chosen, None if entropy is None else rows.weight * entropy)
             pull(scores, None if judged is None else torch.from_numpy(judged), widths[0] if widths else None)
 
-        return self._terms(sums), back
+        return Numbers({name: Number(of, weight) for of, (name, weight) in zip(sums, self._weights.items())}), back
 
     def _rows(self, model: ActorCritic, batch: Batch, counts: Mapping[str, Tensor]) -> Rows:
         """The same for each update of one batch, which comes back every epoch where it is not cut."""
@@ -204,20 +209,6 @@ class PPO:
 
     def _advantage(self, advantage: Tensor, counts: Mapping[str, Tensor]) -> Tensor:
         return _normalised(advantage, counts) if self.options.normalise_advantages else advantage
-
-    def _terms(self, sums: Sequence[Tensor | float]) -> Loss:
-        """From the six sums over valid steps."""
-        policy, value, entropy, kl, clipped, explained = sums
-        return Loss(
-            {
-                "policy": Term(policy),
-                "value": Term(value, self.options.value_weight),
-                "entropy": Term(entropy, -self.options.entropy_weight),
-                "kl": Term(kl, 0.0),
-                "clipped": Term(clipped, 0.0),
-                "explained": Term(explained, 0.0),
-            }
-        )
 
 
 def _normalised(advantage: Tensor, counts: Mapping[str, Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch, Leaf
-from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Pull, Step, Term
+from reinforge.core.contracts import Clock, Experience, Loss, Number, Numbers, Outcome, Pull, Step, Term
 from reinforge.errors import ComponentError
 from reinforge.models.critics import Critics
 from reinforge.models.distributions import tanh_gaussian_log_prob
@@ -153,7 +153,7 @@ class SAC:
         relative: Tensor = values - torch.cat([uniform, density], 1)
         return relative.logsumexp(-1) - math.log(2 * n)
 
-    def _critic_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
+    def _critic_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Numbers, Pull]:
         assert isinstance(learner, SACLearner)
         see = learner.model.perception
         ahead = see(parts(batch, "next_observation"))
@@ -178,7 +178,7 @@ class SAC:
         drawn = log_prob.detach()
         return Loss({"policy": Term(each.sum()), "entropy": Term(-drawn.sum(), 0.0)}, carry={"log_prob": drawn})
 
-    def _actor_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
+    def _actor_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Numbers, Pull]:
         assert isinstance(learner, SACLearner)
         features = learner.model.perception(parts(batch, "observation"))
         action, log_prob, pull = learner.model.trace(features, tensor(batch, "noise"))
@@ -190,14 +190,16 @@ class SAC:
             slope = by_hand.weighted(np.full(len(each), scales["policy"], each.dtype), weight)
             pull(climb(by_hand.least(array, -slope)), torch.from_numpy(temperature * slope))
 
-        terms = {"policy": Term(float(each.sum())), "entropy": Term(-float(log_prob.numpy().sum()), 0.0)}
-        return Loss(terms, carry={"log_prob": log_prob}), back
+        terms = {"policy": Number(float(each.sum())), "entropy": Number(-float(log_prob.numpy().sum()), 0.0)}
+        return Numbers(terms, carry={"log_prob": log_prob}), back
 
     def _temperature(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> Loss:
         assert isinstance(learner, SACLearner)
         return Loss({"temperature": Term(learner.log_temperature * self._surplus(batch))})
 
-    def _temperature_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
+    def _temperature_by_hand(
+        self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]
+    ) -> tuple[Numbers, Pull]:
         assert isinstance(learner, SACLearner)
         surplus, into = self._surplus(batch), learner.log_temperature.grad
 
@@ -205,7 +207,7 @@ class SAC:
             if into is not None:
                 into.add_(scales["temperature"] * surplus)
 
-        return Loss({"temperature": Term(float(learner.log_temperature * surplus))}), back
+        return Numbers({"temperature": Number(float(learner.log_temperature * surplus))}), back
 
     def _surplus(self, batch: Batch) -> Tensor:
         """By how much less than the target the actions' entropy was, summed, of those that the actor's step drew: a

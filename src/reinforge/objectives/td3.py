@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from reinforge.core import batch as batches
 from reinforge.core.batch import Batch, Leaf
-from reinforge.core.contracts import Clock, Experience, Loss, Outcome, Pull, Step, Term
+from reinforge.core.contracts import Clock, Experience, Loss, Number, Numbers, Outcome, Pull, Step, Term
 from reinforge.errors import ComponentError
 from reinforge.models.critics import Critics
 from reinforge.models.deterministic import Deterministic
@@ -117,7 +117,7 @@ class TD3:
         values = learner.values(learner.critics, parts(batch, "observation"), tensor(batch, "action"))
         return squared(values - goal, goal, weights(batch))
 
-    def _critic_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
+    def _critic_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Numbers, Pull]:
         assert isinstance(learner, TD3Learner)
         see = learner.model.perception
         ahead = see(parts(batch, "next_observation"))
@@ -145,7 +145,7 @@ class TD3:
         each = -learner.values(learner.critics, observation, action, first=1)[0]
         return Loss({"policy": Term(weighted(each, weights(batch)).sum())})
 
-    def _actor_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Loss, Pull]:
+    def _actor_by_hand(self, learner: nn.Module, batch: Batch, counts: Mapping[str, Tensor]) -> tuple[Numbers, Pull]:
         assert isinstance(learner, TD3Learner)
         features = learner.model.perception(parts(batch, "observation"))
         action, pull = learner.model.trace(features)
@@ -155,7 +155,7 @@ class TD3:
         def back(scales: Mapping[str, float]) -> None:
             pull(climb(weighted(torch.full_like(values, -scales["policy"]), weight)))
 
-        return Loss({"policy": Term(-weighted(values[0], weight).sum().item())}), back
+        return Numbers({"policy": Number(-weighted(values[0], weight).sum().item())}), back
 
 
 class DDPG(TD3):
