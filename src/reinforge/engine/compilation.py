@@ -86,9 +86,7 @@ def compiled(loss: LossFunction, parameters: Sequence[nn.Parameter], places: Seq
                 if gradient is not None:
                     flat[place] += gradient.flatten()
         return Loss(
-            {name: Term(t.sum.detach(), t.weight, t.coupled) for name, t in made.terms.items()},
-            made.items,
-            made.carry,
+            {name: Term(t.sum.detach(), t.weight, t.coupled) for name, t in made.terms.items()}, made.items, made.carry
         )
 
     # Its own cache: another engine of this process has no part in how often this one may be compiled again.

@@ -130,7 +130,7 @@ class SupervisedEvaluator:
             counted = self.objective.counts(there)
             for name, term in self.objective.terms(learner, outputs, there, counted).items():
                 count = rows if term.coupled else float(counted[name])
-                sums[name] = sums.get(name, 0.0) + float(term.sum) * (rows if term.coupled else 1)
+                sums[name] = sums.get(name, 0.0) + float(term.sum.double()) * (rows if term.coupled else 1)
                 counts[name] = counts.get(name, 0.0) + count
                 weights[name] = float(term.weight)
             for name, judged in collected.items():
