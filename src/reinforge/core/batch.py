@@ -64,8 +64,7 @@ def select(batch: Batch, index: Tensor) -> dict[str, Leaf | Batch]:
 
 def split(batch: Batch, size: int | None) -> list[Batch]:
     """Consecutive parts of at most `size` rows; the batch itself where `size` is None or large enough."""
-    total = rows(batch)
-    if size is None or size >= total:
+    if size is None or size >= (total := rows(batch)):
         return [batch]
     return [part(batch, start, min(start + size, total)) for start in range(0, total, size)]
 

@@ -63,7 +63,7 @@ class _Step:
     # Sums of the terms' means since the last log, and over how many updates.
     window: Tensor | None = None
     window_updates: int = 0
-    divisors: tuple[tuple[float, ...], Tensor] | None = None
+    divisors: tuple[tuple[float, ...], np.ndarray[Any, np.dtype[Any]]] | None = None
     # Of what is skipped on the device: how many since the last settling, and how many in a row.
     unsettled: Tensor | None = None
     # The terms for NumPy, on a CPU.
@@ -366,8 +366,8 @@ class Updater:
         if self.device.type == "cpu":
             values = tuple(1.0 if count is None else count.item() for count in own)
             if s.divisors is None or s.divisors[0] != values:
-                s.divisors = values, torch.tensor([1.0 / (value or 1.0) for value in values])
-            means = s.terms * s.divisors[1]
+                s.divisors = values, np.array([1.0 / (value or 1.0) for value in values], np.float32)
+            means = torch.from_numpy(s.sums * s.divisors[1])
         else:
             means = s.terms * torch.stack([compilation.scale(1.0, count, s.terms[0]) for count in own])
         if s.window is None:

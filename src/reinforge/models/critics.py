@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from reinforge.core.batch import Batch
 from reinforge.models.activations import ACTIVATIONS
-from reinforge.models.native_tape import EPSILON, Linear, NativeCritics, Standing, native
+from reinforge.models.native_tape import EPSILON, Linear, NativeCritics, Standing, conditions, native
 from reinforge.models.perception import Perception
 from reinforge.models.tape import TRACEABLE, Tape, Tapes, slope
 
@@ -219,9 +219,9 @@ class Critics(nn.Module):
         """All of them for so many rows, in the precision of others, where they are `like` them."""
         weights, biases = _all(self.weights), _all(self.biases)
         kind = _all((like or self).weights)[0].dtype
-        functions = native(weights, self.activation) if kind == torch.float32 else None
 
         def made() -> _Traced:
+            functions = native(weights, self.activation) if kind == torch.float32 else None
             each = [
                 [
                     Linear(w.detach()[index], b.detach()[index, 0], None if w.grad is None else w.grad[index],
@@ -235,7 +235,7 @@ class Critics(nn.Module):
                 return _TorchCritics(each, parameters, rows, kind, self.activation, self.normalised)
             return NativeCritics(functions, each, parameters, rows, self.activation, self.normalised)
 
-        return self._tapes.get((rows, kind, functions), made)
+        return self._tapes.get((rows, kind, conditions()), made)
 
 
 def _asked(gradient: Tensor) -> Tensor | None:

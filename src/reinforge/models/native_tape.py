@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,6 +77,11 @@ def native(weights: Iterable[Tensor], activation: str) -> Functions | None:
     )
     exact, rounded = _built() if fits and torch.get_num_threads() == 1 else (None, None)
     return rounded if rounding() else exact
+
+
+def conditions() -> Hashable:
+    """On what it depends, beside the weights, whether there are any, and which."""
+    return torch.get_num_threads(), rounding()
 
 
 def attempt() -> tuple[object, str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reinforge.models.activations import ACTIVATIONS
-from reinforge.models.native_tape import Functions, Linear, NativeTape, native
+from reinforge.models.native_tape import Functions, Linear, NativeTape, conditions, native
 from reinforge.models.tape import TRACEABLE, Tape, Tapes
 
 Pull = Callable[[Tensor], Tensor | None]
@@ -55,9 +55,8 @@ class Network(nn.Module):
         That returns the gradient of x where `inward`, otherwise None. Weights without .grad are left out. With
         `last_active` the output too holds until the next trace. `then`: a head, of one layer, that goes on from there.
         """
-        functions = self.native(then)
-        key = (x.shape[0], then is None, functions)
-        tape = self._tapes.get(key, lambda: self._tape(x.shape[0], then, functions))
+        key = (x.shape[0], then is None, conditions())
+        tape = self._tapes.get(key, lambda: self._tape(x.shape[0], then))
         outputs, use = tape.forward(x), tape.uses
 
         def pull(gradient: Tensor) -> Tensor | None:
@@ -72,7 +71,8 @@ class Network(nn.Module):
         weights = [cast(nn.Linear, layer).weight for network in (self, then) if network for layer in network.layers]
         return native(weights, self.activation)
 
-    def _tape(self, rows: int, then: Network | None, functions: Functions | None) -> Tape | NativeTape:
+    def _tape(self, rows: int, then: Network | None) -> Tape | NativeTape:
+        functions = self.native(then)
         networks = [self] if then is None else [self, then]
         layers = [
             Linear(

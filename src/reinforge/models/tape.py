@@ -56,8 +56,8 @@ class Norm(NamedTuple):
 
 class _Layer(NamedTuple):
     """A layer, its weight (o, i), its activation; where it is normalised, what is and by what; what comes out of it
-    (n, o), for NumPy as well where that takes its tanh; the gradient there; and room for what is added to those of
-    weight (None: it is added at once) and bias."""
+    (n, o), for NumPy as well where that takes its tanh; the gradient there; and room for what is added to that of the
+    weight (None: it is added at once)."""
 
     linear: Linear
     back: Tensor
@@ -67,7 +67,6 @@ class _Layer(NamedTuple):
     array: np.ndarray[Any, np.dtype[Any]] | None
     outer: Tensor
     by_weight: Tensor | None
-    by_bias: Tensor
 
 
 class Tape(Standing):
@@ -97,7 +96,6 @@ class Tape(Standing):
                     array=after.numpy() if numpy else None,
                     outer=after[:0] if last else torch.empty_like(after),
                     by_weight=torch.empty(weight.shape, dtype=weight.dtype) if apart else None,
-                    by_bias=torch.empty_like(linear.bias),
                 )
             )  # fmt: skip
         self.norms = [layer.norm for layer in self._layers]
@@ -106,12 +104,13 @@ class Tape(Standing):
         """What went into each layer, (n, i); the first is what `forward` was given. Behind them, what came out."""
         self.inputs.insert(0, torch.empty(0))
         self.kind = layers[0].weight.dtype if layers else torch.float32
+        self._ones = layers[0].weight.new_ones(rows) if layers else torch.ones(rows)
 
     def forward(self, x: Tensor) -> Tensor:
         """The outputs (n, o) for x (n, i)."""
         self.uses += 1
         self.inputs[0] = x = x.to(self.kind)
-        for (weight, bias, _, _), _, active, norm, after, array, _, _, _ in self._layers:
+        for (weight, bias, _, _), _, active, norm, after, array, _, _ in self._layers:
             product = after if norm is None else norm.before
             # The product alone, then the bias: together they take longer where the product is small.
             torch.mm(x, weight, out=product)
@@ -129,7 +128,7 @@ class Tape(Standing):
         """Add to the gradients of weights from that of the outputs (n, o), which it may overwrite. The gradient of what
         went in where `inward`."""
         gradient = gradient.to(self.kind)
-        for index, (linear, back, active, norm, after, _, _, by_weight, by_bias) in self._reversed:
+        for index, (linear, back, active, norm, after, _, _, by_weight) in self._reversed:
             if active is not None:
                 slope(gradient, after, active)
             if norm is not None:
@@ -141,7 +140,7 @@ class Tape(Standing):
                 else:
                     into.add_(torch.mm(before.t(), gradient, out=by_weight))
             if (into := linear.bias_grad) is not None:
-                into.add_(torch.sum(gradient, 0, out=by_bias))
+                into.addmv_(gradient.t(), self._ones)
             if index:
                 gradient = torch.mm(gradient, back, out=self._layers[index - 1].outer)
             elif inward:
