@@ -509,6 +509,23 @@ def test_rounded_where_a_run_allows_it() -> None:
             assert native_tape.native([weight], "relu") is exact
 
 
+def test_what_is_native_is_found_anew() -> None:
+    """Where the number of threads has changed, or the kind of the weights."""
+    network, x, outer = _network("relu", False, 3, 16, 5), torch.randn(7, 3), torch.randn(7, 5)
+    compiled = NativeTape if native_tape._built()[0] else Tape
+    before = torch.get_num_threads()
+    try:
+        for threads, kind in ((1, compiled), (2, Tape), (1, compiled)):
+            torch.set_num_threads(threads)
+            assert _same(_by_hand(network, x, outer), _by_autograd(network, x, outer))
+            assert type(network._tapes._kept[7, True, native_tape.conditions()]) is kind
+        network.double()
+        assert torch.allclose(network.trace(x)[0], network(x))
+        assert type(network._tapes._kept[7, True, native_tape.conditions()]) is Tape
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_compiling_is_worth() -> None:
     exact = native_tape._built()[0]
     wide, narrow = torch.zeros(256, 3), torch.zeros(64, 3)
