@@ -4,9 +4,9 @@ thread.
 Networks of 256-256, batches of 256, one update per environment step, after the same random steps. Both take turns of a
 few updates in one process, so that they meet the same machine; what begins and ends a run is in neither figure. Ours
 steps 4 copies together and does their 4 updates after (the same updates per step); the peer steps one, as its preset
-does. Rounded is fp32 but for what goes into products (`learn.products`), where the processor has AMX; in bf16 ours has
-bf16 weights beside fp32 masters. Medians over the turns, of wall time and of CPU time, which neighbours on the machine
-disturb less.
+does. Rounded is fp32 but for what goes into products (`learn.products`), where the processor has AMX or AVX-512 BF16;
+in bf16 ours has bf16 weights beside fp32 masters. Medians over the turns, of wall time and of CPU time, which
+neighbours on the machine disturb less.
 
     python -m benchmarks.off_policy [--turns 20] [--precision fp32 rounded bf16] [--kinds sac td3]
 """

@@ -498,6 +498,25 @@ def test_rounded_layers(rows: int, activation: str) -> None:
     assert near(critics.climb(asked, 6), first.double() @ layers[0].weight[64:].t().double())
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="options of x86 compilers")
+def test_rounded_by_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On processors that multiply bf16 by vectors, and have no tiles."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", f"{os.environ.get('CC') or 'cc'} -mno-amx-bf16")
+    found = native_tape.compiled(native_tape.SOURCE, native_tape._both)[0]
+    if found is None or not found[1].parts:
+        pytest.skip("no units")
+    # Three products of vectors in place of one take longer.
+    assert not found[0].parts
+    monkeypatch.setattr(native_tape, "_built", lambda: found)
+    for turned in (False, True):
+        for sizes in ((256, 256), (250, 131), (256, 250), (600, 70), (70, 1300)):
+            test_rounded(sizes, turned)
+    for rows in (300, 256):
+        test_rounded_layers(rows, "relu")
+        test_rounded_layers(rows, "tanh")
+
+
 def test_rounded_where_a_run_allows_it() -> None:
     network = _network("relu", False, 23, 256, 5)
     weight = cast(nn.Linear, network.layers[0]).weight

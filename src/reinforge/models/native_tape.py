@@ -19,6 +19,8 @@ SOURCE = Path(__file__).with_name("tape.c")
 EPSILON = 1e-5
 # Numbers of bf16 that stand for one of fp32.
 ROUNDED, EXACT = 1, 3
+# What the library tells of the processor: its units for bf16 multiply tiles (AMX).
+_TILES = 2
 _ACTIVATIONS = {"relu": 1, "tanh": 2}
 # Narrower layers with tanh gain less than compiling takes.
 _WIDE = 128
@@ -45,8 +47,9 @@ class _Layer(ctypes.Structure):
 
 
 class Functions:
-    """Those of the library; wide products by AMX where there are `parts`: of factors split into so many bf16 numbers,
-    of which one alone rounds them, and three are as exact as fp32, for numbers between about 1e-31 and 3e38."""
+    """Those of the library; wide products by units for bf16 where there are `parts`: of factors split into so many bf16
+    numbers, of which one alone rounds them, and three are as exact as fp32, for numbers between about 1e-31 and 3e38.
+    """
 
     def __init__(self, library: ctypes.CDLL, parts: int = 0) -> None:
         self.parts = parts
@@ -90,10 +93,11 @@ def attempt() -> tuple[object, str]:
 
 
 def _both(library: ctypes.CDLL) -> tuple[Functions, Functions]:
-    """The exact ones, and those that may round: the same where the processor has no units for it."""
-    if not library.rounds():
-        return (exact := Functions(library)), exact
-    return Functions(library, EXACT), Functions(library, ROUNDED)
+    """The exact ones, and those that may round: the same where the processor has no units for it. Three products in
+    place of one pay by AMX, not by AVX-512."""
+    units = library.units()
+    exact = Functions(library, EXACT if units == _TILES else 0)
+    return exact, Functions(library, ROUNDED) if units else exact
 
 
 @cache

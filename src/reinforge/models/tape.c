@@ -217,15 +217,14 @@ static void exact(long m, long n, long k, const float *a, long a_row, long a_col
     }
 }
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
-#include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#define PAIRS (2 * LANES)     /* terms of a tile: 16 pairs */
-#define TILE (LANES * PAIRS)
+/* Units that multiply bf16, as `native_tape.py` calls them. */
+enum { NONE, VECTORS, TILES };
 
-/* Whether the system lets this process have tiles. */
-int rounds(void) { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0; }
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#define PAIRS (2 * LANES)        /* terms of a tile: 16 pairs */
+#define TILE (LANES * PAIRS)
+enum { STEPS = 8, ACROSS = 16 }; /* tiles of a panel of b: 256 by 256 */
 
 /* Half of the last bit of bf16 is added: cut off after it, numbers are the nearest, halves away from zero. */
 static inline __m512i raised(__m512 x) { return _mm512_add_epi32((__m512i)x, _mm512_set1_epi32(0x8000)); }
@@ -294,6 +293,15 @@ static __attribute__((noinline)) void paired(const int parts, int turn, const fl
     }
 }
 
+#if defined(__AMX_BF16__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Tiles, where the system lets this process have them. */
+int units(void) {
+    return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0 ? TILES : NONE;
+}
+
 /* Some compilers believe that the next instructions read less memory than they do. */
 #define WRITTEN __asm__ volatile("" ::: "memory")
 
@@ -305,7 +313,6 @@ static inline __attribute__((always_inline)) void tiled(const int parts, long m,
                                                         long a_row, long a_column, const float *b, long b_row,
                                                         long b_column, float *c, long c_row, int add,
                                                         const struct then *then) {
-    enum { STEPS = 8, ACROSS = 16 }; /* tiles of a panel of b: 256 by 256 */
     static __thread uint16_t left[2][2 * STEPS * 3 * TILE] __attribute__((aligned(64)));
     static __thread uint16_t right[ACROSS * STEPS * 3 * TILE] __attribute__((aligned(64)));
     float edge[LANES * LANES] __attribute__((aligned(64)));
@@ -426,7 +433,7 @@ static inline __attribute__((always_inline)) void tiled(const int parts, long m,
 }
 
 /* Of so many parts: 1 or 3. */
-static void by_tiles(long parts, long m, long n, long k, const float *a, long a_row, long a_column, const float *b,
+static void by_units(long parts, long m, long n, long k, const float *a, long a_row, long a_column, const float *b,
                      long b_row, long b_column, float *c, long c_row, int add, const struct then *then) {
     struct {
         uint8_t palette, start, none[14];
@@ -440,18 +447,90 @@ static void by_tiles(long parts, long m, long n, long k, const float *a, long a_
     _tile_release();
 }
 #else
-int rounds(void) { return 0; }
-#define by_tiles(parts, ...) exact(__VA_ARGS__)
+int units(void) { return VECTORS; }
+
+/* c (+)= a b for half a tile's rows of a, and so many vectors of columns of b, each `size` after the other. */
+static inline __attribute__((always_inline)) void pairs(const int halves, const uint16_t *a, const uint16_t *b,
+                                                        long size, long steps, float *c, long apart, int add) {
+    enum { ROWS = LANES / 2 };
+    __m512 found[ROWS][HALVES];
+    for (int i = 0; i < ROWS; i++)
+        for (int h = 0; h < halves; h++)
+            found[i][h] = add ? _mm512_loadu_ps(c + i * apart + h * LANES) : _mm512_setzero_ps();
+    for (long s = 0; s < steps; s++, a += TILE, b += TILE)
+        for (long p = 0; p < PAIRS; p += 2) {
+            __m512i of[HALVES];
+            for (int h = 0; h < halves; h++) of[h] = _mm512_load_si512(b + h * size + p * LANES);
+            for (int i = 0; i < ROWS; i++) {
+                int32_t pair;
+                memcpy(&pair, a + i * PAIRS + p, sizeof pair);
+                __m512i factor = _mm512_set1_epi32(pair);
+                for (int h = 0; h < halves; h++)
+                    found[i][h] = _mm512_dpbf16_ps(found[i][h], (__m512bh)factor, (__m512bh)of[h]);
+            }
+        }
+    for (int i = 0; i < ROWS; i++)
+        for (int h = 0; h < halves; h++) _mm512_storeu_ps(c + i * apart + h * LANES, found[i][h]);
+}
+
+/* As `exact`, of factors rounded to bf16, with sums in float. */
+static void by_units(long parts, long m, long n, long k, const float *a, long a_row, long a_column, const float *b,
+                     long b_row, long b_column, float *c, long c_row, int add, const struct then *then) {
+    static __thread uint16_t right[ACROSS * STEPS * TILE] __attribute__((aligned(64)));
+    uint16_t left[STEPS * TILE] __attribute__((aligned(64))), side[TILE] __attribute__((aligned(64)));
+    float room[TILE] __attribute__((aligned(64))), edge[LANES / 2 * WIDE] __attribute__((aligned(64)));
+    (void)parts; /* 1 */
+    for (long from = 0; from < k; from += STEPS * PAIRS) {
+        long deep = k - from < STEPS * PAIRS ? k - from : STEPS * PAIRS, steps = (deep + PAIRS - 1) / PAIRS;
+        long size = steps * TILE; /* of 16 columns of b */
+        int more = add || from;
+        for (long j0 = 0; j0 < n; j0 += ACROSS * LANES) {
+            long wide = n - j0 < ACROSS * LANES ? n - j0 : ACROSS * LANES;
+            for (long j = 0; j < wide; j += LANES)
+                for (long s = 0; s < steps; s++)
+                    for (int turn = 0; turn < 2; turn++)
+                        paired(1, turn, b + (from + s * PAIRS) * b_row + (j0 + j) * b_column, b_row, b_column,
+                               deep - s * PAIRS, wide - j, room, side, right + j / LANES * size + s * TILE);
+            for (long i = 0; i < m; i += LANES) {
+                for (long s = 0; s < steps; s++)
+                    for (int turn = 0; turn < 2; turn++)
+                        halved(1, turn, a + i * a_row + (from + s * PAIRS) * a_column, a_row, a_column, m - i,
+                               deep - s * PAIRS, room, left + s * TILE);
+                for (long j = 0; j < wide; j += WIDE)
+                    for (long down = i; down < i + LANES && down < m; down += LANES / 2) {
+                        long rows = m - down < LANES / 2 ? m - down : LANES / 2;
+                        long columns = wide - j < WIDE ? wide - j : WIDE;
+                        const uint16_t *begin = left + (down - i) * PAIRS, *panel = right + j / LANES * size;
+                        float *to = c + down * c_row + j0 + j;
+                        if (rows == LANES / 2 && columns == WIDE) {
+                            pairs(HALVES, begin, panel, size, steps, to, c_row, more);
+                        } else {
+                            if (columns > LANES) pairs(HALVES, begin, panel, size, steps, edge, WIDE, 0);
+                            else pairs(1, begin, panel, size, steps, edge, WIDE, 0);
+                            for (long r = 0; r < rows; r++)
+                                for (long q = 0; q < columns; q++)
+                                    to[r * c_row + q] = edge[r * WIDE + q] + (more ? to[r * c_row + q] : 0.0f);
+                        }
+                        if (then && from + deep == k) finish(then, to, c_row, down, rows, j0 + j, columns);
+                    }
+            }
+        }
+    }
+}
+#endif
+#else
+int units(void) { return NONE; }
+#define by_units(parts, ...) exact(__VA_ARGS__)
 #endif
 
-/* Of shorter sums, or fewer products of numbers, tiles cost more than they save. */
+/* Of shorter sums, or fewer products of numbers, these cost more than they save. */
 #define SHORT 64
 #define FEW (1L << 20)
 
 static void product(long parts, long m, long n, long k, const float *a, long a_row, long a_column, const float *b,
                     long b_row, long b_column, float *c, long c_row, int add, const struct then *then) {
     if (parts && k >= SHORT && m >= LANES && n >= LANES && m * n * k >= FEW)
-        by_tiles(parts, m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add, then);
+        by_units(parts, m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add, then);
     else exact(m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add, then);
 }
 
@@ -518,7 +597,7 @@ struct layer {
     float *before, *mean, *inverse;  /* what is normalised (rows, out), and by what (rows,); or none */
     float *after, *outer;            /* what comes out (rows, out), and room for the gradient there */
     long active;                     /* what follows: one of those below */
-    long parts;                      /* of bf16, that factors are split into for tiles: 1 rounds them; 0: no tiles */
+    long parts;                      /* of bf16, that factors are split into: 1 rounds them; 0: none are */
 };
 
 /* The layer but for its normalisation and tanh: (rows, out) of x (rows, in). */
