@@ -192,6 +192,34 @@ def test_the_engine_learns_the_same_off_policy(kind: str, precision: Any, norm: 
         assert any(mine.values())
 
 
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_the_actor_and_the_temperature_of_sac_wait_for_the_critics(by_hand: bool) -> None:
+    """With a delay of three they move in the first update, the fourth, and so on; the critics in each."""
+    options = SACOptions(critic_sizes=(8, 8), delay=3)
+    objective, policy, _ = _parts(PENDULUM, SquashedGaussianOptions(sizes=(8, 8)), options)
+    replay = ReplayOptions(capacity=500, learning_starts=32)
+    source = REGISTRY.build("source", replay, environment=PENDULUM, seed=0, batch=32)
+    learn = Learn(batch=32, lr=1e-3, stop=Stop(updates=7), threads=1, compile="off")
+    engine = Engine(objective, policy, source, learn=learn, seed=0)
+    engine.updater.by_hand &= by_hand
+    update, moved = engine.updater.update, []
+
+    def of(name: str) -> list[torch.Tensor]:
+        step = next(step for step in objective.steps(engine.learner) if step.name == name)
+        return [parameter.detach().clone() for parameter in step.parameters]
+
+    def watched(*given: Any) -> Any:
+        before = {name: of(name) for name in ("critic", "actor", "temperature")}
+        found = update(*given)
+        moved.append({name for name, was in before.items() if not all(map(torch.equal, was, of(name)))})
+        return found
+
+    engine.updater.update = watched  # type: ignore[method-assign]
+    engine.run()
+    everything = {"critic", "actor", "temperature"}
+    assert moved == [everything if index % 3 == 0 else {"critic"} for index in range(7)]
+
+
 def _watched(engine: Engine) -> list[tuple[dict[str, float], Any]]:
     """The means of each update from now on, and its batch and clock."""
     found: list[tuple[dict[str, float], Any]] = []

@@ -241,6 +241,9 @@ class SACOptions(CriticsOptions):
     default_source: ClassVar[str] = "replay"
     kind: Literal["sac"] = "sac"
     period: PositiveInt = Field(1, description="Updates between two moves of the target critics.")
+    delay: PositiveInt = Field(
+        1, description="Updates of the critics for each one of the actor and of the temperature."
+    )
     temperature: PositiveFloat = Field(1.0, description="Weight of the entropy, at the beginning where it adapts.")
     adapt: bool = Field(True, description="Adapt the temperature to the target entropy.")
     target_entropy: float | None = Field(

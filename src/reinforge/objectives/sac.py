@@ -99,11 +99,15 @@ class SAC:
         actor = self._actor_by_hand if simple else None
         steps = [
             Step("critic", list(learner.critics.parameters()), self._critic, by_hand=critic),
-            Step("actor", list(learner.model.parameters()), self._actor, by_hand=actor),
+            Step("actor", list(learner.model.parameters()), self._actor, every=self.options.delay, by_hand=actor),
         ]
         if self.options.adapt:
-            temperature = self._temperature_by_hand
-            steps.append(Step("temperature", [learner.log_temperature], self._temperature, by_hand=temperature))
+            steps.append(
+                Step(
+                    "temperature", [learner.log_temperature], self._temperature, every=self.options.delay,
+                    by_hand=self._temperature_by_hand,
+                )
+            )  # fmt: skip
         return steps
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
