@@ -8,6 +8,8 @@ import math
 import os
 import pickle
 import platform
+import shlex
+import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reinforge.core.compiled import FLAGS
 from reinforge.core.products import faster_products
 from reinforge.models import native_tape
 from reinforge.models.critics import Critics
@@ -32,14 +35,14 @@ from tests.threads import one_thread
 
 
 @pytest.fixture(autouse=True, params=["compiled", "torch"])
-def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """By compiled functions, which are for one thread, and by torch."""
     with one_thread():
         if request.param == "torch":
             monkeypatch.setattr(native_tape, "_built", lambda: (None, None))
         elif native_tape._built()[0] is None:
             pytest.skip("no compiler")
-        yield
+        yield request.param
 
 
 def _network(activation: str = "tanh", last_active: bool = False, *sizes: int) -> Network:
@@ -452,9 +455,11 @@ def test_rounded(sizes: tuple[int, ...], turned: bool) -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("sizes", [(70, 250, 128, 1), (70, 600, 300, 1)])
 @pytest.mark.parametrize("rows", [300, 256])
-def test_rounded_layers(rows: int, activation: str) -> None:
-    """What is done with a product, and with rows that are chosen, where factors are rounded: as formulas have it."""
+def test_rounded_layers(rows: int, sizes: tuple[int, ...], activation: str) -> None:
+    """What is done with a product, and with rows that are chosen, where factors are rounded: as formulas have it. Of
+    panels of 256 terms by 256 columns, and of several."""
     functions = native_tape._built()[1]
     if functions is None or not functions.parts:
         pytest.skip("no units")
@@ -471,9 +476,9 @@ def test_rounded_layers(rows: int, activation: str) -> None:
         return float((found.double() - expected).norm() / expected.norm()) < 1e-3
 
     bend = torch.relu if activation == "relu" else torch.tanh
-    layers, parameters = _layers((70, 250, 128, 1), turned=False)
+    layers, parameters = _layers(sizes, turned=False)
     tape = NativeTape(functions, layers[:2], parameters, rows, activation, last_active=True)
-    x, outer = torch.randn(rows, 70), torch.randn(rows, 128)
+    x, outer = torch.randn(rows, 70), torch.randn(rows, sizes[2])
     after = [x]
     for layer in layers[:2]:
         after.append(bend(times(after[-1], layer.weight) + layer.bias).float())
@@ -498,23 +503,32 @@ def test_rounded_layers(rows: int, activation: str) -> None:
     assert near(critics.climb(asked, 6), first.double() @ layers[0].weight[64:].t().double())
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="options of x86 compilers")
-def test_rounded_by_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _rounding_without_tiles() -> bool:
+    """Whether this processor multiplies bf16 by vectors, and the compiler knows how."""
+    command = (*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, "-E", "-dM", "-x", "c", os.devnull)
+    try:
+        return "__AVX512BF16__" in subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+def test_rounded_by_vectors(by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On processors that multiply bf16 by vectors, and have no tiles."""
+    if by == "torch" or not _rounding_without_tiles():
+        pytest.skip("no units")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", f"{os.environ.get('CC') or 'cc'} -mno-amx-bf16")
-    found = native_tape.compiled(native_tape.SOURCE, native_tape._both)[0]
-    if found is None or not found[1].parts:
-        pytest.skip("no units")
+    found, why = native_tape.compiled(native_tape.SOURCE, native_tape._both)
+    assert found is not None, why
     # Three products of vectors in place of one take longer.
-    assert not found[0].parts
+    assert [functions.parts for functions in found] == [0, native_tape.ROUNDED]
     monkeypatch.setattr(native_tape, "_built", lambda: found)
     for turned in (False, True):
         for sizes in ((256, 256), (250, 131), (256, 250), (600, 70), (70, 1300)):
             test_rounded(sizes, turned)
-    for rows in (300, 256):
-        test_rounded_layers(rows, "relu")
-        test_rounded_layers(rows, "tanh")
+    for rows, activation in itertools.product((300, 256), ("relu", "tanh")):
+        test_rounded_layers(rows, (70, 250, 128, 1), activation)
+        test_rounded_layers(rows, (70, 600, 300, 1), activation)
 
 
 def test_rounded_where_a_run_allows_it() -> None:

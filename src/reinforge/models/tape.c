@@ -297,11 +297,6 @@ static __attribute__((noinline)) void paired(const int parts, int turn, const fl
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Tiles, where the system lets this process have them. */
-int units(void) {
-    return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0 ? TILES : NONE;
-}
-
 /* Some compilers believe that the next instructions read less memory than they do. */
 #define WRITTEN __asm__ volatile("" ::: "memory")
 
@@ -433,7 +428,7 @@ static inline __attribute__((always_inline)) void tiled(const int parts, long m,
 }
 
 /* Of so many parts: 1 or 3. */
-static void by_units(long parts, long m, long n, long k, const float *a, long a_row, long a_column, const float *b,
+static void by_tiles(long parts, long m, long n, long k, const float *a, long a_row, long a_column, const float *b,
                      long b_row, long b_column, float *c, long c_row, int add, const struct then *then) {
     struct {
         uint8_t palette, start, none[14];
@@ -446,8 +441,14 @@ static void by_units(long parts, long m, long n, long k, const float *a, long a_
     else tiled(1, m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add, then);
     _tile_release();
 }
+/* Whether the system lets this process have tiles. */
+static int tiles(void) {
+    return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0;
+}
 #else
-int units(void) { return VECTORS; }
+static int tiles(void) { return 0; }
+#define by_tiles(parts, ...) ((void)(parts), by_vectors(__VA_ARGS__))
+#endif
 
 /* c (+)= a b for half a tile's rows of a, and so many vectors of columns of b, each `size` after the other. */
 static inline __attribute__((always_inline)) void pairs(const int halves, const uint16_t *a, const uint16_t *b,
@@ -474,12 +475,11 @@ static inline __attribute__((always_inline)) void pairs(const int halves, const 
 }
 
 /* As `exact`, of factors rounded to bf16, with sums in float. */
-static void by_units(long parts, long m, long n, long k, const float *a, long a_row, long a_column, const float *b,
-                     long b_row, long b_column, float *c, long c_row, int add, const struct then *then) {
+static void by_vectors(long m, long n, long k, const float *a, long a_row, long a_column, const float *b, long b_row,
+                       long b_column, float *c, long c_row, int add, const struct then *then) {
     static __thread uint16_t right[ACROSS * STEPS * TILE] __attribute__((aligned(64)));
     uint16_t left[STEPS * TILE] __attribute__((aligned(64))), side[TILE] __attribute__((aligned(64)));
     float room[TILE] __attribute__((aligned(64))), edge[LANES / 2 * WIDE] __attribute__((aligned(64)));
-    (void)parts; /* 1 */
     for (long from = 0; from < k; from += STEPS * PAIRS) {
         long deep = k - from < STEPS * PAIRS ? k - from : STEPS * PAIRS, steps = (deep + PAIRS - 1) / PAIRS;
         long size = steps * TILE; /* of 16 columns of b */
@@ -517,7 +517,18 @@ static void by_units(long parts, long m, long n, long k, const float *a, long a_
         }
     }
 }
-#endif
+
+static int unit = NONE;
+
+/* Which there are; to be asked before anything is multiplied by them. */
+int units(void) { return unit = tiles() ? TILES : VECTORS; }
+
+/* Of so many parts: by vectors 1, by tiles 1 or 3. */
+static void by_units(long parts, long m, long n, long k, const float *a, long a_row, long a_column, const float *b,
+                     long b_row, long b_column, float *c, long c_row, int add, const struct then *then) {
+    if (unit == TILES) by_tiles(parts, m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add, then);
+    else by_vectors(m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, add, then);
+}
 #else
 int units(void) { return NONE; }
 #define by_units(parts, ...) exact(__VA_ARGS__)

@@ -89,7 +89,8 @@ class Learn(Options):
     products: Literal["exact", "rounded"] = Field(
         "exact",
         description="Of fp32 matrices: `rounded` lets units that are quicker round what they multiply, to TF32 on GPUs "
-        "and to bf16 on CPUs with AMX or AVX-512 BF16. Sums, weights and all that is saved stay fp32.",
+        "and to bf16 on CPUs with AMX, or with AVX-512 BF16 where layers are computed in C. Sums, weights and all that "
+        "is saved stay fp32.",
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="Compile the update; `auto` weighs the time it takes against the run's length."
