@@ -503,7 +503,7 @@ def test_rounded_layers(rows: int, sizes: tuple[int, ...], activation: str) -> N
     assert near(critics.climb(asked, 6), first.double() @ layers[0].weight[64:].t().double())
 
 
-def _rounding_without_tiles() -> bool:
+def _rounds_by_vectors() -> bool:
     """Whether this processor multiplies bf16 by vectors, and the compiler knows how."""
     command = (*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, "-E", "-dM", "-x", "c", os.devnull)
     try:
@@ -514,7 +514,7 @@ def _rounding_without_tiles() -> bool:
 
 def test_rounded_by_vectors(by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On processors that multiply bf16 by vectors, and have no tiles."""
-    if by == "torch" or not _rounding_without_tiles():
+    if by == "torch" or not _rounds_by_vectors():
         pytest.skip("no units")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", f"{os.environ.get('CC') or 'cc'} -mno-amx-bf16")

@@ -97,17 +97,14 @@ class SAC:
         simple = learner.model.traceable and learner.critics.traceable
         critic = self._critic_by_hand if simple and not self.options.conservative else None
         actor = self._actor_by_hand if simple else None
+        every = self.options.delay
         steps = [
             Step("critic", list(learner.critics.parameters()), self._critic, by_hand=critic),
-            Step("actor", list(learner.model.parameters()), self._actor, every=self.options.delay, by_hand=actor),
+            Step("actor", list(learner.model.parameters()), self._actor, every=every, by_hand=actor),
         ]
         if self.options.adapt:
-            steps.append(
-                Step(
-                    "temperature", [learner.log_temperature], self._temperature, every=self.options.delay,
-                    by_hand=self._temperature_by_hand,
-                )
-            )  # fmt: skip
+            own, temperature = [learner.log_temperature], self._temperature_by_hand
+            steps.append(Step("temperature", own, self._temperature, every=every, by_hand=temperature))
         return steps
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
